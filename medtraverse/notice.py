@@ -1,0 +1,3 @@
+"""The sentence that every figure, table and file of the pack carries."""
+
+NOTICE = "Synthetic images. Not for clinical use."
