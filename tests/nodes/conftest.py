@@ -1,0 +1,42 @@
+"""ComfyUI importable, on the CPU, and the pack imported as ComfyUI imports it. The pack's root stays off sys.path."""
+import asyncio
+import atexit
+import importlib.util
+import shutil
+import sys
+import tempfile
+
+import pytest
+
+from demo.comfyui import PACK, installation, prepare_base
+
+_base = tempfile.mkdtemp(prefix="medtraverse-nodes-")
+atexit.register(shutil.rmtree, _base, ignore_errors=True)
+prepare_base(_base)
+
+sys.path.insert(0, str(installation().folder))
+# Before anything else of comfy: model_management looks for a GPU, and folder_paths for its folders, when imported.
+import comfy.cli_args  # noqa: E402
+
+comfy.cli_args.args.cpu = True
+comfy.cli_args.args.base_directory = _base
+
+
+@pytest.fixture(scope="session")
+def pack():
+    """The pack as a module. Its library is `pack.medtraverse`, whose classes are not those of a plain `import medtraverse`."""
+    spec = importlib.util.spec_from_file_location("medtraverse_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def node_classes(pack):
+    """Node id to class, by way of `comfy_entrypoint` as ComfyUI goes."""
+
+    async def collect():
+        return await (await pack.comfy_entrypoint()).get_node_list()
+
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(collect())}

@@ -1,0 +1,31 @@
+import pytest
+
+NODES = ["MedicalCheckpointLoader", "MedicalAttributePrompts", "PromptSwapKSampler", "BezierLatentInterpolate",
+         "MedicalClassifierLoader", "CFRTEvaluator", "LatentTSNE", "LatentDirectionCosine", "TrajectoryGrid"]
+
+
+@pytest.fixture(scope="module")
+def listed(client):
+    return client.object_info()
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_is_listed(listed, node):
+    assert node in listed
+    assert listed[node]["python_module"].startswith("custom_nodes.")
+    assert listed[node]["category"].startswith("medical")
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_tells_what_it_is(listed, node):
+    description = listed[node]
+    assert description["description"] and description["display_name"] != node
+    for group in description["input"].values():
+        for name, (_, options) in group.items():
+            assert options.get("tooltip"), f"input {name} has no tooltip"
+    assert len(description["output_tooltips"]) == len(description["output"])
+    assert all(description["output_tooltips"])
+
+
+def test_core_nodes_are_as_many_as_before(listed):
+    assert listed["KSampler"]["python_module"] == "nodes"
