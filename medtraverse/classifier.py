@@ -1,0 +1,271 @@
+"""The attribute classifiers that CFRT is measured with: EfficientNets in the paper's checkpoint format.
+
+The paper (TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623) scores images with torchvision's EfficientNet-B0, its head
+replaced by `Dropout(0.3)` and a linear layer with one logit per attribute, on 512 × 512 inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PAPER_INPUT_SIZE = 512
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Strides leave no trace in the weights; these are every EfficientNet's.
+_STRIDES = (1, 2, 2, 2, 1, 2, 1)
+_EXPECTED = "torchvision's EfficientNet (B0 to B4, any width) with a head `classifier.1`, keys bare or prefixed `model.`"
+
+
+class Classifier:
+    """Multi-label image classifier. Made by `load_classifier`.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        Attribute of each column of `predict`.
+    input_size : int
+        Side, in pixels, that images are resized to.
+    sha256 : str
+        Digest of the weight file; of several files, their digests joined by commas.
+    module : torch.nn.Module
+        Maps normalised images [N, 3, H, W] to logits [N, L].
+    """
+
+    def __init__(self, members: Sequence[nn.Module], labels: Sequence[str], input_size: int, sha256: str):
+        self.module = _Panel(members).eval().requires_grad_(False)
+        self.labels = tuple(labels)
+        self.input_size = input_size
+        self.sha256 = sha256
+
+    def predict(self, images: Tensor, batch_size: int = 64, progress: Callable[[int, int], None] | None = None) -> Tensor:
+        """Probability of every attribute in every image.
+
+        Parameters
+        ----------
+        images : Tensor [N, H, W, 3]
+            RGB in 0..1, any size.
+        batch_size : int
+            Images per forward pass; no effect on the result.
+        progress : callable, optional
+            Called with (images done, N) after each batch; may raise to cancel.
+
+        Returns
+        -------
+        Tensor [N, L]
+            float32 probabilities on the CPU, columns in the order of `labels`.
+
+        Raises
+        ------
+        ValueError
+            If `images` has another shape or type, is empty, not finite or outside 0..1, or `batch_size` is below 1.
+        """
+        return torch.sigmoid(self._run(self.module, images, batch_size, progress))
+
+    def features(self, images: Tensor, batch_size: int = 64, progress: Callable[[int, int], None] | None = None) -> Tensor:
+        """Pooled features [N, C] before the head, float32 on the CPU; takes and raises what `predict` does."""
+        return self._run(self.module.features, images, batch_size, progress)
+
+    def _run(self, forward, images, batch_size, progress) -> Tensor:
+        _check_images(images, batch_size)
+        device = next(self.module.parameters()).device
+        rows = []
+        self.module.eval()
+        # TF32 convolutions would make results depend on which kernel a batch size selects.
+        flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), flags, torch.autocast(device.type, enabled=False):
+            for start in range(0, len(images), batch_size):
+                batch = images[start : start + batch_size].to(device=device, dtype=torch.float32)
+                rows.append(forward(self._prepare(batch)).float().cpu())
+                if progress is not None:
+                    progress(min(start + batch_size, len(images)), len(images))
+        # Outside inference mode again: an ordinary tensor, which callers may do anything with.
+        return torch.cat(rows)
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        """Images [N, H, W, 3] in 0..1 → normalised network input [N, 3, S, S]."""
+        images = images.permute(0, 3, 1, 2).contiguous()
+        images = F.interpolate(images, size=(self.input_size,) * 2, mode="bilinear", antialias=True)
+        mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _STD))
+        return (images - mean) / std
+
+
+def load_classifier(
+    path: str | os.PathLike | Sequence[str | os.PathLike],
+    labels: Sequence[str] | None = None,
+    input_size: int | None = None,
+    device: str | torch.device = "cpu",
+) -> Classifier:
+    """Load one classifier file, or several that each judge some of the attributes (the paper's CheXpert pair).
+
+    Parameters
+    ----------
+    path : path or sequence of paths
+        `.safetensors`, or `.pth`, `.pt`, `.ckpt` holding a state dict, bare or under `model_state_dict`. Width, depth
+        and number of logits are read from the weights.
+    labels : sequence of str, optional
+        Attribute of each logit, over all files in order. Default: the files' metadata.
+    input_size : int, optional
+        Side in pixels. Default: the files' metadata, else the paper's 512.
+    device : str or torch.device
+        Where the network is put.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing, unreadable or of another architecture, if no labels are known, if their number is not the
+        number of logits, or if the files disagree.
+    """
+    paths = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(p) for p in path]
+    if not paths:
+        raise ValueError("path lists no classifier file; give at least one")
+    if isinstance(labels, str):
+        raise ValueError(f"labels is the text {labels!r}; give a list of names, one per logit")
+    members, named, sizes, digests = [], [], {}, []
+    for file in paths:
+        state, metadata = _read(file)
+        member = _network(file, state)
+        members.append(member.to(device))
+        named.append(metadata.get("labels"))
+        sizes[file.name] = metadata.get("image_size", PAPER_INPUT_SIZE)
+        digests.append(hashlib.sha256(file.read_bytes()).hexdigest())
+    if input_size is None and len(set(sizes.values())) > 1:
+        raise ValueError(f"the classifier files name different image sizes ({sizes}); pass input_size")
+    size = input_size if input_size is not None else next(iter(sizes.values()))
+    if isinstance(size, bool) or not isinstance(size, int) or size < 32:
+        raise ValueError(f"input_size is {size!r}; give a whole number of pixels, 32 or more")
+    names = ", ".join(file.name for file in paths)
+    if labels is None:
+        if None in named:
+            unnamed = paths[named.index(None)].name
+            raise ValueError(f"{unnamed} has no labels in its metadata; pass labels, one name per logit, in the order of the head")
+        labels = [label for group in named for label in group]
+    logits = [member.classifier[-1].out_features for member in members]
+    if len(labels) != sum(logits):
+        raise ValueError(f"{names}: {len(labels)} labels ({', '.join(map(str, labels))}) for {sum(logits)} logits; give one label per logit")
+    if not all(isinstance(label, str) and label.strip() for label in labels) or len(set(labels)) < len(labels):
+        raise ValueError(f"{names}: labels {list(labels)!r} must be different, non-empty names")
+    return Classifier(members, labels, size, ",".join(digests))
+
+
+class _Panel(nn.Module):
+    """Networks side by side; their logits, and their features, are concatenated."""
+
+    def __init__(self, members: Sequence[nn.Module]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.cat([member(inputs) for member in self.members], 1)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        return torch.cat([member.avgpool(member.features(inputs)).flatten(1) for member in self.members], 1)
+
+
+def _check_images(images: Tensor, batch_size: int) -> None:
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[-1] != 3 or not images.is_floating_point():
+        found = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"images is {found}; give a floating-point tensor [N, height, width, 3] of RGB in 0..1")
+    if 0 in images.shape:
+        raise ValueError(f"images is empty, shape {list(images.shape)}; give at least one image")
+    if not torch.isfinite(images).all():
+        raise ValueError("images holds NaN or infinity; give RGB in 0..1")
+    low, high = images.min().item(), images.max().item()
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise ValueError(f"images ranges from {low:.4g} to {high:.4g}; give RGB in 0..1")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; give a whole number, 1 or more")
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict]:
+    """State dict of a classifier file, keys without `model.`, and its decoded metadata."""
+    if not file.is_file():
+        raise ValueError(f"classifier file {file} does not exist; give the path of a .safetensors or .pth file")
+    metadata = {}
+    if file.suffix.lower() == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(file), framework="pt") as opened:
+                metadata = opened.metadata() or {}
+                state = {key: opened.get_tensor(key) for key in opened.keys()}
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file.name} is not a safetensors file ({error}); give a whole .safetensors file") from error
+    elif file.suffix.lower() in (".pth", ".pt", ".ckpt"):
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load has no single exception for a file that it cannot read
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"{file.name} does not load as plain weights ({reason}); save its state dict again, as .safetensors or .pth") from error
+        if isinstance(state, dict) and "model_state_dict" in state:
+            state = state["model_state_dict"]
+    else:
+        raise ValueError(f"{file.name} ends in {file.suffix or 'no suffix'!r}; give a .safetensors, .pth, .pt or .ckpt file")
+    if not isinstance(state, dict) or not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError(f"{file.name} holds no state dict; expected {_EXPECTED}, bare or under `model_state_dict`")
+    if all(key.startswith("model.") for key in state):
+        state = {key.removeprefix("model."): value for key, value in state.items()}
+    return state, _decode(file, metadata)
+
+
+def _decode(file: Path, metadata: dict[str, str]) -> dict:
+    decoded = {}
+    for key, kind, wanted in (("labels", list, '["hair", "ink"]'), ("image_size", int, "128")):
+        if key in metadata:
+            try:
+                decoded[key] = json.loads(metadata[key])
+            except json.JSONDecodeError:
+                decoded[key] = None
+            if not isinstance(decoded[key], kind):
+                raise ValueError(f"{file.name}: metadata {key} is {metadata[key]!r}; expected JSON such as {wanted}")
+    return decoded
+
+
+def _network(file: Path, state: dict[str, Tensor]) -> nn.Module:
+    """EfficientNet whose blocks are read from the shapes in `state`, with those weights in float32."""
+    try:
+        network = _build(state)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        first = ", ".join(list(state)[:3])
+        reason = f"no key {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{file.name} is not an EfficientNet ({reason}; first keys {first}); expected {_EXPECTED}") from error
+    expected = network.state_dict()
+    missing, unmapped = [k for k in expected if k not in state], [k for k in state if k not in expected]
+    if missing or unmapped:
+        faults = [f"{len(keys)} keys {word} ({', '.join(keys[:3])})" for keys, word in ((missing, "missing"), (unmapped, "unmapped")) if keys]
+        raise ValueError(f"{file.name} does not fit: {'; '.join(faults)}; expected {_EXPECTED}")
+    wrong = [f"{k} {list(state[k].shape)}, not {list(v.shape)}" for k, v in expected.items() if state[k].shape != v.shape]
+    if wrong:
+        raise ValueError(f"{file.name} does not fit: {'; '.join(wrong[:3])}; expected {_EXPECTED}")
+    network.load_state_dict({key: value.to(expected[key].dtype) for key, value in state.items()})
+    return network
+
+
+def _build(state: dict[str, Tensor]) -> nn.Module:
+    from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+
+    stages = []
+    for index, stride in enumerate(_STRIDES, 1):
+        block = f"features.{index}.0.block."
+        layers = {int(m[1]) for key in state if (m := re.match(rf"features\.{index}\.(\d+)\.", key))}
+        parts = {int(m[1]) for key in state if (m := re.match(re.escape(block) + r"(\d+)\.", key))}
+        if not layers or not parts:
+            raise ValueError(f"no key starts with {block}")
+        # An expansion by 1 leaves its convolution out: three parts instead of four.
+        last, expands = max(parts), len(parts) == 4
+        depthwise, project = state[f"{block}{last - 2}.0.weight"], state[f"{block}{last}.0.weight"]
+        channels = state[f"{block}0.0.weight"].shape[1] if expands else depthwise.shape[0]
+        stages.append(
+            MBConvConfig(depthwise.shape[0] / channels, depthwise.shape[-1], stride, channels, project.shape[0], len(layers), 1.0, 1.0)
+        )
+    head, final = state["classifier.1.weight"], state["features.8.0.weight"]
+    if final.shape[0] >= 2048:
+        raise ValueError("B5 and larger use another batch normalisation")
+    return EfficientNet(stages, dropout=0.3, num_classes=head.shape[0], last_channel=final.shape[0])
