@@ -1,0 +1,90 @@
+"""Command line of the library: `python -m medtraverse cfrt TABLE.csv --target ATTRIBUTE`."""
+
+import argparse
+import json
+import sys
+
+from .notice import NOTICE
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse that reports a bad command line in one line; the usage stays under --help."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def score(arguments: argparse.Namespace) -> None:
+    """Print the CFRT of a table of predictions."""
+    from .cfrt import cfrt, far_points, published_far_points, read_table, to_text
+
+    table = read_table(arguments.table)
+    target = table.attribute(arguments.target)
+    if arguments.points is None:
+        points = published_far_points(table.points, table.kind)
+    else:
+        points = far_points(arguments.points, table.points)
+    result = cfrt(table.at(points), table.neutral, target)
+    name = table.attributes[target]
+    if not arguments.json:
+        print(f"far part: {', '.join(map(str, points))}")
+        print(to_text({name: result}, table.attributes), end="")
+        return
+    failures = [
+        {"seed": table.seeds[i], "leaked": table.attributes[result.leaked[i]]}
+        for i in range(result.patients)
+        if not result.success[i]
+    ]
+    means = result.deltas.mean(axis=0).tolist()
+    report = {
+        "cfrt": result.cfrt,
+        "successes": result.successes,
+        "patients": result.patients,
+        "interval": list(result.interval),
+        "target": name,
+        "attributes": list(table.attributes),
+        "points": points,
+        "mean_deltas": dict(zip(table.attributes, means)),
+        "failures": failures,
+        "notice": NOTICE,
+    }
+    print(json.dumps(report, indent=2))
+
+
+def parser() -> OneLineParser:
+    """The command line, one subcommand per measure."""
+    top = OneLineParser(prog="python -m medtraverse", description=f"MedTraverse. {NOTICE}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "cfrt",
+        help="score a table of classifier predictions",
+        description="CFRT of one attribute with its 95 %% interval, from a table with the columns "
+        "seed, neutral_<attribute> or 0_<attribute>, and <point>_<attribute>.",
+    )
+    command.add_argument("table", metavar="TABLE.csv")
+    command.add_argument("--target", required=True, metavar="ATTRIBUTE", help="the attribute meant to change")
+    command.add_argument(
+        "--points",
+        metavar="POINTS",
+        help="far part, e.g. 5,10,15 or 30-49 (default: 5,10,15 for swap tables, 30-49 for tables of frames)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.set_defaults(run=score)
+    return top
+
+
+def main(argv=None) -> int:
+    """Run a command; 0 when it worked, 2 with one line on stderr when its input was bad."""
+    arguments = parser().parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a Windows console may not know the Greek delta
+    try:
+        arguments.run(arguments)
+    except ValueError as error:
+        print(f"medtraverse {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""CFRT, the paper's measure of disentanglement (section 3 and the CFRT tables).
+
+TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623. For one target attribute a and one patient, delta_b is the mean over
+the trajectory's far part of (classifier probability of b - that of the patient's neutral image). The patient counts as
+a success when delta_a > delta_b, strictly, for every other attribute b. CFRT(a) = successes / patients.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from .notice import NOTICE
+from .predictions import Predictions, far_points, published_far_points, read_table
+
+__all__ = ["CFRT", "Predictions", "cfrt", "far_points", "patients_to_csv", "published_far_points", "read_table",
+           "to_csv", "to_text", "wilson"]  # fmt: skip
+
+_NEAR = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class CFRT:
+    """CFRT of one target attribute.
+
+    Attributes
+    ----------
+    cfrt : float
+        successes / patients.
+    successes, patients : int
+    interval : (float, float)
+        95 % Wilson score interval of `cfrt`.
+    target : int
+        Index of the target attribute.
+    deltas : ndarray [patients, attributes], float64
+        Mean change of each attribute's probability over the far part, in -1..1.
+    success : ndarray [patients], bool
+    leaked : ndarray [patients], int
+        For each failing patient the other attribute that rose most (the first of equals); -1 for successes.
+    """
+
+    cfrt: float
+    successes: int
+    patients: int
+    interval: tuple
+    target: int
+    deltas: np.ndarray
+    success: np.ndarray
+    leaked: np.ndarray
+
+
+def cfrt(probabilities, neutral, target: int) -> CFRT:
+    """CFRT of one attribute from the classifier's probabilities.
+
+    Parameters
+    ----------
+    probabilities : array or tensor [patients, points, attributes]
+        Of the far part only (lambda 5, 10, 15, or frames 30 ... 49), in 0..1.
+    neutral : array or tensor [patients, attributes]
+        Of each patient's own neutral image.
+    target : int
+        Index of the attribute that the trajectory was meant to change.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, no patient or point, fewer than two attributes, NaN, values outside 0..1.
+    """
+    far, start = _array(probabilities), _array(neutral)
+    if far.ndim != 3 or start.shape != (far.shape[0], far.shape[2]):
+        raise ValueError(
+            f"probabilities {list(far.shape)} and neutral {list(start.shape)} do not fit; "
+            "expected [patients, points, attributes] and [patients, attributes]"
+        )
+    patients, points, attributes = far.shape
+    if patients < 1 or points < 1:
+        raise ValueError(f"probabilities has {patients} patients and {points} points; CFRT needs at least one of each")
+    if attributes < 2:
+        raise ValueError("CFRT needs at least 2 attributes: with one, no other can leak and every patient would succeed")
+    if not 0 <= target < attributes:
+        raise ValueError(f"target is {target}; it must be an attribute's index, 0 to {attributes - 1}")
+    for name, values in (("probabilities", far), ("neutral", start)):
+        if np.isnan(values).any():
+            raise ValueError(f"{name} holds NaN for patient {int(np.argwhere(np.isnan(values))[0][0])}")
+        if values.min() < 0 or values.max() > 1:
+            raise ValueError(f"{name} has values outside 0..1; give sigmoid outputs, not logits")
+
+    deltas = (far - start[:, None]).mean(axis=1)
+    others = np.delete(np.arange(attributes), target)
+    margins = deltas[:, [target]] - deltas[:, others]
+    wins = margins > 0
+    # 0.6 - 0.1 and 0.7 - 0.2 tie, but not after rounding: close calls are settled in exact decimals
+    for patient, column in np.argwhere(np.abs(margins) < _NEAR):
+        wins[patient, column] = _rise(far, start, patient, target) > _rise(far, start, patient, others[column])
+    success = wins.all(axis=1)
+    successes = int(success.sum())
+    strongest = others[np.where(wins, -np.inf, deltas[:, others].round(12)).argmax(axis=1)]
+    return CFRT(
+        cfrt=successes / patients,
+        successes=successes,
+        patients=patients,
+        interval=wilson(successes, patients),
+        target=int(target),
+        deltas=deltas,
+        success=success,
+        leaked=np.where(success, -1, strongest),
+    )
+
+
+def _array(values) -> np.ndarray:
+    # a tensor may lie on a GPU or be bfloat16, which numpy does not know
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().double().numpy()
+    return np.asarray(values, dtype=np.float64)
+
+
+def _rise(far: np.ndarray, start: np.ndarray, patient: int, attribute: int) -> Fraction:
+    """The sum of the far part less the neutral's share, in exact decimal arithmetic."""
+    total = sum(Fraction(repr(float(value))) for value in far[patient, :, attribute])
+    return total - far.shape[1] * Fraction(repr(float(start[patient, attribute])))
+
+
+def wilson(successes: int, patients: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a proportion (Wilson 1927), within 0..1."""
+    z = 1.959963984540054
+    share, weight = successes / patients, z * z / patients
+    centre = (share + weight / 2) / (1 + weight)
+    half = math.sqrt(share * (1 - share) * weight + weight * weight / 4) / (1 + weight)
+    # the ends are exactly 0 and 1 there, which rounding misses
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == patients else centre + half
+    return low, high
+
+
+def to_text(results: Mapping[str, CFRT], attributes: Sequence[str]) -> str:
+    """One line per result (its name, CFRT, interval, counts, mean delta of each attribute), aligned."""
+    head = ["", "CFRT", "95 % interval", "patients", *(f"Δ {name}" for name in attributes)]
+    lines = [
+        [
+            name,
+            f"{result.cfrt:.3f}",
+            f"{result.interval[0]:.3f}–{result.interval[1]:.3f}",
+            f"{result.successes}/{result.patients}",
+            *(f"{delta:+.3f}" for delta in result.deltas.mean(axis=0)),
+        ]
+        for name, result in results.items()
+    ]
+    widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
+    aligned = [
+        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths)))
+        for line in (head, *lines)
+    ]
+    return "\n".join([*aligned, NOTICE, ""])
+
+
+def to_csv(results: Mapping[str, CFRT], attributes: Sequence[str]) -> str:
+    """The same as CSV: name, target, cfrt, low, high, successes, patients, delta_<attribute> ..., notice."""
+    head = ["name", "target", "cfrt", "low", "high", "successes", "patients"]
+    rows = [
+        [name, attributes[result.target], result.cfrt, *result.interval, result.successes, result.patients,
+         *result.deltas.mean(axis=0).tolist()]  # fmt: skip
+        for name, result in results.items()
+    ]
+    return _csv([*head, *(f"delta_{name}" for name in attributes)], rows)
+
+
+def patients_to_csv(results: Mapping[str, CFRT], attributes: Sequence[str], seeds: Sequence) -> str:
+    """One row per result and patient: name, target, seed, success (0, 1), leaked attribute, delta_<attribute> ..., notice."""
+    rows = [
+        [name, attributes[result.target], seed, int(won), "" if won else attributes[leak], *deltas.tolist()]
+        for name, result in results.items()
+        for seed, won, leak, deltas in zip(seeds, result.success, result.leaked, result.deltas, strict=True)
+    ]
+    return _csv(["name", "target", "seed", "success", "leaked", *(f"delta_{name}" for name in attributes)], rows)
+
+
+def _csv(head: list, rows: list) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*head, "notice"])
+    writer.writerows([*row, NOTICE] for row in rows)
+    return text.getvalue()
