@@ -1,0 +1,75 @@
+"""The trajectory bundle that the nodes hand to each other: latents, and what each of them is."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+SWAP, CURVE = "swap", "curve"
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Latents of patients × attributes × points.
+
+    Attributes
+    ----------
+    latents : Tensor [rows, C, h, w]
+        float32, in ComfyUI's scale (diffusers' divided by 0.18215).
+    index : LongTensor [patients, attributes, points]
+        Row of each point; point 0 is the neutral one.
+    seeds : tuple of int, one per patient.
+    attributes, colours, labels : tuples, one per attribute
+        Name, ``#RRGGBB``, and the classifier labels that the attribute should raise.
+    points : tuple of str
+        ``neutral`` and the swap steps (kind ``swap``), or frame numbers (kind ``curve``).
+    kind : ``"swap"`` or ``"curve"``
+    neutral : str
+        The neutral prompt's name.
+    settings : dict
+        Everything that the latents depend on, JSON-serialisable.
+    """
+
+    latents: torch.Tensor
+    index: torch.Tensor
+    seeds: tuple
+    attributes: tuple
+    colours: tuple
+    labels: tuple
+    points: tuple
+    kind: str = SWAP
+    neutral: str = "neutral"
+    settings: dict = field(default_factory=dict)
+
+    @property
+    def patients(self):
+        return self.index.shape[0]
+
+    def gather(self, rows):
+        """Return values given per row, [rows, …], as [patients, attributes, points, …].
+
+        Raises ValueError when their number is not the trajectory's number of rows.
+        """
+        if len(rows) != len(self.latents):
+            raise ValueError(
+                f"images: {len(rows)} do not match the trajectory's {len(self.latents)} latents; "
+                "decode the LATENT output of the node that made this trajectory, without dropping or reordering."
+            )
+        return rows[self.index.to(rows.device)] if isinstance(rows, torch.Tensor) else rows[self.index.numpy()]
+
+    def curve(self, latents, settings):
+        """Return the trajectory of curve frames, ``latents`` [patients, attributes, frames, C, h, w]."""
+        patients, attributes, frames = latents.shape[:3]
+        index = torch.arange(patients * attributes * frames).reshape(patients, attributes, frames)
+        return replace(
+            self, latents=latents.flatten(0, 2), index=index, points=tuple(map(str, range(frames))), kind=CURVE,
+            settings={**self.settings, "curve": settings},
+        )
+
+
+def control_points(latents):
+    """Return a trajectory whose only patient and attribute runs through a batch of latents [N, C, h, w], in order."""
+    index = torch.arange(len(latents)).reshape(1, 1, -1)
+    return Trajectory(
+        latents.float(), index, seeds=(0,), attributes=("interpolation",), colours=("#444444",), labels=((),),
+        points=tuple(map(str, range(len(latents)))), kind=CURVE,
+    )

@@ -1,0 +1,106 @@
+"""Traversal by prompt swap (section 3 of TehraniNasab, Kumar, Arbel 2025): which latent runs under which prompt at which step.
+
+Every output latent of a run is a row. A patient has one neutral row and one row for each attribute and swap step λ. A row
+with swap step λ is denoised under the neutral prompt in steps 0…λ (λ + 1 of them: the reference swaps in a callback that
+runs *after* step λ) and under its attribute's prompt from step λ + 1 on. Up to its swap a row equals its patient's neutral
+row, so only the neutral row has to be computed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+NEUTRAL = -1
+
+
+def parse_swap_steps(text, steps):
+    """Read ``"45,40,…"`` into a tuple of swap steps.
+
+    Raises ValueError when it is empty, repeats a step, is not made of whole numbers, or holds one outside ``0…steps - 2``
+    (a swap after the last step would change nothing).
+    """
+    parts = [part.strip() for part in str(text).split(",") if part.strip()]
+    if not parts:
+        raise ValueError("swap_steps: the list is empty; give absolute steps such as 45,40,35,30,25,20,15,10,5.")
+    try:
+        swap_steps = tuple(int(part) for part in parts)
+    except ValueError:
+        raise ValueError(f"swap_steps: {text!r} is not a comma-separated list of whole numbers such as 45,40,35.") from None
+    outside = [step for step in swap_steps if not 0 <= step <= steps - 2]
+    if outside:
+        raise ValueError(f"swap_steps: {outside[0]} is out of range; with {steps} steps a swap step lies in 0…{steps - 2}.")
+    repeated = {step for step in swap_steps if swap_steps.count(step) > 1}
+    if repeated:
+        raise ValueError(f"swap_steps: {min(repeated)} is given twice; give each swap step once.")
+    return swap_steps
+
+
+def ddim_timesteps(steps, train_steps=1000):
+    """Return diffusers' DDIM timesteps, descending, with leading spacing and an offset of 1 (981, 961, …, 1 for 50 steps).
+
+    Raises ValueError unless ``1 <= steps < train_steps``.
+    """
+    if not 1 <= steps < train_steps:
+        raise ValueError(f"steps: {steps} is out of range; the scheduler 'diffusers_ddim' takes 1…{train_steps - 1}.")
+    return [index * (train_steps // steps) + 1 for index in reversed(range(steps))]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows of a run over ``patients`` patients, ``attributes`` attributes and the ``swap_steps``, in the order given.
+
+    Rows are ordered by patient; within a patient neutral, then every swap step of the first attribute, of the second, ….
+    """
+
+    patients: int
+    attributes: int
+    swap_steps: tuple[int, ...]
+
+    @property
+    def rows_per_patient(self):
+        return 1 + self.attributes * len(self.swap_steps)
+
+    @property
+    def rows(self):
+        return self.patients * self.rows_per_patient
+
+    def patient(self):
+        """Return the patient of every row, long [rows]."""
+        return torch.arange(self.patients).repeat_interleave(self.rows_per_patient)
+
+    def attribute(self):
+        """Return the attribute of every row, long [rows]; NEUTRAL for neutral rows."""
+        branches = torch.arange(self.attributes).repeat_interleave(len(self.swap_steps))
+        return torch.cat([torch.tensor([NEUTRAL]), branches]).repeat(self.patients)
+
+    def swap_step(self, steps):
+        """Return the swap step of every row, long [rows]; ``steps`` (never reached) for neutral rows."""
+        branches = torch.tensor(self.swap_steps).repeat(self.attributes)
+        return torch.cat([torch.tensor([steps]), branches]).repeat(self.patients)
+
+    def index(self):
+        """Return the row of every patient, attribute and trajectory point, long [patients, attributes, 1 + swap steps]."""
+        first = (torch.arange(self.patients) * self.rows_per_patient)[:, None, None]
+        branches = torch.arange(1, self.rows_per_patient).reshape(1, self.attributes, len(self.swap_steps))
+        return torch.cat([first.expand(-1, self.attributes, 1), first + branches], dim=2)
+
+    def sources(self, step, steps):
+        """Return the rows whose evaluation at ``step`` serves every row, as ``(conditional, unconditional)``, long [rows] each.
+
+        Up to its swap a row is served by its patient's neutral row. In the first step after the swap its latent is still
+        the neutral one, so the unconditional evaluation is shared for one step more.
+        """
+        own = torch.arange(self.rows)
+        neutral = self.patient() * self.rows_per_patient
+        swap_step = self.swap_step(steps)
+        conditional = torch.where(step <= swap_step, neutral, own)
+        unconditional = torch.where(step <= swap_step + 1, neutral, own)
+        return conditional, unconditional
+
+    def evaluations(self, steps, guidance=True):
+        """Return the number of U-Net rows that a run of ``steps`` single-evaluation steps needs."""
+        total = 0
+        for step in range(steps):
+            conditional, unconditional = self.sources(step, steps)
+            total += conditional.unique().numel() + (unconditional.unique().numel() if guidance else 0)
+        return total

@@ -1,0 +1,80 @@
+"""MedicalCheckpointLoader: a Stable Diffusion 1.x model of any size, and the domain that it was fine-tuned on."""
+
+import json
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..medtraverse.checkpoint import read_diffusers, read_single_file, read_unet
+from ..medtraverse.domain import guess_domain
+from . import sources
+from .model_building import build_clip, build_model, build_vae
+from .sockets import CATEGORY, Domain
+
+AUTO = "auto"
+
+
+class MedicalCheckpointLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MedicalCheckpointLoader",
+            display_name="Load Medical Checkpoint",
+            category=CATEGORY,
+            description="Loads a Stable Diffusion 1.x model of any size that was fine-tuned on medical images: a diffusers folder "
+            "(models/diffusers), a single file (models/checkpoints), or a U-Net alone (models/diffusion_models) laid over one of these.",
+            inputs=[
+                io.Combo.Input("checkpoint", options=list(sources.checkpoint_paths()), default=sources.DEMO_MODEL,
+                               tooltip="The model, or the base under the U-Net chosen below. The first one ships with MedTraverse."),
+                io.Combo.Input("unet", options=list(sources.unet_paths()), default=sources.FROM_CHECKPOINT,
+                               tooltip="A fine-tuned U-Net in diffusers keys (safetensors in models/diffusion_models), as the paper's training saves it."),
+                io.Combo.Input("domain", options=[AUTO, *sources.domains()], default=AUTO,
+                               tooltip="Prompts, attributes and colours. 'auto' reads it off the file's name. Own domains: JSON files in ComfyUI's user/medtraverse/domains."),
+            ],
+            outputs=[
+                io.Model.Output("model", tooltip="The U-Net, as core's loaders make it."),
+                io.Clip.Output("clip", tooltip="The CLIP text encoder, kept in float32."),
+                io.Vae.Output("vae", tooltip="The VAE (×8)."),
+                Domain.Output("medical_domain", display_name="domain", tooltip="Neutral prompts, attributes, colours and image size."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint, unet, domain):
+        return json.dumps([
+            sources.fingerprint(sources.checkpoint_paths().get(checkpoint), sources.unet_paths().get(unet)),
+            repr(sources.domains().get(domain)),
+        ])
+
+    @classmethod
+    def execute(cls, checkpoint, unet, domain):
+        path = sources.pick(sources.checkpoint_paths(), checkpoint, "checkpoint")
+        unet_path = sources.pick(sources.unet_paths(), unet, "unet")
+        chosen = cls.choose_domain(domain, checkpoint, unet_path, path)
+        if not path.exists():
+            raise ValueError(f"checkpoint: {checkpoint!r} is missing at {path}; put the files back or choose another.")
+        parts = read_diffusers(path) if path.is_dir() else read_single_file(path)
+        weights, heads, name = parts.unet, parts.unet_heads, "checkpoint"
+        if unet_path is not None:
+            weights, own_heads = read_unet(unet_path)
+            heads, name = own_heads or heads, "unet"
+        model = build_model(weights, heads, parts.scheduler, name=name)
+        context = model.model.model_config.unet_config["context_dim"]
+        width = parts.text_encoder["text_model.final_layer_norm.weight"].shape[0]
+        if context != width:
+            raise ValueError(f"{name}: the U-Net attends to text of width {context}, the text encoder gives {width}; lay it over its own base.")
+        clip = build_clip(
+            parts.text_encoder, parts.text_heads, parts.text_activation, folder_paths.get_folder_paths("embeddings")
+        )
+        return io.NodeOutput(model, clip, build_vae(parts.vae), chosen.with_size(parts.image_size or chosen.size))
+
+    @classmethod
+    def choose_domain(cls, domain, checkpoint, unet_path, path):
+        """Return the Domain; for ``auto`` from the name of the U-Net or checkpoint, else from what its folder declares."""
+        known = sources.domains()
+        if domain != AUTO:
+            return sources.pick(known, domain, "domain")
+        declared = path / "medtraverse.json"
+        if declared.is_file():
+            return known[json.loads(declared.read_text(encoding="utf-8"))["domains"][0]]
+        return guess_domain(known, unet_path.stem if unet_path else checkpoint)

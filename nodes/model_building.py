@@ -1,0 +1,136 @@
+"""Builds ComfyUI's MODEL, CLIP and VAE from a Stable Diffusion 1.x checkpoint of any size.
+
+ComfyUI's own detection knows full-size models only. What is built here are its own modules inside its own ModelPatcher, so
+LoRA, offloading, previews and memory management keep working.
+"""
+
+import comfy.model_base
+import comfy.model_detection
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.utils
+import torch
+
+from ..medtraverse.checkpoint import sampling_settings, unet_depths
+
+
+def build_model(weights, heads, scheduler, dtype=None, name="checkpoint"):
+    """Return a ModelPatcher for a U-Net in diffusers or original keys. Raises ValueError for keys that do not fit."""
+    if "conv_in.weight" in weights:
+        weights = _original_keys(weights, name)
+    if "input_blocks.0.0.weight" not in weights:
+        unet_depths(weights.keys(), name)
+    detected = comfy.model_detection.detect_unet_config(weights, "")
+    prediction, beta_start, beta_end, schedule = sampling_settings(scheduler)
+
+    class MedicalSD15(comfy.supported_models.SD15):
+        unet_config = {key: detected[key] for key in ("context_dim", "model_channels")}
+        unet_extra_config = {"num_heads": heads, "num_head_channels": -1}
+        sampling_settings = {
+            "linear_start": beta_start, "linear_end": beta_end,
+            "beta_schedule": "linear" if schedule == "scaled_linear" else "sqrt_linear",
+        }
+
+        def model_type(self, state_dict, prefix=""):
+            v_prediction = prediction == "v_prediction"
+            return comfy.model_base.ModelType.V_PREDICTION if v_prediction else comfy.model_base.ModelType.EPS
+
+    config = MedicalSD15(detected)
+    device = comfy.model_management.get_torch_device()
+    if dtype is None:
+        dtype = comfy.model_management.unet_dtype(
+            model_params=comfy.utils.calculate_parameters(weights), supported_dtypes=config.supported_inference_dtypes,
+            weight_dtype=comfy.utils.weight_dtype(weights),
+        )
+    manual_cast = comfy.model_management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, manual_cast)
+    offload = comfy.model_management.unet_offload_device()
+    model = config.get_model(weights, "").to(offload)
+    _check_keys(weights, model.diffusion_model.state_dict(), name, "U-Net")
+    model.load_model_weights(dict(weights), "")
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+
+
+def build_clip(weights, heads, activation, embedding_directory=None):
+    """Return a CLIP for a text encoder in transformers' keys, of any width and depth.
+
+    It is kept in float32: ComfyUI's default, fp16 even on a CPU, moves the final latents by 2e-2.
+    """
+    weights = {key: value for key, value in weights.items() if not key.endswith("position_ids")}
+    tokens = weights.get("text_model.embeddings.token_embedding.weight")
+    if tokens is None or tokens.shape[0] != 49408:
+        found = "none" if tokens is None else tokens.shape[0]
+        raise ValueError(f"checkpoint: the text encoder has {found} token embeddings; CLIP's vocabulary has 49408.")
+    width = tokens.shape[1]
+    layers = 1 + max(int(key.split(".")[3]) for key in weights if key.startswith("text_model.encoder.layers."))
+    config = {
+        "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads or max(1, width // 64),
+        "intermediate_size": weights["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0], "hidden_act": activation,
+        "max_position_embeddings": weights["text_model.embeddings.position_embedding.weight"].shape[0],
+        "projection_dim": width,
+    }
+    target = comfy.supported_models.SD15.clip_target(None)
+    clip = comfy.sd.CLIP(
+        target, embedding_directory=embedding_directory, parameters=comfy.utils.calculate_parameters(weights),
+        model_options={"clip_l_model_config": config, "dtype": torch.float32},
+    )
+    missing, unexpected = clip.load_sd({f"clip_l.transformer.{key}": value for key, value in weights.items()}, full_model=True)
+    missing = [key for key in missing if "logit_scale" not in key and "text_projection" not in key]
+    if missing or unexpected:
+        raise ValueError(f"checkpoint: the text encoder does not fit CLIP; first keys at fault: {(missing + unexpected)[:3]}.")
+    return clip
+
+
+def build_vae(weights):
+    """Return a VAE for an AutoencoderKL of four levels (×8), in diffusers or original keys, of any width."""
+    if "encoder.conv_in.weight" not in weights:
+        raise ValueError(f"checkpoint: this is not the VAE of Stable Diffusion 1.x; its keys begin with {sorted(weights)[:2]}.")
+    diffusers = "encoder.down_blocks.0.resnets.0.norm1.weight" in weights
+    block, resnet, conv = ("down_blocks", "resnets", "conv1") if diffusers else ("down", "block", "conv1")
+    channels, resnets = [], 0
+    while (key := f"encoder.{block}.{len(channels)}.{resnet}.0.{conv}.weight") in weights:
+        channels.append(weights[key].shape[0])
+    while f"encoder.{block}.0.{resnet}.{resnets}.{conv}.weight" in weights:
+        resnets += 1
+    latent_channels = weights["post_quant_conv.weight"].shape[0]
+    if len(channels) != 4 or any(width % channels[0] for width in channels) or latent_channels != 4:
+        raise ValueError(
+            f"checkpoint: the VAE has levels {channels} and {latent_channels} latent channels; Stable Diffusion 1.x has four "
+            "levels (×8), multiples of the first, and 4 latent channels."
+        )
+    ddconfig = {
+        "double_z": True, "z_channels": latent_channels, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": channels[0],
+        "ch_mult": [width // channels[0] for width in channels], "num_res_blocks": resnets, "attn_resolutions": [], "dropout": 0.0,
+    }
+    vae = comfy.sd.VAE(sd=dict(weights), config={"params": {"ddconfig": ddconfig, "embed_dim": latent_channels}})
+    vae.throw_exception_if_invalid()
+    return vae
+
+
+def _original_keys(weights, name):
+    """Translate diffusers' U-Net keys; ComfyUI's own loader drops those that it does not know without a word."""
+    resnets, depths = unet_depths(weights.keys(), name)
+    channels = [weights[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(len(resnets))]
+    mapping = comfy.utils.unet_to_diffusers({
+        "num_res_blocks": resnets,
+        "channel_mult": [width // channels[0] for width in channels],
+        "transformer_depth": [depth for depth, count in zip(depths, resnets) for _ in range(count)],
+        "transformer_depth_output": [depth for depth, count in zip(depths, resnets) for _ in range(count + 1)],
+        "transformer_depth_middle": 1,
+    })
+    unknown = [key for key in weights if key not in mapping]
+    if unknown:
+        raise ValueError(f"{name}: {len(unknown)} keys of the U-Net are not those of Stable Diffusion 1.x; the first: {unknown[:3]}.")
+    return {mapping[key]: value for key, value in weights.items()}
+
+
+def _check_keys(weights, expected, name, what):
+    missing, unknown = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    shapes = [key for key in expected.keys() & weights.keys() if expected[key].shape != weights[key].shape]
+    if missing or unknown or shapes:
+        fault = sorted(missing or unknown or shapes)[:3]
+        kind = "missing" if missing else "unknown" if unknown else "of another shape"
+        raise ValueError(f"{name}: the {what} does not fit Stable Diffusion 1.x; keys {kind}, the first: {fault}.")
