@@ -1,0 +1,68 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medtraverse.direction import direction_cosines
+
+
+def latents(seed, patients=3, swaps=9, shape=(4, 8, 8)):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(patients, *shape, generator=generator), torch.randn(patients, swaps, *shape, generator=generator)
+
+
+seeds = st.integers(0, 2**31)
+
+
+@given(seeds, st.integers(1, 9))
+def test_against_torch_cosine_similarity(seed, swaps):
+    neutral, z = latents(seed, swaps=swaps)
+    directions = (z.double() - neutral.double()[:, None]).flatten(2)
+    expected = torch.cosine_similarity(directions, directions[:, :1], dim=2)
+    cosines = direction_cosines(neutral, z)
+    assert cosines.dtype == torch.float64
+    assert torch.allclose(cosines, expected, atol=1e-12)
+    assert torch.equal(cosines[:, 0], torch.ones(3, dtype=torch.float64))
+
+
+@given(seeds, st.floats(-80, 80), st.lists(st.floats(0.01, 100), min_size=9, max_size=9))
+def test_length_and_origin_of_the_directions_do_not_matter(seed, exponent, lengths):
+    neutral, z = (x.double() for x in latents(seed))
+    lengths = torch.tensor(lengths, dtype=torch.float64).reshape(1, 9, 1, 1, 1)
+    scaled = direction_cosines(neutral * 0, (z - neutral[:, None]) * lengths * 10.0**exponent)
+    assert torch.allclose(scaled, direction_cosines(neutral, z), atol=1e-9)
+
+
+def test_half_precision_does_not_leave_the_range():
+    neutral, z = latents(1, patients=20, shape=(4, 64, 64))
+    cosines = direction_cosines(neutral.half(), (neutral[:, None] + 1e-2 * z).half())
+    assert cosines.abs().max() <= 1 and torch.equal(cosines[:, 0], torch.ones(20, dtype=torch.float64))
+
+
+def test_known_angles():
+    neutral = torch.tensor([[1.0, 1.0]])
+    swaps = neutral[:, None] + torch.tensor([[[2.0, 0.0], [1.0, 1.0], [0.0, 3.0], [-1.0, 0.0]]])
+    assert torch.allclose(direction_cosines(neutral, swaps)[0], torch.tensor([1, 0.5**0.5, 0, -1], dtype=torch.float64))
+
+
+def test_no_movement_is_nan():
+    neutral, z = latents(2)
+    z[0, 3] = neutral[0]
+    z[1, 0] = neutral[1]
+    cosines = direction_cosines(neutral, z)
+    assert cosines[0].isnan().tolist() == [i == 3 for i in range(9)]
+    assert cosines[1].isnan().all() and not cosines[2].isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("neutral", "swaps", "message"),
+    [
+        (torch.zeros(2, 4), torch.zeros(3, 9, 4), r"neutral \[2, 4\] and swaps \[3, 9, 4\]"),
+        (torch.zeros(2, 4), torch.zeros(2, 0, 4), "do not fit"),
+        (torch.zeros(2, 4), torch.zeros(2), "do not fit"),
+        (torch.zeros(2, 4), torch.full((2, 3, 4), torch.inf), "NaN or infinite"),
+    ],
+)
+def test_bad_input_is_named(neutral, swaps, message):
+    with pytest.raises(ValueError, match=message):
+        direction_cosines(neutral, swaps)

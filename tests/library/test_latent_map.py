@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+
+from medtraverse.latent_map import latent_map
+
+
+def trajectories(count=10, directions=2, seed=0):
+    """Straight trajectories from one neutral in different directions, far apart: [directions * count, 4, 4, 4]."""
+    rng = np.random.default_rng(seed)
+    ways = rng.normal(size=(directions, 1, 4, 4, 4)) * 30
+    far = np.linspace(0.1, 1, count).reshape(1, count, 1, 1, 1)
+    return torch.tensor((ways * far).reshape(-1, 4, 4, 4), dtype=torch.float32)
+
+
+def test_the_papers_twenty_points_keep_their_neighbours():
+    z = trajectories()
+    plane = latent_map(z)
+    assert plane.shape == (20, 2) and plane.dtype == np.float64 and np.isfinite(plane).all()
+    gaps = np.linalg.norm(plane[:, None] - plane[None], axis=2) + np.diag(np.full(20, np.inf))
+    nearest = gaps.argmin(axis=1)
+    assert (nearest // 10 == np.arange(20) // 10).mean() >= 0.9
+    assert (np.abs(nearest - np.arange(20)) <= 2).mean() >= 0.8
+
+
+def test_the_same_seed_gives_the_same_map():
+    z = trajectories()
+    assert np.array_equal(latent_map(z), latent_map(z.clone()))
+    assert np.array_equal(latent_map(z), latent_map(z.numpy().astype(np.float64)))
+
+
+@pytest.mark.parametrize(("count", "same_as"), [(20, 2.0), (60, 6.0), (3, 2.0)])
+def test_automatic_perplexity(count, same_as):
+    z = trajectories(count, 1)
+    assert np.array_equal(latent_map(z, perplexity=0), latent_map(z, perplexity=same_as))
+
+
+def test_many_latents_go_through_pca():
+    rng = np.random.default_rng(0)
+    core = rng.normal(size=(510, 3))
+    # 60 dimensions, of which the first three carry everything: five components lose nothing
+    z = np.concatenate([core, np.zeros((510, 57))], axis=1) @ np.linalg.qr(rng.normal(size=(60, 60)))[0]
+    plane = latent_map(z, perplexity=10, pca=5)
+    assert plane.shape == (510, 2)
+    from sklearn.manifold import trustworthiness
+
+    assert trustworthiness(core, plane, n_neighbors=10) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("latents", "options", "message"),
+    [
+        (torch.randn(2, 4), {}, "at least 3"),
+        (torch.randn(20, 4), {"perplexity": 20}, "perplexity is 20; with 20 latents it must lie below 20"),
+        (torch.randn(20, 4), {"perplexity": -1}, "perplexity is -1"),
+        (torch.randn(20, 4), {"pca": 1}, "pca is 1"),
+        (torch.full((20, 4), torch.nan), {}, "NaN"),
+        (torch.ones(20, 4), {}, "all latents are the same"),
+    ],
+)
+def test_bad_input_is_named(latents, options, message):
+    with pytest.raises(ValueError, match=message):
+        latent_map(latents, **options)
