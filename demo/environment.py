@@ -101,10 +101,12 @@ def _check_has_requirements(python):
     modules = "torch", "aiohttp", "sklearn", "matplotlib"
     code = f"import importlib.util as u; print(*[m for m in {modules} if not u.find_spec(m)])"
     missing = subprocess.run([str(python), "-c", code], capture_output=True, text=True).stdout.split()
+    if "torch" in missing or "aiohttp" in missing:
+        raise SetupError(f"{python} is not the interpreter that runs this ComfyUI: it lacks {', '.join(missing)}.",
+                         "Name the right one in COMFYUI_PYTHON.")
     if missing:
-        raise SetupError(f"The ComfyUI's interpreter, {python}, lacks {', '.join(missing)}.",
-                         f'Install what the pack needs: "{python}" -m pip install -r "{PACK / "requirements.txt"}"\n'
-                         "or name another interpreter in COMFYUI_PYTHON.")
+        raise SetupError(f"ComfyUI's interpreter, {python}, lacks {', '.join(missing)}, which the pack needs.",
+                         f'Install them: "{python}" -m pip install -r "{PACK / "requirements.txt"}"')
 
 
 def _venv_stamp():

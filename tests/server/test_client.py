@@ -114,9 +114,9 @@ def test_no_server_is_a_connection_error():
 
 
 def _slow(graph, seed):
-    """A chain of nodes, a second or so each: a run can be interrupted between two of them."""
-    image = graph.add("EmptyImage", width=1500, height=1500, batch_size=1, color=seed)
-    for _ in range(20):
+    """A chain of nodes, some tenths of a second each: a run can be interrupted between two of them."""
+    image = graph.add("EmptyImage", width=700, height=700, batch_size=1, color=seed)
+    for _ in range(100):
         image = graph.add("ImageBlur", image=image[0], blur_radius=31, sigma=10.0)
     graph.add("PreviewImage", images=image[0])
     return graph

@@ -27,5 +27,5 @@ def test_tells_what_it_is(listed, node):
     assert all(description["output_tooltips"])
 
 
-def test_core_nodes_are_as_many_as_before(listed):
+def test_core_nodes_stay_core(listed):
     assert listed["KSampler"]["python_module"] == "nodes"
