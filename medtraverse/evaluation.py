@@ -1,0 +1,118 @@
+"""CFRT of a trajectory's images: from probabilities per image to one result per attribute (section 3.3 of the paper)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .cfrt import CFRT, cfrt, far_points, patients_to_csv, published_far_points, to_csv, to_text
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """CFRT per target attribute of one trajectory.
+
+    Attributes
+    ----------
+    results : dict of attribute name to CFRT
+        Attributes with exactly one label; a combination of several has no single target and is not scored.
+    labels : tuple of str
+        The classifier's labels that were compared, in the order of each result's deltas.
+    probabilities : ndarray [patients, attributes, points, labels], float64
+    """
+
+    results: dict[str, CFRT]
+    labels: tuple
+    probabilities: np.ndarray
+    trajectory: object
+    far: tuple
+
+    @property
+    def table(self):
+        """The table as text."""
+        return to_text(self.results, self.labels)
+
+    @property
+    def csv(self):
+        """The table as CSV."""
+        return to_csv(self.results, self.labels)
+
+    @property
+    def patients_csv(self):
+        """One row per attribute and patient, as CSV."""
+        return patients_to_csv(self.results, self.labels, self.trajectory.seeds)
+
+    def figure(self):
+        """Return the matplotlib figure of the table, published values beside it."""
+        from .figures.cfrt_table import cfrt_table
+
+        return cfrt_table(self)
+
+    def report(self):
+        """Return everything as a JSON-serialisable dict."""
+        return {
+            "kind": self.trajectory.kind, "far_points": list(self.far), "labels": list(self.labels),
+            "patients": self.trajectory.patients, "seeds": list(self.trajectory.seeds),
+            "points": list(self.trajectory.points), "neutral": self.trajectory.neutral,
+            "attributes": {
+                name: {
+                    "cfrt": result.cfrt, "successes": result.successes, "patients": result.patients,
+                    "interval": list(result.interval), "target": self.labels[result.target],
+                    "mean_deltas": dict(zip(self.labels, result.deltas.mean(axis=0).tolist())),
+                    "failures": [
+                        {"seed": self.trajectory.seeds[i], "leaked": self.labels[result.leaked[i]]}
+                        for i in np.flatnonzero(~result.success)
+                    ],
+                }
+                for name, result in self.results.items()
+            },
+            "mean_probability": {
+                name: {label: self.probabilities[:, a, :, b].mean(axis=0).round(6).tolist() for b, label in enumerate(self.labels)}
+                for a, name in enumerate(self.trajectory.attributes)
+            },
+            "settings": self.trajectory.settings,
+        }
+
+
+def evaluate(trajectory, images, predict, labels, far=""):
+    """Score every attribute of a trajectory.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+    images : Tensor [rows, H, W, 3]
+        Decoded latents of the trajectory, row by row, in 0..1.
+    predict : callable
+        Images [N, H, W, 3] to probabilities [N, labels].
+    labels : sequence of str
+        What the classifier judges.
+    far : str
+        Far points such as ``5,10,15`` or ``30-49``; empty for the paper's.
+
+    Raises
+    ------
+    ValueError
+        When images and trajectory do not match, the classifier lacks an attribute's label, or far points are not there.
+    """
+    labels = tuple(labels)
+    targets = {}
+    for number, (name, wanted) in enumerate(zip(trajectory.attributes, trajectory.labels)):
+        absent = [label for label in wanted or (name,) if label not in labels]
+        if absent:
+            raise ValueError(
+                f"classifier: it judges {', '.join(labels)}, not {absent[0]!r} (attribute {name!r}); wire a classifier of this "
+                "domain, or give its labels in Load Medical Classifier."
+            )
+        if len(wanted) == 1:
+            targets[name] = (number, labels.index(wanted[0]))
+    if not targets:
+        raise ValueError("trajectory: none of its attributes stands for a single label, so there is no target to score.")
+    available = trajectory.points[1:]
+    chosen = far_points(far, available) if far.strip() else published_far_points(available, trajectory.kind)
+    columns = [trajectory.points.index(point) for point in chosen]
+    trajectory.gather(images)
+    probabilities = trajectory.gather(predict(images)).double().numpy()
+    results = {
+        name: cfrt(probabilities[:, number][:, columns], probabilities[:, number, 0], target)
+        for name, (number, target) in targets.items()
+    }
+    return Evaluation(results, labels, probabilities, trajectory, tuple(chosen))

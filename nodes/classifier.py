@@ -1,0 +1,103 @@
+"""MedicalClassifierLoader and CFRTEvaluator: judge the images of a trajectory with an image classifier."""
+
+import json
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+from comfy_api.latest import io, ui
+
+from ..medtraverse.classifier import load_classifier
+from ..medtraverse.evaluation import evaluate
+from . import sources
+from .figure_image import figure_image
+from .sockets import CATEGORY, Classifier, Trajectory
+
+NONE = "none"
+
+
+class LoadedClassifier:
+    """A classifier inside ComfyUI's memory management."""
+
+    def __init__(self, classifier, name):
+        self.classifier, self.name = classifier, name
+        self.patcher = comfy.model_patcher.ModelPatcher(
+            classifier.module, load_device=comfy.model_management.get_torch_device(), offload_device=comfy.model_management.unet_offload_device()
+        )
+
+    def predict(self, images):
+        """Return probabilities [N, labels] of images [N, H, W, 3]; shows progress and can be cancelled."""
+        comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
+        bar = comfy.utils.ProgressBar(len(images))
+
+        def progress(done, total):
+            bar.update_absolute(done, total)
+            comfy.model_management.throw_exception_if_processing_interrupted()
+
+        return self.classifier.predict(images, progress=progress)
+
+
+class MedicalClassifierLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        names = list(sources.classifier_paths())
+        return io.Schema(
+            node_id="MedicalClassifierLoader",
+            display_name="Load Medical Classifier",
+            category=CATEGORY,
+            description="Loads an EfficientNet attribute classifier (models/classifiers): one with several logits, or the paper's CheXpert pair of one-logit models.",
+            inputs=[
+                io.Combo.Input("classifier", options=names, default=names[0], tooltip="The classifier. Those that ship judge the demo model's images."),
+                io.Combo.Input("second_classifier", options=[NONE, *names], default=NONE,
+                               tooltip="A further one for other attributes, as the paper's pair for support devices and pleural effusion."),
+                io.String.Input("labels", default="", tooltip="Names of the logits in order, comma-separated; empty takes those stored in the file."),
+                io.Int.Input("input_size", default=0, min=0, max=2048, tooltip="Image side for the classifier in pixels; 0 takes the file's (512 for the paper's)."),
+            ],
+            outputs=[Classifier.Output("image_classifier", display_name="classifier", tooltip="The classifier, for CFRT.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, classifier, second_classifier, labels, input_size):
+        paths = sources.classifier_paths()
+        return json.dumps([sources.fingerprint(paths.get(classifier), paths.get(second_classifier)), labels, input_size])
+
+    @classmethod
+    def execute(cls, classifier, second_classifier, labels, input_size):
+        paths = sources.classifier_paths()
+        chosen = [sources.pick(paths, classifier, "classifier")]
+        if second_classifier != NONE:
+            chosen.append(sources.pick(paths, second_classifier, "second_classifier"))
+        named = [label.strip() for label in labels.split(",") if label.strip()] or None
+        return io.NodeOutput(LoadedClassifier(load_classifier(chosen, labels=named, input_size=input_size or None), classifier))
+
+
+class CFRTEvaluator(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="CFRTEvaluator",
+            display_name="CFRT Evaluator",
+            category=CATEGORY,
+            description="CFRT: the share of patients in whom the target attribute rose more than every other, averaged over the trajectory's far part.",
+            inputs=[
+                Trajectory.Input("trajectory", tooltip="The trajectory, or its curve frames, that the images were decoded from."),
+                io.Image.Input("images", tooltip="Its images: VAE Decode of the LATENT beside it, in the same order."),
+                Classifier.Input("image_classifier", display_name="classifier", tooltip="Judges every attribute in every image."),
+                io.String.Input("far_points", default="", tooltip="Far part, such as 5,10,15 or 30-49; empty takes the paper's (λ 5,10,15; frames 30–49)."),
+            ],
+            outputs=[
+                io.Image.Output("figure", tooltip="CFRT with 95 % intervals beside the published values."),
+                io.String.Output("table", tooltip="CFRT and mean Δ per attribute as text."),
+                io.String.Output("patients_csv", tooltip="Success, leaked attribute and Δ of every patient, as CSV."),
+                io.String.Output("report", tooltip="Everything as JSON."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, trajectory, images, image_classifier, far_points):
+        result = evaluate(trajectory, images, image_classifier.predict, image_classifier.classifier.labels, far_points)
+        figure = figure_image(result.figure())
+        report = json.dumps({**result.report(), "classifier": image_classifier.name, "classifier_sha256": image_classifier.classifier.sha256})
+        shown = {**ui.PreviewImage(figure, cls=cls).as_dict(), "text": (result.table,), "medtraverse": (report,)}
+        return io.NodeOutput(figure, result.table, result.patients_csv, report, ui=shown)

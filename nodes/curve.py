@@ -1,0 +1,46 @@
+"""BezierLatentInterpolate: join the latents of a trajectory, or any batch of latents, by a curve (Fig. 6)."""
+
+import torch
+from comfy_api.latest import io
+
+from ..medtraverse.curve import METHODS, SPACINGS, interpolate
+from ..medtraverse.trajectory import SWAP, Trajectory, control_points
+from .sockets import CATEGORY
+from .sockets import Trajectory as TrajectorySocket
+
+
+class BezierLatentInterpolate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="BezierLatentInterpolate",
+            display_name="Bézier Latent Interpolate",
+            category=CATEGORY,
+            description="One curve per patient and attribute through neutral, λ=45 … 5. The paper's is a Bézier curve of degree 9 with 50 frames.",
+            inputs=[
+                io.MultiType.Input("source", types=[TrajectorySocket, io.Latent],
+                                   tooltip="A trajectory, or a LATENT batch whose entries are the control points in order."),
+                io.Int.Input("frames", default=50, min=2, max=10000, tooltip="Frames per curve, both ends included. The paper: 50."),
+                io.Combo.Input("method", options=list(METHODS), default="bezier",
+                               tooltip="bezier is the paper's and touches only the ends; linear, slerp and catmull-rom pass through every point."),
+                io.Combo.Input("spacing", options=list(SPACINGS), default="parameter",
+                               tooltip="parameter: evenly in the curve's parameter, as in the paper. arc length: frames equally far apart."),
+            ],
+            outputs=[
+                io.Latent.Output("latent", tooltip="Frames: per patient, per attribute, from neutral to the smallest λ."),
+                TrajectorySocket.Output("trajectory", tooltip="The same frames with seeds, attributes and settings."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, source, frames, method, spacing):
+        if isinstance(source, Trajectory):
+            if source.kind != SWAP:
+                raise ValueError("source: these are frames of a curve already; wire the trajectory of Prompt Swap KSampler.")
+            trajectory, kept = source, {}
+        else:
+            trajectory, kept = control_points(source["samples"]), {k: v for k, v in source.items() if k not in ("samples", "noise_mask", "batch_index")}
+        points = trajectory.gather(trajectory.latents)
+        curves = torch.stack([torch.stack([interpolate(attribute, frames, method, spacing) for attribute in patient]) for patient in points])
+        curve = trajectory.curve(curves, {"frames": frames, "method": method, "spacing": spacing})
+        return io.NodeOutput({**kept, "samples": curve.latents}, curve)
