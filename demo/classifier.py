@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import time
@@ -30,9 +31,9 @@ DOMAINS = {
 }
 IMAGE_SIZE = 128
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BATCH = 32
+BATCH = 16
 TRAINING_SEEDS, EVALUATION_SEEDS = (5_000_000, 6_000_000), 6_000_000  # apart from the diffusion model's
-STAGES = {"phantoms": 3e-3, "reconstructions": 6e-4}  # name: peak learning rate
+STAGES = {"phantoms": 2e-3, "reconstructions": 5e-4}  # name: peak learning rate
 
 
 def build(labels: int, width: float, dropout: float = 0.3) -> torch.nn.Module:
@@ -134,14 +135,12 @@ def save_weights(network: torch.nn.Module, domain: str, path: Path) -> None:
 
 
 class Run:
-    """A resumable training run: network, moving average, optimiser and how far each stage has come."""
+    """A resumable training run: network, optimiser and how far each stage has come."""
 
     def __init__(self, args):
         torch.manual_seed(args.seed)
         self.args = args
         self.network = build(len(DOMAINS[args.domain][1]), args.width)
-        decay = torch.optim.swa_utils.get_ema_multi_avg_fn(0.99)
-        self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=decay, use_buffers=True)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=1e-3, weight_decay=1e-2)
         self.record = {"stages": {name: {"steps": 0, "seconds": 0.0, "loss": None} for name in STAGES}}
         self.checkpoint = Path(args.checkpoint or f"demo/cache/classifier-{args.domain}.pt")
@@ -149,7 +148,7 @@ class Run:
             state = torch.load(self.checkpoint, weights_only=True)
             if state["identity"] != self.identity():
                 raise SystemExit(f"{self.checkpoint} belongs to {state['identity']}; pass --restart or another --checkpoint")
-            for name in ("network", "average", "optimiser"):
+            for name in ("network", "optimiser"):
                 getattr(self, name).load_state_dict(state[name])
             self.record = state["record"]
 
@@ -157,10 +156,10 @@ class Run:
         return {key: getattr(self.args, key) for key in ("domain", "seed", "width", "pool")}
 
     def save(self) -> None:
-        state = {name: getattr(self, name).state_dict() for name in ("network", "average", "optimiser")}
+        state = {name: getattr(self, name).state_dict() for name in ("network", "optimiser")}
         state |= {"record": self.record, "identity": self.identity()}
         _write(self.checkpoint, lambda target: torch.save(state, target))
-        save_weights(self.average.module, self.args.domain, Path(self.args.out))
+        save_weights(self.network, self.args.domain, Path(self.args.out))
 
     def stage(self, name: str, minutes: float, images: torch.Tensor, truth: torch.Tensor) -> None:
         """Train until the stage has had `minutes`, cosine-annealed over them."""
@@ -171,7 +170,7 @@ class Run:
         while state["seconds"] < 60 * minutes:
             began = time.monotonic()
             done = state["seconds"] / (60 * minutes)
-            rate = peak * min(1, (state["steps"] + 1) / 50) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * done)))
+            rate = peak * min(1, (state["steps"] + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             rng = torch.Generator().manual_seed(1 + 1_000_003 * self.args.seed + state["steps"])
@@ -183,7 +182,6 @@ class Run:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             self.optimiser.step()
-            self.average.update_parameters(self.network)
             state["steps"] += 1
             state["loss"] = loss.item() if state["loss"] is None else 0.98 * state["loss"] + 0.02 * loss.item()
             state["seconds"] += time.monotonic() - began
@@ -258,7 +256,7 @@ def main(argv: list[str] | None = None) -> None:
     fit.add_argument("--minutes", type=float, default=8)
     fit.add_argument("--vae-minutes", type=float, default=4)
     fit.add_argument("--width", type=float, default=0.5)
-    fit.add_argument("--pool", type=int, default=6000, help="phantoms to train on")
+    fit.add_argument("--pool", type=int, default=4000, help="phantoms to train on")
     fit.add_argument("--reconstructions", type=int, default=1500)
     fit.add_argument("--checkpoint", help="default: demo/cache/classifier-DOMAIN.pt")
     fit.add_argument("--restart", action="store_true", help="ignore the checkpoint")
