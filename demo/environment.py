@@ -154,11 +154,12 @@ def _uv(python):
 
 def _check_installed(returncode, output):
     if returncode:
-        raise _explained("install the packages", output, "The messages above say why. Then run the same command again.")
+        raise _explained("install the packages", output, "The messages above say why. All packages have builds for Python 3.10 to 3.14 on Linux, Windows\n"
+                         "and Macs with Apple silicon; elsewhere use a ComfyUI that you have: --comfyui PATH.")
 
 
 _NETWORK = re.compile(r"error sending request|failed to fetch|dns error|name resolution|connection|max retries|proxyerror|"
-                      r"tunnel|timed out|certificate|network|no matching distribution", re.IGNORECASE)
+                      r"tunnel|timed out|certificate|network is unreachable", re.IGNORECASE)
 _DISK = re.compile(r"no space left|os error 28|not enough space|os error 112|disk quota", re.IGNORECASE)
 _HASH = re.compile(r"hash mismatch|do not match the hashes", re.IGNORECASE)
 
