@@ -35,8 +35,10 @@ def make_venv():
     if sys.platform == "darwin" and platform.machine() == "x86_64":
         raise SetupError("PyTorch has no current build for Macs with an Intel processor.",
                          "Use a ComfyUI that runs on this machine: python run.py --comfyui PATH demo")
-    print("Making .venv: several GB of packages the first time, PyTorch among them.", flush=True)
-    if not _runs(python):
+    if _runs(python):
+        print("Bringing .venv up to date.", flush=True)
+    else:
+        print("Making .venv: several GB of packages, PyTorch among them.", flush=True)
         shutil.rmtree(VENV, ignore_errors=True)
         _new_venv()
     _install(python, "--require-hashes", "-r", str(REQUIREMENTS))
