@@ -1,0 +1,101 @@
+"""CFRT as bars with intervals beside the published values, and the mean change of every attribute.
+
+The tables of TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623.
+"""
+
+from collections.abc import Mapping, Sequence
+from textwrap import wrap
+
+import numpy as np
+
+from ..cfrt import CFRT
+from .sheet import FOOTER, HAIRLINE, HEADER, INK, LABEL, MUTED, axes_in, check_colours, clear_frame, sheet
+
+ROW, NAMES, BARS, COLUMN, HEADS = 0.62, 2.3, 4.6, 1.1, 0.75
+
+
+def cfrt_figure(results: Mapping[str, CFRT], attributes: Sequence[str], colours: Sequence[str],
+                published: Mapping[str, float] | None = None, title: str = "CFRT", note: str = ""):  # fmt: skip
+    """One row per result: CFRT with its 95 % interval on the left, mean change of each probability on the right.
+
+    Parameters
+    ----------
+    results : mapping of row name to CFRT
+        In the order of the rows.
+    attributes : sequence of str
+        Names of the classifier's attributes, in the order of the results' deltas.
+    colours : sequence, one per result
+    published : mapping of row name to float, optional
+        The paper's values (`medtraverse.published.published_cfrt`), drawn as diamonds; names without a row are left out.
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    ValueError
+        No results, or names and colours that are not as many as the results have.
+    """
+    if not results:
+        raise ValueError("results is empty; give at least one CFRT")
+    for name, result in results.items():
+        if result.deltas.shape[1] != len(attributes):
+            raise ValueError(f"{name!r} has {result.deltas.shape[1]} attributes, but {len(attributes)} names are given")
+    colours = check_colours(colours, list(results))
+    published = {name: value for name, value in (published or {}).items() if name in results}
+
+    below = 0.95 if published else 0.62
+    inner = ROW * len(results)
+    width = NAMES + BARS + 1.45 + COLUMN * len(attributes) + 0.35
+    figure = sheet(width, HEADER + HEADS + inner + below + FOOTER, title, note)
+    bars = axes_in(figure, NAMES, FOOTER + below, BARS, inner)
+    _bars(bars, results, colours, published)
+    table = axes_in(figure, NAMES + BARS + 1.45, FOOTER + below, COLUMN * len(attributes), inner)
+    _deltas(table, results, attributes)
+    return figure
+
+
+def _bars(axes, results, colours, published) -> None:
+    clear_frame(axes)
+    rows = np.arange(len(results))
+    for row, (name, result) in enumerate(results.items()):
+        low, high = result.interval
+        axes.barh(row, result.cfrt, height=0.56, color=colours[row], alpha=0.85)
+        axes.plot([low, high], [row, row], color=INK, linewidth=2, solid_capstyle="butt", label="95 % interval" if not row else None)
+        axes.plot([low, high], [row, row], color=INK, linestyle="none", marker="|", markersize=11, markeredgewidth=2)
+        if name in published:
+            axes.plot(
+                published[name], row, marker="D", markersize=9, color="white", markeredgecolor=INK, markeredgewidth=1.8,
+                linestyle="none", clip_on=False, zorder=4, label="published, on real data" if name == next(iter(published)) else None,
+            )  # fmt: skip
+        axes.text(1.04, row, f"{result.cfrt:.3f}", fontsize=LABEL, fontweight="bold", color=INK, va="bottom")
+        axes.text(1.04, row + 0.06, f"{result.successes} of {result.patients}", fontsize=LABEL - 3, color=MUTED, va="top")
+    axes.set(xlim=(0, 1), ylim=(len(results) - 0.5, -0.5), xticks=np.linspace(0, 1, 6))
+    axes.set_yticks(rows, ["\n".join(wrap(name, 20)) for name in results], fontsize=LABEL)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color=HAIRLINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_title("share of patients in whom the target rises most", fontsize=LABEL - 1, color=MUTED, loc="left", pad=10)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles, labels, ncols=2, fontsize=LABEL - 2, frameon=False, loc="upper left",
+                bbox_to_anchor=(-0.02, -0.36 / (ROW * len(results))), borderaxespad=0, labelcolor=INK)  # fmt: skip
+
+
+def _deltas(axes, results, attributes) -> None:
+    from matplotlib.patches import Rectangle
+
+    means = np.array([result.deltas.mean(axis=0) for result in results.values()])
+    axes.imshow(means, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+    for row, result in enumerate(results.values()):
+        for column, value in enumerate(means[row]):
+            ink = "white" if abs(value) > 0.5 else INK
+            weight = "bold" if column == result.target else "normal"
+            axes.text(column, row, f"{value:+.2f}", fontsize=LABEL, fontweight=weight, color=ink, ha="center", va="center")
+        axes.add_patch(Rectangle((result.target - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=2, clip_on=False))
+    axes.set_xticks(range(len(attributes)), [name.replace(" ", "\n") for name in attributes], fontsize=LABEL - 1)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, labelcolor=INK)
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("mean Δ of probability", fontsize=LABEL - 2, color=MUTED, labelpad=8, loc="left")

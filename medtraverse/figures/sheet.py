@@ -1,0 +1,53 @@
+"""The white sheet that all figures are drawn on: sizes of type, greys, and the footer that none may lack."""
+
+from ..notice import NOTICE
+
+TITLE, LABEL, SMALL = 18, 14, 12
+INK, MUTED, HAIRLINE = "#1A1A1A", "#666666", "#D9D9D9"
+NEUTRAL = "#000000"
+
+# inches kept free for the title and the footer
+HEADER, FOOTER = 0.6, 0.42
+
+
+def sheet(width: float, height: float, title: str = "", note: str = ""):
+    """An empty figure of this size in inches, with title, footer and an optional note right of the footer.
+
+    Leave the top `HEADER` (if there is a title) and the bottom `FOOTER` inches free.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
+    edge = 0.18 / width
+    if title:
+        figure.text(edge, 1 - 0.16 / height, title, fontsize=TITLE, fontweight="bold", color=INK, va="top")
+    figure.text(edge, 0.14 / height, NOTICE, fontsize=SMALL, color=MUTED, va="bottom")
+    if note:
+        figure.text(1 - edge, 0.14 / height, note, fontsize=SMALL, color=MUTED, va="bottom", ha="right")
+    return figure
+
+
+def axes_in(figure, left: float, bottom: float, width: float, height: float):
+    """Axes at a place given in inches from the lower left corner."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def clear_frame(axes) -> None:
+    """Leave only the left and lower spine, in grey, and quiet ticks."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(MUTED)
+    axes.tick_params(labelsize=LABEL - 2, color=MUTED, labelcolor=INK)
+
+
+def check_colours(colours, attributes) -> list:
+    """The colours as a list, one per attribute; ValueError when they are too few or no colours."""
+    from matplotlib.colors import is_color_like
+
+    colours = list(colours)
+    if len(colours) != len(attributes):
+        raise ValueError(f"colours has {len(colours)} entries for {len(attributes)} attributes; give one per attribute")
+    wrong = [colour for colour in colours if not is_color_like(colour)]
+    if wrong:
+        raise ValueError(f"colours holds {wrong[0]!r}, which is no colour; write #RRGGBB")
+    return colours
