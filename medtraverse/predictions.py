@@ -122,16 +122,19 @@ def far_points(text: str, available: Sequence) -> list:
 def published_far_points(available: Sequence, kind: str) -> list:
     """The paper's far part: swap steps 5, 10, 15 of a "swap", frames 30-49 of a "curve".
 
-    A table may hold only the other set, so that one is taken next; a table of frames holds both, which is why `kind`
-    decides. Raises ValueError when neither is complete.
+    Where those are missing the other ones are taken, as some tables of swaps name the neutral `0` and some of frames name
+    it `neutral`; but points that count 1, 2, 3 are frames, of which 5, 10 and 15 lie near the neutral. Raises ValueError
+    when neither is there.
     """
     complete = {int(str(label)) for label in available if str(label).isdecimal()}
     wanted = {"swap": {5, 10, 15}, "curve": set(range(30, 50))}
+    if kind == "curve" and {1, 2, 3} <= complete:
+        del wanted["swap"]
     for which in sorted(wanted, key=lambda other: other != kind):
         if wanted[which] <= complete:
             return far_points(_PUBLISHED[which], available)
     offer = ", ".join(map(str, available)) or "none"
-    raise ValueError(f"neither swap steps 5,10,15 nor frames 30-49 are all there; name the far points; available: {offer}")
+    raise ValueError(f"the paper's far part (swap steps 5,10,15 or frames 30-49) is not there; name the far points; available: {offer}")
 
 
 def read_table(path: str | os.PathLike) -> Predictions:

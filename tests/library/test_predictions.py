@@ -115,6 +115,9 @@ def test_far_points_that_cannot_be(text, message):
 def test_no_published_far_part():
     with pytest.raises(ValueError, match="available: 5, 10"):
         published_far_points((5, 10), "swap")
+    # frames 5, 10 and 15 of a short curve lie near the neutral
+    with pytest.raises(ValueError, match="name the far points"):
+        published_far_points([str(frame) for frame in range(1, 25)], "curve")
 
 
 def test_attribute_names_are_found_however_they_are_spelt(tmp_path):
@@ -174,7 +177,11 @@ def test_byte_order_mark_and_blank_lines_are_read_over(tmp_path):
     assert read_table(path).seeds == (1,)
 
 
-KNOWN = "seed,path,neutral_a b,neutral_c,5_a b,5_c,10_a b,10_c,15_a b,15_c\n1,x,.1,.1,.9,.2,.8,.2,.7,.2\n2,x,.1,.1,.2,.9,.2,.9,.2,.9\n"
+KNOWN = (
+    "seed,path,neutral_a b,neutral_c,5_a b,5_c,10_a b,10_c,15_a b,15_c\n"
+    "1,x,.1,.1,.9,.2,.8,.2,.7,.2\n"
+    "2,x,.1,.1,.2,.9,.2,.9,.2,.9\n"
+)
 
 
 def test_command_line(tmp_path, capsys):
