@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .cfrt import CFRT, cfrt, far_points, patients_to_csv, published_far_points, to_csv, to_text
+from .trajectory import CURVE
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +43,15 @@ class Evaluation:
         return patients_to_csv(self.results, self.labels, self.trajectory.seeds)
 
     def figure(self):
-        """Return the matplotlib figure of the table, published values beside it."""
-        from .figures.cfrt_table import cfrt_table
+        """Return the matplotlib figure of the table, the paper's values beside it."""
+        from .figures.cfrt_table import cfrt_figure
+        from .published import published_cfrt
 
-        return cfrt_table(self)
+        colours = dict(zip(self.trajectory.attributes, self.trajectory.colours))
+        published = published_cfrt(self.trajectory.kind, self.trajectory.settings.get("domain", ""), self.trajectory.neutral)
+        first, last = self.far[0], self.far[-1]
+        far = f"frames {first}–{last}" if self.trajectory.kind == CURVE else f"λ = {', '.join(self.far)}"
+        return cfrt_figure(self.results, self.labels, [colours[name] for name in self.results], published, f"CFRT, {far}")
 
     def report(self):
         """Return everything as a JSON-serialisable dict."""

@@ -2,7 +2,11 @@
 
 from comfy_api.latest import ComfyExtension
 
+from .classifier import CFRTEvaluator, MedicalClassifierLoader
+from .curve import BezierLatentInterpolate
 from .loader import MedicalCheckpointLoader
+from .measures import IdentityPreservation, LatentDirectionCosine, LatentTSNE
+from .pictures import TrajectoryFilm, TrajectoryGrid
 from .prompts import AttributeConditioning, MedicalAttributePrompts
 from .sampler import PromptSwapKSampler
 
@@ -11,6 +15,14 @@ NODES = [
     MedicalAttributePrompts,
     AttributeConditioning,
     PromptSwapKSampler,
+    BezierLatentInterpolate,
+    MedicalClassifierLoader,
+    CFRTEvaluator,
+    LatentTSNE,
+    LatentDirectionCosine,
+    IdentityPreservation,
+    TrajectoryGrid,
+    TrajectoryFilm,
 ]
 
 

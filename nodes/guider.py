@@ -5,6 +5,8 @@ patches see full batches. What is shared are U-Net evaluations: a wrapper around
 rows of a step (``Plan.sources``) to the U-Net, in chunks, and copies the results to the rows that they serve.
 """
 
+import itertools
+
 import comfy.conds
 import comfy.model_management
 import comfy.patcher_extension
@@ -19,14 +21,23 @@ PER_CONDITIONING = ("control", "hooks", "area", "mask", "gligen", "timestep_star
 
 
 class TraversalGuider(comfy.samplers.CFGGuider):
-    """CFGGuider over the rows of a ``Plan``; ``step`` is the step that the sampler is in, set by TraversalSampler."""
+    """CFGGuider over the rows of a ``Plan``.
 
-    def __init__(self, model, plan, steps, rows_per_call, progress):
+    ``progress(rows)`` is told of evaluated rows. ``cache`` and ``row_keys`` (one per row) let outputs be kept and served again.
+    TraversalSampler says with ``enter`` where the sampler is.
+    """
+
+    def __init__(self, model, plan, steps, rows_per_call, progress, cache=None, row_keys=None):
         super().__init__(model)
         self.plan, self.steps, self.rows_per_call, self.progress = plan, steps, rows_per_call, progress
+        self.cache, self.row_keys = cache, row_keys
         self.row_attribute = plan.attribute()
-        self.step, self.sharing = 0, True
-        self.evaluated_rows = self.calls = 0
+        self.step = self.evaluation = self.call = 0
+        self.rows = self.calls = self.served = 0
+
+    def enter(self, step, evaluation):
+        """The sampler begins an evaluation, numbered within its step."""
+        self.step, self.evaluation, self.call = step, evaluation, 0
 
     def set_traversal(self, neutral, attributes, negative):
         """Set the conditionings: one neutral, one per attribute, one negative."""
@@ -57,16 +68,17 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         if None in roles or len(x) != self.plan.rows:
             return executor(model, conds, x, timestep, model_options)
         conditional, unconditional = self.plan.sources(self.step, self.steps)
-        if not self.sharing:
+        if self.evaluation:
             unconditional = conditional
         shared = unconditional.unique()
         only_conditional = conditional.unique()
         only_conditional = only_conditional[~torch.isin(only_conditional, shared)]
         outputs = [torch.zeros_like(x) for _ in conds]
         for rows, wanted in ((shared, roles), (only_conditional, ["skip" if role == "negative" else role for role in roles])):
-            for keys, group in self._groups(rows):
+            for keys, group in self._groups(self._not_kept(rows, wanted, outputs)):
                 for chunk in group.split(self.rows_per_call):
                     self._evaluate(executor, model, keys, chunk, wanted, x, timestep, model_options, outputs)
+        self.call += 1
         served = {"positive": conditional, "negative": unconditional, "none": torch.arange(len(x))}
         return [output[served[role].to(x.device)] for output, role in zip(outputs, roles)]
 
@@ -74,6 +86,26 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         if cond is None:
             return "none"
         return next((role for role in ("positive", "negative") if cond is self.conds.get(role)), None)
+
+    def _kept_key(self, row, role):
+        """A patch may call more than once in an evaluation, with other weights or attention: hence the call's number."""
+        return (self.row_keys[row], self.step, self.evaluation, self.call, role)
+
+    def _not_kept(self, rows, roles, outputs):
+        """Write what the cache has to the outputs, and return the rows that it does not have for every role."""
+        if self.cache is None:
+            return rows
+        missing = []
+        for row in rows.tolist():
+            kept = [None if role in ("none", "skip") else self.cache.get(self._kept_key(row, role)) for role in roles]
+            if any(item is None and role not in ("none", "skip") for item, role in zip(kept, roles)):
+                missing.append(row)
+                continue
+            for output, item in zip(outputs, kept):
+                if item is not None:
+                    output[row] = item.to(output)
+                    self.served += 1
+        return torch.tensor(missing, dtype=torch.long)
 
     def _groups(self, rows):
         """Split rows into those that one call can serve: all with plain prompts together, others by their conditioning."""
@@ -102,12 +134,15 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             for half in rows.split(self.rows_per_call):
                 self._evaluate(executor, model, keys, half, roles, x, timestep, model_options, outputs)
             return
-        for output, result, cond in zip(outputs, results, conds):
-            if cond is not None:
-                output[index] = result
-                self.evaluated_rows += len(rows)
+        for output, result, cond, role in zip(outputs, results, conds, roles):
+            if cond is None:
+                continue
+            output[index] = result
+            self.rows += len(rows)
+            for row, value in zip(rows.tolist(), result) if self.cache is not None else ():
+                self.cache.put(self._kept_key(row, role), value)
         self.calls += 1
-        self.progress(self.evaluated_rows)
+        self.progress(self.rows + self.served)
 
     def _stack(self, keys, role):
         """Return the conditioning of the rows: one for all, or a stack [rows, tokens, width] of their prompts."""
@@ -166,17 +201,17 @@ class TraversalSampler(comfy.samplers.KSAMPLER):
 
     def _whole(self, model, x, sigmas, **kwargs):
         def located(x, sigma, **kwargs):
-            self.guider.step = int((sigmas[:-1] - sigma.flatten()[0]).abs().argmin())
+            self.guider.enter(int((sigmas[:-1] - sigma.flatten()[0]).abs().argmin()), 0)
             return model(x, sigma, **kwargs)
 
         return self.inner(_Denoiser(model, located), x, sigmas, **kwargs)
 
     def _by_step(self, model, x, sigmas, callback=None, **kwargs):
         for step in range(len(sigmas) - 1):
-            self.guider.step, first = step, [True]
+            evaluations = itertools.count()
 
-            def located(x, sigma, **kwargs):
-                self.guider.sharing, first[0] = first[0], False
+            def located(x, sigma, step=step, evaluations=evaluations, **kwargs):
+                self.guider.enter(step, next(evaluations))
                 return model(x, sigma, **kwargs)
 
             shifted = callback and (lambda state, step=step: callback({**state, "i": step}))

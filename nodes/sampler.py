@@ -1,18 +1,14 @@
 """PromptSwapKSampler: traverse from one noise under a neutral prompt to attributes, by swapping the prompt after step λ."""
 
-import comfy.model_management
-import comfy.utils
-import latent_preview
-import torch
 from comfy_api.latest import io
 
 from ..medtraverse.prompts import AttributeSet, PromptedAttribute
 from ..medtraverse.trajectory import Trajectory
 from ..medtraverse.traversal import Plan, parse_swap_steps
 from . import sampling
-from .guider import TraversalGuider, TraversalSampler
 from .sockets import CATEGORY, Attributes
 from .sockets import Trajectory as TrajectorySocket
+from .traverse import traverse
 
 SWAP_STEPS = "45,40,35,30,25,20,15,10,5"
 
@@ -48,6 +44,8 @@ class PromptSwapKSampler(io.ComfyNode):
                                tooltip="Where noise is drawn. 'cpu' is the same on every machine; 'gpu' (CUDA) gives the paper's own seeds."),
                 io.Int.Input("rows_per_call", default=0, min=0, max=4096,
                              tooltip="Latents per U-Net call; 0 chooses by free memory. Results do not depend on it."),
+                io.Int.Input("cache_mb", default=-1, min=-1, max=1 << 20,
+                             tooltip="Memory for U-Net outputs, in MB, so that adding a λ or an attribute computes only what is new. 0: off; -1: on where there are 32 GB or more."),
             ],
             outputs=[
                 io.Latent.Output("latent", tooltip="All latents: per patient neutral, then each attribute's swap steps in the order given."),
@@ -57,7 +55,7 @@ class PromptSwapKSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, neutral, negative, attributes, width, height, seed, patients, steps, cfg, sampler, scheduler,
-                swap_steps, noise, rows_per_call):
+                swap_steps, noise, rows_per_call, cache_mb):
         if not isinstance(attributes, AttributeSet):
             attributes = AttributeSet((PromptedAttribute("attribute", "#444444", ("attribute",), "", attributes),))
         if not attributes.attributes:
@@ -70,8 +68,10 @@ class PromptSwapKSampler(io.ComfyNode):
         seeds = tuple(range(seed, seed + patients))
         shape = (model.get_model_object("latent_format").latent_channels, height // 8, width // 8)
         start = sampling.patient_noise(seeds, shape, noise)
-        plan = Plan(patients, len(attributes.attributes), swaps)
-        latents, cost = cls.traverse(model, neutral, negative, attributes, start, seeds, plan, steps, cfg, sampler, scheduler, rows_per_call)
+        conditionings = [item.conditioning for item in attributes.attributes]
+        latents, cost = traverse(
+            model, neutral, conditionings, negative, start, seeds, swaps, steps, cfg, sampler, scheduler, rows_per_call, cache_mb
+        )
         settings = {
             "seed": seed, "patients": patients, "steps": steps, "cfg": cfg, "sampler": sampler, "scheduler": scheduler,
             "swap_steps": list(swaps), "noise": noise, "width": width, "height": height, "domain": attributes.domain,
@@ -79,36 +79,8 @@ class PromptSwapKSampler(io.ComfyNode):
             "prompts": {item.name: item.prompt for item in attributes.attributes}, "unet": cost,
         }
         trajectory = Trajectory(
-            latents, plan.index(), seeds, tuple(item.name for item in attributes.attributes),
+            latents, Plan(patients, len(conditionings), swaps).index(), seeds, tuple(item.name for item in attributes.attributes),
             tuple(item.colour for item in attributes.attributes), tuple(item.labels for item in attributes.attributes),
             ("neutral", *map(str, swaps)), neutral=attributes.neutral, settings=settings,
         )
         return io.NodeOutput({"samples": latents}, trajectory)
-
-    @classmethod
-    def traverse(cls, model, neutral, negative, attributes, start, seeds, plan, steps, cfg, sampler, scheduler, rows_per_call):
-        """Return the latents of all rows of the plan, float32 [rows, C, h, w] on the CPU, and what they cost."""
-        sigmas = sampling.sigmas_of(model, sampler, scheduler, steps)
-        patient = plan.patient()
-        total = plan.evaluations(steps, cfg != 1.0) * (2 if sampler in sampling.STEPWISE else 1)
-        bar = comfy.utils.ProgressBar(total)
-        guider = TraversalGuider(
-            model, plan, steps, sampling.rows_per_call(model, start.shape[1:], rows_per_call), lambda done: bar.update_absolute(min(done, total), total)
-        )
-        guider.set_traversal(neutral, [item.conditioning for item in attributes.attributes], negative)
-        guider.set_cfg(cfg)
-        noise_sampler = sampling.noise_sampler(sampler, seeds, patient, start.shape[1:], sigmas)
-        stepper = TraversalSampler(sampling.comfy.samplers.sampler_object(sampler), guider, sampler in sampling.STEPWISE, noise_sampler)
-        previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-
-        def preview(step, denoised, x, total_steps):
-            if previewer:
-                bar.update_absolute(min(guider.evaluated_rows, total), total, previewer.decode_latent_to_preview_image("JPEG", denoised))
-
-        noise = start[patient]
-        latents = guider.sample(
-            noise, torch.zeros_like(noise), stepper, sigmas, callback=preview, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seeds[0]
-        ).to(comfy.model_management.intermediate_device()).float()
-        if scheduler == sampling.DIFFUSERS_DDIM:
-            latents = latents / (1 + sigmas[-1] ** 2) ** 0.5
-        return latents.cpu(), {"rows": guider.evaluated_rows, "calls": guider.calls}

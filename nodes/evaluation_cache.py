@@ -1,0 +1,76 @@
+"""A bounded memory of U-Net outputs, so that a run which adds a swap step or an attribute computes only what is new.
+
+What is kept is the raw conditional and unconditional output of one row at one evaluation. Served again, it leaves every
+number as it was, whatever the sampler; latents would lose the history of multistep samplers.
+"""
+
+import hashlib
+import weakref
+from collections import OrderedDict
+
+import psutil
+import torch
+
+_LARGE_MEMORY, _SHARE = 32 * 2**30, 1 / 16
+_models = weakref.WeakKeyDictionary()
+
+
+class EvaluationCache:
+    """Outputs by key, the least recently used dropped first; ``limit`` is in bytes."""
+
+    def __init__(self):
+        self.limit, self.size, self.served = 0, 0, 0
+        self._outputs = OrderedDict()
+
+    def get(self, key):
+        """Return the output [C, h, w] kept under a key, or None."""
+        output = self._outputs.get(key)
+        if output is not None:
+            self._outputs.move_to_end(key)
+            self.served += 1
+        return output
+
+    def put(self, key, output):
+        """Keep a copy of an output on the CPU."""
+        if key in self._outputs or not self.limit:
+            return
+        kept = output.detach().to("cpu", copy=True)
+        self._outputs[key] = kept
+        self.size += kept.nbytes
+        self.shrink()
+
+    def shrink(self):
+        """Drop the oldest outputs until the limit holds."""
+        while self.size > self.limit and self._outputs:
+            self.size -= self._outputs.popitem(last=False)[1].nbytes
+
+
+def cache_for(model, megabytes):
+    """Return the cache of a MODEL, its limit set; None when it is off.
+
+    ``megabytes`` -1 takes a sixteenth of the machine's memory where that is 32 GiB or more, else none. A cache belongs to one
+    patched model and goes with it: another LoRA is another model.
+    """
+    if megabytes < 0:
+        total = psutil.virtual_memory().total
+        limit = int(total * _SHARE) if total >= _LARGE_MEMORY else 0
+    else:
+        limit = megabytes * 2**20
+    if not limit:
+        _models.pop(model, None)
+        return None
+    cache = _models.setdefault(model, EvaluationCache())
+    cache.limit = limit
+    cache.shrink()
+    return cache
+
+
+def fingerprint(conditioning):
+    """Return a digest of a conditioning that is nothing but prompts; None for one with ControlNet, hooks, areas, masks…"""
+    digest = hashlib.sha256()
+    for tensor, options in conditioning:
+        if set(options) - {"pooled_output"}:
+            return None
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()

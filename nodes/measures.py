@@ -1,0 +1,176 @@
+"""LatentDirectionCosine, LatentTSNE and IdentityPreservation: what the latents and images of a trajectory say (Figs 4 and 5)."""
+
+import csv
+import io as text_io
+import json
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+
+from ..medtraverse.direction import direction_cosines
+from ..medtraverse.figures.cosine import cosine_figure
+from ..medtraverse.figures.latent_map import latent_map_figure
+from ..medtraverse.identity import identity_table
+from ..medtraverse.latent_map import latent_map
+from ..medtraverse.notice import NOTICE
+from ..medtraverse.published import published_curve
+from ..medtraverse.trajectory import SWAP
+from .figure_image import figure_image
+from .sockets import CATEGORY, Trajectory
+
+MORE = ("trajectory_2", "trajectory_3", "trajectory_4")
+
+
+def csv_text(header, rows):
+    """Return rows as CSV, the notice in a last column."""
+    text = text_io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*header, "notice"])
+    writer.writerows([*row, NOTICE] for row in rows)
+    return text.getvalue()
+
+
+def row_names(trajectories):
+    """Return attribute names; with their neutral in front where several trajectories would repeat one."""
+    names = [name for trajectory in trajectories for name in trajectory.attributes]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{trajectory.neutral} {name}" for trajectory in trajectories for name in trajectory.attributes]
+
+
+class LatentDirectionCosine(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LatentDirectionCosine",
+            display_name="Latent Direction Cosine",
+            category=CATEGORY,
+            description="Cosine between the direction from neutral to λ and that to the largest λ: how far the trajectory bends (Fig. 5).",
+            inputs=[
+                Trajectory.Input("trajectory", tooltip="Trajectory of Prompt Swap KSampler."),
+                io.Boolean.Input("published", default=True, tooltip="Draw the paper's values, dashed, where there are any for the domain."),
+                *(Trajectory.Input(name, optional=True, tooltip="A further trajectory with the same swap steps.") for name in MORE),
+            ],
+            outputs=[
+                io.Image.Output("figure", tooltip="Mean over patients per attribute, with one standard deviation."),
+                io.String.Output("cosines_csv", tooltip="Cosine of every patient, attribute and λ, as CSV."),
+                io.String.Output("report", tooltip="Means and standard deviations as JSON."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, trajectory, published, trajectory_2=None, trajectory_3=None, trajectory_4=None):
+        trajectories = [item for item in (trajectory, trajectory_2, trajectory_3, trajectory_4) if item is not None]
+        for item in trajectories:
+            if item.kind != SWAP or item.points != trajectory.points:
+                raise ValueError("trajectory: direction cosines need trajectories of Prompt Swap KSampler with the same swap steps in the same order.")
+        names, swap_steps = row_names(trajectories), [int(point) for point in trajectory.points[1:]]
+        values, reference, rows = [], {}, []
+        for item in trajectories:
+            latents = item.gather(item.latents)
+            own = row_names(trajectories)[len(values):len(values) + len(item.attributes)]
+            paper = published_curve("direction cosine", item.settings.get("domain", ""), item.neutral)
+            for number, (plain, name) in enumerate(zip(item.attributes, own)):
+                cosines = direction_cosines(latents[:, number, 0], latents[:, number, 1:])
+                values.append(cosines)
+                rows += [[name, seed, *line] for seed, line in zip(item.seeds, cosines.tolist())]
+                if published and plain in paper:
+                    reference[name] = paper[plain]
+        colours = [colour for item in trajectories for colour in item.colours]
+        patients = min(len(item) for item in values)
+        if any(len(item) != patients for item in values):
+            raise ValueError("trajectory: the trajectories have different numbers of patients; give each the same.")
+        stacked = torch.stack(values)
+        figure = figure_image(cosine_figure(stacked, swap_steps, names, colours, reference))
+        report = json.dumps({
+            "swap_steps": swap_steps, "patients": patients,
+            "mean": {name: item.nanmean(0).tolist() for name, item in zip(names, stacked)},
+            "standard_deviation": {name: np.nanstd(item.numpy(), axis=0).tolist() for name, item in zip(names, stacked)},
+        })
+        table = csv_text(["attribute", "seed", *map(str, swap_steps)], rows)
+        return io.NodeOutput(figure, table, report, ui={**ui.PreviewImage(figure, cls=cls).as_dict(), "medtraverse": (report,)})
+
+
+class LatentTSNE(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LatentTSNE",
+            display_name="Latent t-SNE",
+            category=CATEGORY,
+            description="t-SNE of final latents; each trajectory is joined from neutral to its smallest λ (Fig. 4).",
+            inputs=[
+                Trajectory.Input("trajectory", tooltip="Trajectory of Prompt Swap KSampler, or curve frames."),
+                io.Image.Input("images", optional=True, tooltip="Its images, for thumbnails: VAE Decode of the LATENT beside it."),
+                io.Float.Input("perplexity", default=0.0, min=0.0, max=500.0, step=0.5,
+                               tooltip="Effective number of neighbours, below the number of latents. 0 chooses it; the paper used 2 for 20 points."),
+                io.Int.Input("seed", default=500, min=0, max=0xFFFFFFFF, tooltip="Random state of t-SNE. The paper: 500."),
+                io.Boolean.Input("thumbnails", default=True, tooltip="Draw images beside the ends of each trajectory, when images are wired."),
+            ],
+            outputs=[
+                io.Image.Output("figure", tooltip="The map."),
+                io.String.Output("coordinates_csv", tooltip="Coordinates of every latent, as CSV."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, trajectory, perplexity, seed, thumbnails, images=None):
+        places = trajectory.gather(latent_map(trajectory.latents, perplexity, seed))
+        pictures = trajectory.gather(images) if images is not None and thumbnails else None
+        figure = figure_image(latent_map_figure(
+            places, trajectory.attributes, trajectory.colours, trajectory.points, trajectory.seeds, pictures
+        ))
+        rows = [
+            [trajectory.neutral, attribute, patient, point, *places[p, a, n].tolist()]
+            for p, patient in enumerate(trajectory.seeds)
+            for a, attribute in enumerate(trajectory.attributes)
+            for n, point in enumerate(trajectory.points)
+        ]
+        table = csv_text(["neutral", "attribute", "seed", "point", "x", "y"], rows)
+        return io.NodeOutput(figure, table, ui=ui.PreviewImage(figure, cls=cls))
+
+
+class IdentityPreservation(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="IdentityPreservation",
+            display_name="Identity Preservation",
+            category=CATEGORY,
+            description="SSIM, MSE and correlation of every point's image to the patient's own neutral, beside the same against other patients' neutrals.",
+            inputs=[
+                Trajectory.Input("trajectory", tooltip="The trajectory, or its curve frames, that the images were decoded from."),
+                io.Image.Input("images", tooltip="Its images: VAE Decode of the LATENT beside it, in the same order."),
+                io.Int.Input("controls", default=4, min=1, max=100, tooltip="With how many other patients each image is compared."),
+            ],
+            outputs=[
+                io.String.Output("table", tooltip="Per attribute and point, as CSV."),
+                io.String.Output("report", tooltip="The same as JSON."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, trajectory, images, controls):
+        result = identity_table(trajectory.gather(images), controls)
+        header = [f"{measure} to {whose}" for whose in ("own neutral", "other patients") for measure in result.own]
+        columns = [*result.own.values(), *result.other.values()]
+        rows = [
+            [attribute, point, *(float(values[a, n]) for values in columns)]
+            for a, attribute in enumerate(trajectory.attributes) for n, point in enumerate(trajectory.points)
+        ]
+        table = csv_text(["attribute", "point", *header], rows)
+        report = json.dumps({
+            "patients": result.patients, "controls": result.controls, "points": list(trajectory.points),
+            **{
+                whose: {
+                    attribute: {measure: [None if v != v else round(v, 6) for v in values[a].tolist()] for measure, values in group.items()}
+                    for a, attribute in enumerate(trajectory.attributes)
+                }
+                for whose, group in (("own neutral", result.own), ("other patients", result.other))
+            },
+        })
+        return io.NodeOutput(table, report, ui={"text": (table,), "medtraverse": (report,)})

@@ -1,0 +1,74 @@
+"""TrajectoryGrid and TrajectoryFilm: the images of a trajectory side by side, and in motion (Figs 1, 3 and 6)."""
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..medtraverse.figures.film import film
+from ..medtraverse.figures.grid import strip, trajectory_grid
+from ..medtraverse.trajectory import CURVE
+from .figure_image import figure_image
+from .sockets import CATEGORY, Trajectory
+
+IMAGES = "Its images: VAE Decode of the LATENT beside it, in the same order."
+
+
+def shown(trajectory, images, max_patients):
+    """Return images [P, A, N, H, W, 3] and seeds of the first patients."""
+    gathered = trajectory.gather(images)[:max_patients]
+    return gathered, trajectory.seeds[:max_patients]
+
+
+class TrajectoryGrid(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TrajectoryGrid",
+            display_name="Trajectory Grid",
+            category=CATEGORY,
+            description="Rows are patients and attributes, columns neutral and λ = 45 … 5, or frames of a curve.",
+            inputs=[
+                Trajectory.Input("trajectory", tooltip="The trajectory, or its curve frames, that the images were decoded from."),
+                io.Image.Input("images", tooltip=IMAGES),
+                io.Int.Input("max_patients", default=4, min=1, max=1000, tooltip="How many patients to show, the first ones."),
+                io.Int.Input("frames_shown", default=10, min=2, max=1000, tooltip="For a curve: how many frames to show, evenly chosen, both ends included."),
+                io.String.Input("title", default="", tooltip="Title above the grid."),
+                io.Int.Input("dpi", default=100, min=30, max=600, tooltip="Dots per inch. At 100 a 128-pixel image is shown pixel for pixel; 300 for print."),
+            ],
+            outputs=[io.Image.Output("figure", tooltip="The grid as an image.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, trajectory, images, max_patients, frames_shown, title, dpi):
+        pictures, seeds = shown(trajectory, images, max_patients)
+        if trajectory.kind == CURVE:
+            count = min(frames_shown, pictures.shape[2])
+            figure = strip(pictures, trajectory.attributes, trajectory.colours, seeds, count, title)
+        else:
+            figure = trajectory_grid(pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, title)
+        image = figure_image(figure, dpi)
+        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
+
+
+class TrajectoryFilm(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TrajectoryFilm",
+            display_name="Trajectory Film",
+            category=CATEGORY,
+            description="Pictures for a video: per frame of the curve, each patient's neutral image and every attribute beside it.",
+            inputs=[
+                Trajectory.Input("trajectory", tooltip="Curve frames from Bézier Latent Interpolate."),
+                io.Image.Input("images", tooltip=IMAGES),
+                io.Int.Input("max_patients", default=2, min=1, max=100, tooltip="How many patients to show, the first ones."),
+                io.Boolean.Input("there_and_back", default=True, tooltip="Play to the end and back to neutral."),
+            ],
+            outputs=[io.Image.Output("frames", tooltip="One picture per frame, for Create Video.")],
+        )
+
+    @classmethod
+    def execute(cls, trajectory, images, max_patients, there_and_back):
+        pictures, seeds = shown(trajectory, images, max_patients)
+        frames = torch.from_numpy(film(pictures, trajectory.attributes, trajectory.colours, seeds))
+        return io.NodeOutput(torch.cat([frames, frames.flip(0)[1:]]) if there_and_back else frames)
