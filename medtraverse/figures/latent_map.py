@@ -8,7 +8,7 @@ from .sheet import FOOTER, HEADER, INK, LABEL, MUTED, NEUTRAL, SMALL, axes_in, c
 
 # inches
 WIDTH, HEIGHT, EDGE, LEGEND, FRAME = 11.0, 9.0, 0.25, 0.45, 0.035
-LARGEST, SMALLEST, SHARE = 1.15, 0.5, 0.24
+LARGEST, SMALLEST, SHARE, UNDER = 1.15, 0.5, 0.24, 0.16
 CROWD = 40
 
 
@@ -83,9 +83,9 @@ def latent_map_figure(coordinates, attributes: Sequence[str], colours: Sequence[
 
 
 def _wanted(shape, shown) -> list:
-    """(patient, attribute, point) of every thumbnail; a patient's neutral once."""
+    """(patient, attribute, point) of every thumbnail, far points first; a patient's neutral once."""
     patients, attributes = shape[:2]
-    return [(p, a, n) for n in shown for p in range(patients) for a in range(attributes) if n or not a]
+    return [(p, a, n) for n in reversed(shown) for p in range(patients) for a in range(attributes) if n or not a]
 
 
 def _spread(coordinates, room, margin):
@@ -109,22 +109,22 @@ def _trajectories(axes, places, colours) -> None:
 
 def _beside_points(places, wanted, side, room) -> list:
     """Lower left corners of the thumbnails: near their points, over as few points and thumbnails as can be."""
-    share = np.linspace(0, 1, 6)[:, None]
+    share = np.linspace(0, 1, 12)[:, None]
     # along the lines too, so that none disappears under a thumbnail
     lines = places[:, :, :-1, None] * (1 - share) + places[:, :, 1:, None] * share
     dots = np.concatenate([lines.reshape(-1, 2), places.reshape(-1, 2)])
-    centre = dots.mean(axis=0)
     angles = np.arange(24) * np.pi / 12
     ways = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     offsets = np.concatenate([ways * side * reach for reach in (0.85, 1.1, 1.45, 1.9, 2.5, 3.2)])
     half, taken, corners = side / 2 + 0.05, np.empty((0, 2)), []
     for p, a, n in wanted:
         dot = places[p, a, n]
-        middles = np.clip(dot + offsets, half, room - half)
-        outward = (dot - centre) / (np.linalg.norm(dot - centre) + 1e-9)
+        middles = np.clip(dot + offsets, (half, half + UNDER), room - half)
+        outward = dot - (places[p, a, 0] if n else places[p].mean(axis=(0, 1)))
+        outward = outward / (np.linalg.norm(outward) + 1e-9)
         cost = np.linalg.norm(middles - dot, axis=1) / side - 0.35 * (middles - dot) @ outward / side
         covered = (np.abs(middles[:, None] - dots[None]) < half).all(axis=2)
-        cost += 0.25 * covered.sum(axis=1)
+        cost += 0.18 * covered.sum(axis=1)
         apart = np.abs(middles[:, None] - taken[None])
         cost += 60 * np.clip(2 * half + 0.12 - apart, 0, None).prod(axis=2).sum(axis=1) / side**2
         best = middles[cost.argmin()]
