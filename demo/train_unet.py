@@ -1,0 +1,163 @@
+"""Training of the demo model's U-Net, jointly with its text encoder, on the latents of both domains."""
+
+from __future__ import annotations
+
+import copy
+import random
+import shutil
+import time
+from pathlib import Path
+
+import torch
+
+from demo.architecture import SCALING, build_scheduler, build_text_encoder, build_unet, load_tokenizer, write_folder
+from demo.captions import training_caption
+from demo.training import Averaged, Clock, Gradients, save_atomically
+from demo.train_vae import HELD_OUT, encode_all
+
+PEAK_RATE, BATCH, DROPOUT, SNR_LIMIT = 1e-3, 16, 0.1, 5.0
+SNAPSHOT_EVERY = 300.0
+# Of each set: encoding costs minutes on a CPU, and these are seen only a few times each.
+PATIENTS = 3000
+
+
+class Captioner:
+    """Token ids of fresh captions, a tenth of them empty; the tokenizer sees each sentence once."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.known = tokenizer, {}
+
+    def __call__(self, captions):
+        return torch.stack([self._ids(caption) for caption in captions])
+
+    def _ids(self, caption):
+        if caption not in self.known:
+            ids = self.tokenizer(caption, padding="max_length", truncation=True, return_tensors="pt").input_ids[0]
+            self.known[caption] = ids
+        return self.known[caption]
+
+    def draw(self, factors, rng):
+        return self("" if rng.random() < DROPOUT else training_caption(f, rng) for f in factors)
+
+
+def snr_weight(signal):
+    """Min-SNR weight of the noise error for cumulative alphas `signal` (Hang et al. 2023, limit 5)."""
+    snr = signal / (1 - signal)
+    return snr.clamp(max=SNR_LIMIT) / snr
+
+
+def train_unet(vae, sets, folder: Path, minutes, steps, seed, device, resume):
+    """Train both networks on the phantom sets, in equal shares; returns (unet, text encoder, log), with averaged weights."""
+    torch.manual_seed(seed)
+    unet, text = build_unet(), build_text_encoder()
+    captioner = Captioner(load_tokenizer(folder))
+    _clear_unused_tokens(text, captioner, sets)
+    unet, text = unet.to(device), text.to(device)
+    parameters = [*unet.parameters(), *text.parameters()]
+    optimizer = torch.optim.AdamW(parameters, PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+    average = Averaged(parameters, 0.998)
+    gradients = Gradients(parameters, device)
+    moments = _moments(vae, sets, folder, gradients.pool, device, resume)
+    clock, path = Clock("unet", minutes, steps), folder / "unet.pt"
+    if resume and path.exists():
+        state = torch.load(path, map_location=device, weights_only=True)
+        unet.load_state_dict(state["unet"])
+        text.load_state_dict(state["text"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.shadow, average.count = state["shadow"], state["step"]
+        clock = Clock("unet", minutes, steps, state["spent"], state["step"])
+        clock.curve, clock.mean = state["curve"], state["loss"]
+    alphas = build_scheduler().alphas_cumprod.to(device)
+
+    def loss(latent, noise, step, ids):
+        signal = alphas[step][:, None, None, None]
+        noisy = signal.sqrt() * latent + (1 - signal).sqrt() * noise
+        error = unet(noisy, step, text(ids).last_hidden_state).sample.float() - noise
+        return (snr_weight(signal) * error.square()).mean()
+
+    def save():
+        save_atomically({
+            "unet": unet.state_dict(), "text": text.state_dict(), "optimizer": optimizer.state_dict(), "shadow": average.shadow,
+            "step": clock.step, "spent": clock.spent, "curve": clock.curve, "loss": clock.mean,
+        }, path)  # fmt: skip
+
+    snapped = time.monotonic()
+    while clock.fraction < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = clock.rate(PEAK_RATE, warm=100)
+        value = gradients(loss, *(part.to(device) for part in _batch(moments, sets, captioner, seed, clock.step)))
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        average.update()
+        clock.tick(value)
+        if clock.due():
+            save()
+        if time.monotonic() - snapped > SNAPSHOT_EVERY:
+            average.swap()
+            _snapshot(folder / "snapshot", vae, unet, text)
+            average.swap()
+            snapped = time.monotonic()
+    save()
+    average.swap()
+    held = [_batch(moments, sets, captioner, seed, -1 - i, held_out=True) for i in range(32)]
+    with torch.no_grad():
+        held_loss = sum(float(loss(*(part.to(device) for part in batch))) for batch in held) / len(held)
+    return unet, text, clock.log(device) | {"held_out_loss": round(held_loss, 5)}
+
+
+def _moments(vae, sets, folder, pool, device, resume):
+    """Latent moments of each set, kept for a resumed run."""
+    path = folder / "latents.pt"
+    if resume and path.exists():
+        return torch.load(path, weights_only=True)
+    vae = vae.to(device)
+    begun, moments = time.monotonic(), []
+    for phantoms in sets:
+        images = phantoms.images[:PATIENTS]
+        pieces = [images[i : i + 250] for i in range(0, len(images), 250)]
+
+        def encode(piece):
+            with torch.autocast(torch.device(device).type, torch.bfloat16):
+                return encode_all(vae, piece).float()
+
+        moments.append(torch.cat(list(pool.map(encode, pieces))))
+        print(f"{phantoms.domain}: {len(images)} latents, {(time.monotonic() - begun) / 60:.1f} min", flush=True)
+    save_atomically(moments, path)
+    return moments
+
+
+def _batch(moments, sets, captioner, seed, step, held_out=False):
+    draw = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+    rng = random.Random(f"{seed} {step}")
+    latents, ids = [], []
+    for rows, phantoms in zip(moments, sets):
+        first, last = (len(rows) - HELD_OUT, len(rows)) if held_out else (0, len(rows) - HELD_OUT)
+        chosen = torch.randint(first, last, (BATCH // len(sets),), generator=draw)
+        mean, logvar = rows[chosen].chunk(2, 1)
+        latents.append(SCALING * (mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=draw)))
+        ids.append(captioner.draw([phantoms.factors[i] for i in chosen], rng))
+    latent, tokens = (torch.stack(part, 1).flatten(0, 1) for part in (latents, ids))
+    return latent, torch.randn(latent.shape, generator=draw), torch.randint(0, 1000, (len(latent),), generator=draw), tokens
+
+
+@torch.no_grad()
+def _clear_unused_tokens(text, captioner, sets, draws=4):
+    """Zero the embedding of every token that no caption holds: rows that are never trained say nothing, and compress."""
+    rng, used = random.Random(0), {int(i) for i in captioner([""]).unique()}
+    for phantoms in sets:
+        for _ in range(draws):
+            used |= set(captioner.draw(phantoms.factors, rng).unique().tolist())
+    table = text.get_input_embeddings().weight
+    unused = torch.ones(len(table), dtype=torch.bool)
+    unused[sorted(used)] = False
+    table[unused] = 0
+
+
+def _snapshot(folder, vae, unet, text):
+    part, old = folder.with_suffix(".part"), folder.with_suffix(".old")
+    shutil.rmtree(part, ignore_errors=True)
+    write_folder(part, *(copy.deepcopy(network).cpu() for network in (vae, unet, text)))
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
