@@ -87,6 +87,12 @@ def parse_attributes(text):
     return tuple(attributes)
 
 
+def check_colour(colour, name="colour"):
+    """Raises ValueError, naming the input ``name``, unless a colour is ``#RRGGBB``."""
+    if not re.fullmatch(r"#[0-9A-Fa-f]{6}", colour):
+        raise ValueError(f"{name}: {colour!r} is not a colour; write #RRGGBB, such as #CC00CC.")
+
+
 def read_domain(path):
     """Read one domain file. Raises ValueError that names the file and the field at fault."""
     path = Path(path)
@@ -104,8 +110,7 @@ def read_domain(path):
     if not domain.neutrals or not domain.attributes or domain.size % 8:
         raise ValueError(f"domain file {path.name}: needs a neutral, an attribute and a size that is a multiple of 8.")
     for attribute in attributes:
-        if not re.fullmatch(r"#[0-9A-Fa-f]{6}", attribute.colour):
-            raise ValueError(f"domain file {path.name}: colour {attribute.colour!r} of {attribute.name!r} is not #RRGGBB.")
+        check_colour(attribute.colour, f"domain file {path.name}, attribute {attribute.name!r}")
     return domain
 
 

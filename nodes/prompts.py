@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..medtraverse.domain import parse_attributes
+from ..medtraverse.domain import check_colour, parse_attributes
 from ..medtraverse.prompts import AttributeSet, PromptedAttribute, literal
 from . import sources
 from .sockets import CATEGORY, Attributes, Domain
@@ -89,7 +89,7 @@ class AttributeConditioning(io.ComfyNode):
         named = tuple(label.strip() for label in labels.split(",") if label.strip()) or (name,)
         if not name.strip():
             raise ValueError("name: an attribute needs a name, such as 'pleural effusion'.")
-        parse_attributes(f"{name} {colour} = prompt")
+        check_colour(colour)
         item = PromptedAttribute(name.strip(), colour, named, "", conditioning)
         base = others or AttributeSet(())
         return io.NodeOutput(replace(base, attributes=(*base.attributes, item)))

@@ -20,6 +20,7 @@ import comfy.cli_args  # noqa: E402
 
 comfy.cli_args.args.cpu = True
 comfy.cli_args.args.base_directory = _base
+import torch  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +41,48 @@ def node_classes(pack):
         return await (await pack.comfy_entrypoint()).get_node_list()
 
     return {node.GET_SCHEMA().node_id: node for node in asyncio.run(collect())}
+
+
+class Nodes:
+    """Calls nodes by id, as ComfyUI does: missing inputs take the schema's default."""
+
+    def __init__(self, classes):
+        self.classes = classes
+
+    def __call__(self, node_id, **inputs):
+        node = self.classes[node_id]
+        for item in node.GET_SCHEMA().inputs:
+            default = getattr(item, "default", None)
+            if item.id not in inputs and not item.optional and default is not None:
+                inputs[item.id] = default
+        return node.EXECUTE_NORMALIZED(**inputs)
+
+
+@pytest.fixture(scope="session")
+def run(node_classes):
+    """``run("NodeId", input=value)`` executes a node and returns its NodeOutput."""
+    with torch.inference_mode():
+        yield Nodes(node_classes)
+
+
+@pytest.fixture(scope="session")
+def demo(run):
+    """The shipped model: MODEL, CLIP, VAE and domain, for CheXpert."""
+    return run("MedicalCheckpointLoader", domain="CheXpert").args
+
+
+@pytest.fixture(scope="session")
+def prompts(run, demo):
+    """Neutral, negative and attribute conditionings of the demo model."""
+    return run("MedicalAttributePrompts", clip=demo[1], domain=demo[3]).args
+
+
+@pytest.fixture(scope="session")
+def traverse(run, demo, prompts):
+    """``traverse(**inputs)`` runs PromptSwapKSampler on the demo model and returns its trajectory."""
+
+    def call(**inputs):
+        neutral, negative, attributes, _ = prompts
+        return run("PromptSwapKSampler", **{"model": demo[0], "neutral": neutral, "negative": negative, "attributes": attributes, **inputs})[1]
+
+    return call

@@ -1,7 +1,8 @@
 import pytest
 
 NODES = ["MedicalCheckpointLoader", "MedicalAttributePrompts", "PromptSwapKSampler", "BezierLatentInterpolate",
-         "MedicalClassifierLoader", "CFRTEvaluator", "LatentTSNE", "LatentDirectionCosine", "TrajectoryGrid"]
+         "MedicalClassifierLoader", "CFRTEvaluator", "LatentTSNE", "LatentDirectionCosine", "TrajectoryGrid",
+         "TrajectoryFilm", "IdentityPreservation", "AttributeConditioning"]
 
 
 @pytest.fixture(scope="module")

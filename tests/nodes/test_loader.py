@@ -1,0 +1,156 @@
+"""MedicalCheckpointLoader against diffusers, in every form that it reads, and its errors."""
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+
+@pytest.fixture(scope="module")
+def folder(pack):
+    return pack.nodes.sources.DEMO_WEIGHTS / "phantom-sd"
+
+
+@pytest.fixture(scope="module")
+def parts(folder):
+    return {name: load_file(next((folder / name).glob("*.safetensors"))) for name in ("unet", "vae", "text_encoder")}
+
+
+@pytest.fixture
+def models(pack):
+    """ComfyUI's models folder of this test run, emptied afterwards."""
+    import folder_paths
+    from pathlib import Path
+
+    root = Path(folder_paths.models_dir)
+    yield root
+    for name in ("checkpoints", "diffusers", "diffusion_models", "classifiers"):
+        shutil.rmtree(root / name, ignore_errors=True)
+
+
+def put(weights, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, path)
+
+
+def test_unet_vae_and_text_encoder_equal_diffusers(demo, folder):
+    diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
+    model, clip, vae, domain = demo
+    latents, steps = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([981.0, 1.0])
+    text = torch.randn(2, 77, 64, generator=torch.Generator().manual_seed(1))
+    unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    ours = model.model.diffusion_model(latents, steps, context=text)
+    assert (ours - unet(latents, steps, text).sample).abs().max() < 1e-4
+    auto = diffusers.AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    picture = (auto.decode(latents).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+    assert (vae.decode(latents) - picture).abs().max() < 1e-4
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
+    prompt = "a dermoscopic image with melanoma (MEL) with a ruler visible"
+    tokens = tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    from medtraverse.prompts import literal
+
+    assert (clip.encode_from_tokens(clip.tokenize(literal(prompt))) - encoder(tokens)[0]).abs().max() < 1e-4
+    assert domain.size == 128
+
+
+def test_the_demo_model_comes_first_and_auto_knows_its_domain(run, node_classes):
+    schema = node_classes["MedicalCheckpointLoader"].GET_SCHEMA()
+    assert schema.inputs[0].options[0] == schema.inputs[0].default == "MedTraverse demo (phantoms)"
+    assert run("MedicalCheckpointLoader")[3].name == "CheXpert"
+
+
+def test_a_unet_alone_is_laid_over_its_base(run, parts, models, demo):
+    weights = {key: value * 1.01 for key, value in parts["unet"].items()}
+    put(weights, models / "diffusion_models" / "isic-unet.safetensors")
+    model, _, _, domain = run("MedicalCheckpointLoader", unet="isic-unet.safetensors")
+    key = "time_embed.0.weight"
+    assert domain.name == "ISIC"
+    assert torch.equal(model.model.diffusion_model.state_dict()[key].half(), weights["time_embedding.linear_1.weight"])
+    assert not torch.equal(model.model.diffusion_model.state_dict()[key], demo[0].model.diffusion_model.state_dict()[key])
+
+
+def test_a_diffusers_folder_and_a_single_file_are_the_same_model(run, folder, models, demo, pack):
+    shutil.copytree(folder, models / "diffusers" / "chest-model")
+    model, clip, vae, domain = run("MedicalCheckpointLoader", checkpoint="diffusers/chest-model")
+    assert domain.name == "CheXpert" and domain.size == 128
+    single = {f"model.diffusion_model.{k}": v.contiguous() for k, v in model.model.diffusion_model.state_dict().items()}
+    single |= {f"first_stage_model.{k}": v.contiguous() for k, v in vae.first_stage_model.state_dict().items()}
+    single |= {
+        f"cond_stage_model.transformer.{k}": v.contiguous()
+        for k, v in clip.cond_stage_model.clip_l.transformer.state_dict().items() if "text_projection" not in k
+    }
+    put(single, models / "checkpoints" / "my-cxr.safetensors")
+    again = run("MedicalCheckpointLoader", checkpoint="my-cxr.safetensors")
+    for first, second in ((model.model.diffusion_model, again[0].model.diffusion_model), (vae.first_stage_model, again[2].first_stage_model)):
+        pairs = zip(first.state_dict().values(), second.state_dict().values())
+        assert all(torch.equal(a, b) for a, b in pairs)
+    assert again[3].size == 512
+
+
+def test_lora_reaches_every_attention_of_the_unet(demo):
+    import comfy.lora
+
+    keys = comfy.lora.model_lora_keys_unet(demo[0].model, {})
+    assert sum(key.endswith("attn2_to_k") and key.startswith("lora_unet") for key in keys) >= 4
+
+
+@pytest.mark.parametrize(("change", "fault"), [
+    ({"prediction_type": "sample"}, "prediction_type = 'sample'"), ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+    ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule"),
+])
+def test_a_schedule_that_would_go_silently_wrong_is_refused(run, folder, models, change, fault):
+    target = models / "diffusers" / "chest-model"
+    shutil.copytree(folder, target)
+    config = target / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    with pytest.raises(ValueError, match="scheduler_config.json has " + fault):
+        run("MedicalCheckpointLoader", checkpoint="diffusers/chest-model")
+
+
+def test_v_prediction_is_honoured(run, folder, models):
+    import comfy.model_sampling
+
+    target = models / "diffusers" / "chest-model"
+    shutil.copytree(folder, target)
+    config = target / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "v_prediction"}))
+    model = run("MedicalCheckpointLoader", checkpoint="diffusers/chest-model")[0]
+    assert isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.V_PREDICTION)
+
+
+@pytest.mark.parametrize(("name", "content", "fault"), [
+    ("chest.safetensors", b"not a checkpoint", "chest.safetensors could not be read as safetensors"),
+    ("chest.safetensors", None, "has no U-Net"),
+])
+def test_broken_checkpoints_are_named(run, models, name, content, fault):
+    path = models / "checkpoints" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content) if content else put({"weight": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="checkpoint: .*" + fault):
+        run("MedicalCheckpointLoader", checkpoint=name)
+
+
+@pytest.mark.parametrize(("change", "fault"), [
+    (lambda w: {k: v for k, v in w.items() if k != "conv_out.bias"}, "keys missing"),
+    (lambda w: {**w, "surplus.weight": torch.zeros(1)}, "not those of Stable Diffusion 1.x.*surplus"),
+    (lambda w: {k: v for k, v in w.items() if not k.startswith("down_blocks")}, "not the weights of a Stable Diffusion 1.x U-Net"),
+    (lambda w: {**w, "conv_out.weight": torch.zeros(4, 32, 3, 3)}, "another shape"),
+])
+def test_a_unet_of_another_architecture_is_named(run, parts, models, change, fault):
+    put(change(parts["unet"]), models / "diffusion_models" / "isic.safetensors")
+    with pytest.raises(ValueError, match="unet: .*" + fault):
+        run("MedicalCheckpointLoader", unet="isic.safetensors")
+
+
+@pytest.mark.parametrize("inputs", [{"checkpoint": "../../secret.safetensors"}, {"unet": "/etc/passwd"}, {"domain": "MRI"}])
+def test_choices_that_are_not_offered_are_refused_with_the_good_ones(run, inputs):
+    with pytest.raises(ValueError, match=f"{next(iter(inputs))}: there is no .*the choices are"):
+        run("MedicalCheckpointLoader", **inputs)
+
+
+def test_a_missing_model_says_so(run, pack, monkeypatch, tmp_path):
+    monkeypatch.setattr(pack.nodes.sources, "DEMO_WEIGHTS", tmp_path)
+    with pytest.raises(ValueError, match="checkpoint: 'MedTraverse demo .phantoms.' is missing"):
+        run("MedicalCheckpointLoader", domain="CheXpert")
