@@ -1,0 +1,206 @@
+"""Captions of the paper's fine-tuning sets, read from the data sets' own CSV files.
+
+TehraniNasab, Kumar, Arbel (2025), arXiv 2503.23623: CheXpert films are described by those of eight labels that are certain,
+ISIC 2019 images by diagnosis and artefacts. Model prompts for sampling differ from these on purpose; see `prompts`.
+"""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+NORMAL = "Normal chest X-ray with no significant findings"
+CHEXPERT_LABELS = (
+    "No Finding", "Cardiomegaly", "Lung Opacity", "Edema", "Pneumonia", "Pneumothorax", "Pleural Effusion", "Support Devices",
+)  # fmt: skip
+ISIC_ARTEFACTS = ("dark corner", "hair", "gel border", "gel bubble", "ruler", "ink", "patches")
+DIAGNOSES = {"MEL": "a dermoscopic image with melanoma (MEL)", "NV": "a dermoscopic image with melanocytic nevus (NV)"}
+
+# As CheXpert and the authors' tables write them; anything else goes through float().
+_STATES = {"": None, "1.0": 1, "0.0": 0, "-1.0": -1, "1": 1, "0": 0, "-1": -1}
+
+
+class Captioned(NamedTuple):
+    """An image, as a path relative to the folder that holds the data set (`image_file` finds it), and its caption."""
+
+    image: str
+    caption: str
+
+
+class Captions(list):
+    """A list of `Captioned` in the order of the table; `left_out` counts the rows that are not in it, by reason."""
+
+    def __init__(self, rows: Iterable = (), left_out: dict | None = None):
+        super().__init__(rows)
+        self.left_out = dict(left_out or {})
+
+
+def chexpert_caption(present: Iterable[str]) -> str:
+    """The caption of a film whose labels in `present` are 1; the neutral sentence if the paper uses none of them.
+
+    Labels outside `CHEXPERT_LABELS` (Atelectasis, Fracture, ...) leave the caption as it is.
+    """
+    present = set(present)
+    names = [name for name in CHEXPERT_LABELS if name in present]
+    return f"Chest X-ray showing {', '.join(names)}" if names else NORMAL
+
+
+def isic_caption(diagnosis: str, present: Iterable[str]) -> str:
+    """The caption of a lesion, `diagnosis` MEL or NV, with artefacts of `ISIC_ARTEFACTS`.
+
+    Raises
+    ------
+    ValueError
+        Another diagnosis, for which the paper has no sentence, or an unknown artefact.
+    """
+    if diagnosis not in DIAGNOSES:
+        raise ValueError(f"diagnosis is {diagnosis!r}; captions exist for {' and '.join(DIAGNOSES)}")
+    present = set(present)
+    if unknown := sorted(present - set(ISIC_ARTEFACTS)):
+        raise ValueError(f"artefact {unknown[0]!r} is unknown; it must be one of {', '.join(ISIC_ARTEFACTS)}")
+    names = [name for name in ISIC_ARTEFACTS if name in present]
+    return f"{DIAGNOSES[diagnosis]} {'showing ' + ', '.join(names) if names else 'with no visible artifacts'}"
+
+
+def read_chexpert(path: str | os.PathLike, frontal_only: bool = False) -> Captions:
+    """Read CheXpert's ``train.csv`` or ``valid.csv``, or a table with the columns `Path` and `CHEXPERT_LABELS`.
+
+    Labels of 1 enter the caption; 0, -1 (uncertain) and blank do not.
+
+    Parameters
+    ----------
+    path : path
+        CSV file with a header.
+    frontal_only : bool
+        Leave out lateral films, by the column `Frontal/Lateral`.
+
+    Returns
+    -------
+    Captions
+        `left_out` has "lateral" when `frontal_only` is set.
+
+    Raises
+    ------
+    ValueError
+        The file cannot be read, lacks or repeats a column, has no rows, a label is not 1, 0, -1 or blank, a view is neither Frontal
+        nor Lateral, or an image stands on two rows. The message names the file, the line and the column.
+    """
+    view_column = ["Frontal/Lateral"] if frontal_only else []
+    found, lateral = Captions(), 0
+    for place, cells in _rows(path, "Path", [*CHEXPERT_LABELS, *view_column]):
+        image, *labels = cells[: 1 + len(CHEXPERT_LABELS)]
+        present = [name for name, cell in zip(CHEXPERT_LABELS, labels) if _state(cell, place, name, (1, 0, -1, None)) == 1]
+        if frontal_only and (view := cells[-1]) != "Frontal":
+            if view != "Lateral":
+                raise ValueError(f"{place}, column 'Frontal/Lateral': {view!r} is neither Frontal nor Lateral")
+            lateral += 1
+            continue
+        found.append(Captioned(image, chexpert_caption(present)))
+    found.left_out = {"lateral": lateral} if frontal_only else {}
+    return found
+
+
+def read_isic(path: str | os.PathLike) -> Captions:
+    """Read a table of ISIC 2019: `image`, `MEL`, `NV` and the artefacts as 0 or 1, spelled `dark_corner` or `dark corner`.
+
+    Rows of other diagnoses are left out and counted. Other columns, such as the authors' `vasc`, are not looked at.
+
+    Returns
+    -------
+    Captions
+        Image names get `.jpg` where the table has none; `left_out` has "neither MEL nor NV".
+
+    Raises
+    ------
+    ValueError
+        As for `read_chexpert`; also a row that is both MEL and NV. Predicted probabilities of artefacts are refused: cut them first.
+    """
+    found, other = Captions(), 0
+    for place, (image, *cells) in _rows(path, "image", [*DIAGNOSES, *ISIC_ARTEFACTS]):
+        state = {name: _state(cell, place, name, (1, 0)) for name, cell in zip((*DIAGNOSES, *ISIC_ARTEFACTS), cells)}
+        diagnoses = [name for name in DIAGNOSES if state[name]]
+        if len(diagnoses) > 1:
+            raise ValueError(f"{place}, columns 'MEL' and 'NV': both are 1; a lesion has one diagnosis")
+        if not diagnoses:
+            other += 1
+            continue
+        caption = isic_caption(diagnoses[0], (name for name in ISIC_ARTEFACTS if state[name]))
+        found.append(Captioned(image if Path(image).suffix else f"{image}.jpg", caption))
+    found.left_out = {"neither MEL nor NV": other}
+    return found
+
+
+def image_file(root: str | os.PathLike, image: str) -> Path:
+    """Find an image of a table under `root`.
+
+    CheXpert's paths begin with the data set's own folder, and `root` may be that folder or the one above; some images of
+    ISIC 2019 lie under their name with `_downsampled` added.
+
+    Raises
+    ------
+    ValueError
+        None of these is there; the message lists what was looked for.
+    """
+    plain = Path(root, image)
+    candidates = [plain, plain.with_name(f"{plain.stem}_downsampled{plain.suffix}")]
+    if len(inner := Path(image).parts[1:]):
+        candidates.insert(1, Path(root, *inner))
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise ValueError(f"image {image!r} is not there; looked for {', '.join(map(str, candidates))}")
+
+
+def _rows(path, key: str, columns: list) -> Iterator[tuple[str, list]]:
+    """Yield each row's place, for messages, and the cells of `key` and `columns`; a key stands on one row only."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            where = _columns(path, header, [key, *columns])
+            seen = {}
+            for row in filter(any, reader):
+                place = f"{path}: line {reader.line_num}"
+                if len(row) != len(header):
+                    raise ValueError(f"{place}: {len(row)} cells, but the header has {len(header)}")
+                cells = [row[column].strip() for column in where]
+                if not cells[0]:
+                    raise ValueError(f"{place}, column {header[where[0]]!r}: is empty")
+                if (first := seen.setdefault(cells[0], reader.line_num)) != reader.line_num:
+                    raise ValueError(f"{place}, column {header[where[0]]!r}: {cells[0]} is already on line {first}")
+                yield place, cells
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error}); give the path of a CSV table") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: is no UTF-8 CSV table ({error})") from error
+    if not seen:
+        raise ValueError(f"{path}: has no rows; expected a header with {key}, {', '.join(columns)} and one row per image")
+
+
+def _columns(path, header: list, wanted: list) -> list:
+    # Case matters: the authors' ISIC table has a diagnosis `VASC` and an artefact `vasc`.
+    plain = [name.replace("_", " ") for name in header]
+    count = Counter(plain)
+    absent = [name for name in wanted if not count[name.replace("_", " ")]]
+    if absent:
+        raise ValueError(f"{path}: lacks column{'s' * bool(absent[1:])} {', '.join(absent)}; it has {', '.join(header) or 'no header'}")
+    if twice := [name for name in wanted if count[name] > 1]:
+        raise ValueError(f"{path}: column {twice[0]!r} stands twice in the header")
+    return [plain.index(name) for name in wanted]
+
+
+def _state(cell: str, place: str, column: str, allowed: tuple):
+    if cell in _STATES:
+        value = _STATES[cell]
+    else:
+        try:
+            value = float(cell)
+        except ValueError:
+            value = cell
+    if value not in allowed:
+        listed = ", ".join("blank" if state is None else str(state) for state in allowed)
+        hint = "; cut probabilities at a threshold first" if isinstance(value, float) and 0 < value < 1 else ""
+        raise ValueError(f"{place}, column {column!r}: {cell or 'blank'} is none of {listed}{hint}")
+    return value
