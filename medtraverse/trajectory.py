@@ -56,6 +56,33 @@ class Trajectory:
             )
         return rows[self.index.to(rows.device)] if isinstance(rows, torch.Tensor) else rows[self.index.numpy()]
 
+    def select(self, patients=None, attributes=None, points=None):
+        """Return the trajectory of some patients, attributes and points only, with the rows that they need.
+
+        Parameters
+        ----------
+        patients : int, optional
+            Number of patients to keep, the first ones.
+        attributes, points : sequences of str, optional
+            Names to keep, in that order; the neutral point is always kept, first.
+
+        Raises
+        ------
+        ValueError
+            A name that the trajectory does not have.
+        """
+        kept = list(range(self.patients))[:patients]
+        columns = [_position(name, self.attributes, "attributes") for name in attributes or self.attributes]
+        chosen = [_position(name, self.points, "points") for name in points or self.points]
+        chosen = [0] + [point for point in chosen if point]
+        index = self.index[kept][:, columns][:, :, chosen]
+        rows, index = index.unique(return_inverse=True)
+        return replace(
+            self, latents=self.latents[rows], index=index, seeds=tuple(self.seeds[p] for p in kept),
+            attributes=tuple(self.attributes[a] for a in columns), colours=tuple(self.colours[a] for a in columns),
+            labels=tuple(self.labels[a] for a in columns), points=tuple(self.points[n] for n in chosen),
+        )
+
     def curve(self, latents, settings):
         """Return the trajectory of curve frames, ``latents`` [patients, attributes, frames, C, h, w]."""
         patients, attributes, frames = latents.shape[:3]
@@ -64,6 +91,12 @@ class Trajectory:
             self, latents=latents.flatten(0, 2), index=index, points=tuple(map(str, range(frames))), kind=CURVE,
             settings={**self.settings, "curve": settings},
         )
+
+
+def _position(name, names, what):
+    if name not in names:
+        raise ValueError(f"{what}: the trajectory has no {name!r}; it has {', '.join(names)}.")
+    return names.index(name)
 
 
 def control_points(latents):

@@ -1,9 +1,10 @@
-"""BezierLatentInterpolate: join the latents of a trajectory, or any batch of latents, by a curve (Fig. 6)."""
+"""BezierLatentInterpolate and TrajectorySelect: join the latents of a trajectory, or any batch of latents, by a curve (Fig. 6); keep a part of it."""
 
 import torch
 from comfy_api.latest import io
 
 from ..medtraverse.curve import METHODS, SPACINGS, interpolate
+from ..medtraverse.predictions import far_points
 from ..medtraverse.trajectory import SWAP, Trajectory, control_points
 from .sockets import CATEGORY
 from .sockets import Trajectory as TrajectorySocket
@@ -44,3 +45,31 @@ class BezierLatentInterpolate(io.ComfyNode):
         curves = torch.stack([torch.stack([interpolate(attribute, frames, method, spacing) for attribute in patient]) for patient in points])
         curve = trajectory.curve(curves, {"frames": frames, "method": method, "spacing": spacing})
         return io.NodeOutput({**kept, "samples": curve.latents}, curve)
+
+
+class TrajectorySelect(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TrajectorySelect",
+            display_name="Trajectory Select",
+            category=CATEGORY,
+            description="Keeps some patients, attributes and points of a trajectory, so that only those are decoded and judged.",
+            inputs=[
+                TrajectorySocket.Input("trajectory", tooltip="A trajectory, or curve frames."),
+                io.Int.Input("patients", default=0, min=0, max=100000, tooltip="How many patients to keep, the first ones; 0 keeps all."),
+                io.String.Input("attributes", default="", tooltip="Attributes to keep, comma-separated; empty keeps all."),
+                io.String.Input("points", default="", tooltip="Swap steps or frames to keep, such as 5,10,15 or 30-49, beside the neutral; empty keeps all."),
+            ],
+            outputs=[
+                io.Latent.Output("latent", tooltip="Latents of what is kept."),
+                TrajectorySocket.Output("selection", display_name="trajectory", tooltip="What is kept, for the nodes that take its images."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, trajectory, patients, attributes, points):
+        names = [name.strip() for name in attributes.split(",") if name.strip()]
+        chosen = far_points(points, trajectory.points[1:]) if points.strip() else None
+        kept = trajectory.select(patients or None, names or None, chosen)
+        return io.NodeOutput({"samples": kept.latents}, kept)

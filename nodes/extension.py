@@ -3,7 +3,7 @@
 from comfy_api.latest import ComfyExtension
 
 from .classifier import CFRTEvaluator, MedicalClassifierLoader
-from .curve import BezierLatentInterpolate
+from .curve import BezierLatentInterpolate, TrajectorySelect
 from .loader import MedicalCheckpointLoader
 from .measures import IdentityPreservation, LatentDirectionCosine, LatentTSNE
 from .pictures import TrajectoryFilm, TrajectoryGrid
@@ -16,6 +16,7 @@ NODES = [
     AttributeConditioning,
     PromptSwapKSampler,
     BezierLatentInterpolate,
+    TrajectorySelect,
     MedicalClassifierLoader,
     CFRTEvaluator,
     LatentTSNE,

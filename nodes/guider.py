@@ -32,6 +32,7 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         self.plan, self.steps, self.rows_per_call, self.progress = plan, steps, rows_per_call, progress
         self.cache, self.row_keys = cache, row_keys
         self.row_attribute = plan.attribute()
+        self.own_negative = torch.zeros(plan.rows, dtype=torch.bool)
         self.step = self.evaluation = self.call = 0
         self.rows = self.calls = self.served = 0
 
@@ -40,36 +41,50 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         self.step, self.evaluation, self.call = step, evaluation, 0
 
     def set_traversal(self, neutral, attributes, negative):
-        """Set the conditionings: one neutral, one per attribute, one negative."""
-        conds = {"positive": neutral, "negative": negative}
-        for number, attribute in enumerate(attributes):
-            conds[_key(number)] = attribute
-            conds[_key(number) + " negative"] = _with_control_of(attribute, negative)
+        """Set the conditionings: one neutral, one per attribute, one negative. Raises ValueError for one made for a batch."""
+        conds = {"positive": neutral, "negative": negative} | {_key(number): attribute for number, attribute in enumerate(attributes)}
+        for key, conditioning in conds.items():
+            _refuse_batch(conditioning, "neutral" if key == "positive" else key)
         self.inner_set_conds(conds)
+
+    def process_attributes(self, noise, latent_image, denoise_mask, seed):
+        """Process each attribute with the negative alone, as core does in a run of its own.
+
+        Processed together, an area, GLIGEN or ControlNet of one would reach the neutral and the other attributes.
+        """
+        different = []
+        for number in range(self.plan.attributes):
+            pair = {"positive": self.unprocessed[_key(number)], "negative": self.unprocessed["negative"]}
+            pair = comfy.samplers.process_conds(self.inner_model, noise, pair, noise.device, latent_image, denoise_mask, seed)
+            self.conds[_key(number)], self.conds[_negative(_key(number))] = pair["positive"], pair["negative"]
+            different.append(not _same(pair["negative"], self.conds["negative"]))
+        self.own_negative = torch.tensor([*different, False])[self.row_attribute]
 
     def sample(self, *args, **kwargs):
         original = self.model_options
         self.model_options = comfy.model_patcher.create_model_options_clone(original)
         add = comfy.patcher_extension.add_wrapper_with_key
         add(WRAPPERS.CALC_COND_BATCH, "medtraverse", self._distinct_rows, self.model_options, is_model_options=True)
-        add(WRAPPERS.PREPARE_SAMPLING, "medtraverse", self._memory_of_one_call, self.model_options, is_model_options=True)
+        add(WRAPPERS.PREPARE_SAMPLING, "medtraverse", self._prepare, self.model_options, is_model_options=True)
         try:
             return super().sample(*args, **kwargs)
         finally:
             self.model_options = original
 
-    def _memory_of_one_call(self, executor, model, noise_shape, conds, *args, **kwargs):
-        """Ask for the memory of one call: core would estimate it from all rows."""
+    def _prepare(self, executor, model, noise_shape, conds, *args, **kwargs):
+        """Ask for the memory of one call (core would estimate it from all rows), and keep the attributes from core's processing."""
         rows = min(noise_shape[0], self.rows_per_call)
-        return executor(model, [rows, *noise_shape[1:]], conds, *args, **kwargs)
+        real_model, self.unprocessed, loaded = executor(model, [rows, *noise_shape[1:]], conds, *args, **kwargs)
+        return real_model, {key: self.unprocessed[key] for key in ("positive", "negative")}, loaded
 
     def _distinct_rows(self, executor, model, conds, x, timestep, model_options):
         roles = [self._role(cond) for cond in conds]
         if None in roles or len(x) != self.plan.rows:
             return executor(model, conds, x, timestep, model_options)
+        self._advance_hooks(model, timestep, model_options)
         conditional, unconditional = self.plan.sources(self.step, self.steps)
-        if self.evaluation:
-            unconditional = conditional
+        # The unconditional evaluation is shared for one step longer, unless the latents or the negatives differ already.
+        unconditional = conditional if self.evaluation else torch.where(self.own_negative, conditional, unconditional)
         shared = unconditional.unique()
         only_conditional = conditional.unique()
         only_conditional = only_conditional[~torch.isin(only_conditional, shared)]
@@ -81,6 +96,11 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         self.call += 1
         served = {"positive": conditional, "negative": unconditional, "none": torch.arange(len(x))}
         return [output[served[role].to(x.device)] for output, role in zip(outputs, roles)]
+
+    def _advance_hooks(self, model, timestep, model_options):
+        """Let scheduled hooks see every step: else an attribute's keyframes would begin at the first swap of the run."""
+        for hooks in {id(c["hooks"]): c["hooks"] for conds in self.conds.values() for c in conds if c.get("hooks") is not None}.values():
+            model.current_patcher.prepare_hook_patches_current_keyframe(timestep, hooks, model_options)
 
     def _role(self, cond):
         if cond is None:
@@ -173,31 +193,49 @@ def _plain(conds):
     return set(model_conds) == {"c_crossattn"} and model_conds["c_crossattn"].cond.shape[:2] == (1, 77)
 
 
-def _with_control_of(attribute, negative):
-    """Return the negative that core would use beside this attribute: a ControlNet may apply to both."""
-    control = [c for _, c in attribute if c.get("control_apply_to_uncond") and "control" in c]
-    if not control:
-        return negative
-    fields = {"control": control[0]["control"], "control_apply_to_uncond": True}
-    return [[tensor, options if "control" in options else {**options, **fields}] for tensor, options in negative]
+def _same(first, second):
+    """Whether two conditionings, processed from one, have stayed the same."""
+    own = {"model_conds", "uuid"}
+    return len(first) == len(second) and all(
+        a.keys() == b.keys() and all(a[key] is b[key] for key in a.keys() - own) for a, b in zip(first, second)
+    )
+
+
+def _refuse_batch(conditioning, name):
+    """Raises ValueError for what core would deal out by place in the batch: here a place is a row, not a patient."""
+    for tensor, options in conditioning:
+        control, hints = options.get("control"), 1
+        while control is not None:
+            if isinstance(getattr(control, "cond_hint_original", None), torch.Tensor):
+                hints = max(hints, len(control.cond_hint_original))
+            control = getattr(control, "previous_controlnet", None)
+        mask = options.get("mask")
+        masks = len(mask) if mask is not None and mask.ndim > 2 else 1
+        for count, what in ((len(tensor), "prompts in one batch"), (hints, "ControlNet images"), (masks, "masks")):
+            if count > 1:
+                raise ValueError(f"{name}: its conditioning has {count} {what}; a traversal takes one for all patients, so give one.")
 
 
 class TraversalSampler(comfy.samplers.KSAMPLER):
     """A ComfyUI sampler that tells the guider which step it is in.
 
     A sampler with one evaluation a step runs as it is, the step read off σ. One with several, and no history, runs step by
-    step. ``noise_sampler`` draws a patient's noise once for all its rows.
+    step. ``noise_sampler`` draws a patient's noise once for all its rows. ``from_full_noise`` starts from noise·sqrt(1 + σ²)
+    also where the first σ, as diffusers' 981, is not σ_max; core's own schedulers start as core does.
     """
 
-    def __init__(self, sampler, guider, stepwise, noise_sampler=None):
+    def __init__(self, sampler, guider, stepwise, noise_sampler=None, from_full_noise=False):
         extra = {**sampler.extra_options, **({"noise_sampler": noise_sampler} if noise_sampler else {})}
         super().__init__(sampler.sampler_function, extra, sampler.inpaint_options)
-        self.inner, self.guider, self.stepwise = sampler.sampler_function, guider, stepwise
+        self.inner, self.guider, self.from_full_noise = sampler.sampler_function, guider, from_full_noise
         self.sampler_function = self._by_step if stepwise else self._whole
 
     def max_denoise(self, model_wrap, sigmas):
-        """Start from noise·sqrt(1 + σ²) also where σ(981) is not σ_max, as diffusers' DDIM does."""
-        return True
+        return self.from_full_noise or super().max_denoise(model_wrap, sigmas)
+
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+        self.guider.process_attributes(noise, latent_image, denoise_mask, extra_args.get("seed"))
+        return super().sample(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
 
     def _whole(self, model, x, sigmas, **kwargs):
         def located(x, sigma, **kwargs):

@@ -108,6 +108,8 @@ def rows_per_call(model, shape, asked):
     device = model.load_device
     if comfy.model_management.is_device_cpu(device):
         return max(4, 2048 // (shape[-1] * shape[-2]))
-    free = comfy.model_management.get_total_memory(device) - comfy.model_management.module_size(model.model)
+    # What other models hold will be freed for this one; what other programs hold will not.
+    loaded = (held.model_loaded_memory() for held in comfy.model_management.current_loaded_models if held.device == device)
+    free = comfy.model_management.get_free_memory(device) + sum(loaded) - comfy.model_management.module_size(model.model)
     one = max(1, model.memory_required([2, *shape]))
     return int(max(1, min(256, 0.6 * free / one)))

@@ -1,5 +1,7 @@
 """Runs a traversal: blocks of patients through the guider, with progress, previews and cancel."""
 
+import hashlib
+
 import comfy.samplers
 import comfy.utils
 import latent_preview
@@ -53,12 +55,14 @@ def traverse(model, neutral, attributes, negative, noise, seeds, swap_steps, ste
         shown = done["rows"] + done["reused"]
         guider = TraversalGuider(
             model, plan, steps, limit, lambda rows, shown=shown: bar.update_absolute(min(shown + rows, total), total),
-            cache, _row_keys(plan, steps, seeds[block], branches, context) if cache is not None else None,
+            cache, _row_keys(plan, steps, seeds[block], noise[block], branches, context) if cache is not None else None,
         )
         guider.set_traversal(neutral, attributes, negative)
         guider.set_cfg(cfg)
         draws = sampling.noise_sampler(sampler, seeds[block], plan.patient(), noise.shape[1:], sigmas)
-        stepper = TraversalSampler(comfy.samplers.sampler_object(sampler), guider, sampler in sampling.STEPWISE, draws)
+        stepper = TraversalSampler(
+            comfy.samplers.sampler_object(sampler), guider, sampler in sampling.STEPWISE, draws, scheduler == sampling.DIFFUSERS_DDIM
+        )
         rows = noise[block][plan.patient()]
 
         def preview(step, denoised, x, total_steps, guider=guider, shown=shown):
@@ -86,10 +90,11 @@ def _context(neutral, negative, cfg, sampler, sigmas):
     return None if None in prompts else (*prompts, cfg, sampler, tuple(sigmas.tolist()))
 
 
-def _row_keys(plan, steps, seeds, branches, context):
-    """Return what tells each row's outputs from those of other runs."""
+def _row_keys(plan, steps, seeds, noise, branches, context):
+    """Return what tells each row's outputs from those of other runs: a seed has other noise on a GPU, or at another size."""
+    patients = [(seed, tuple(drawn.shape), hashlib.sha256(drawn.numpy().tobytes()).digest()) for seed, drawn in zip(seeds, noise)]
     rows = zip(plan.patient().tolist(), plan.attribute().tolist(), plan.swap_step(steps).tolist())
     return [
-        (context, seeds[patient], None if attribute == NEUTRAL else (branches[attribute], swap_step))
+        (context, patients[patient], None if attribute == NEUTRAL else (branches[attribute], swap_step))
         for patient, attribute, swap_step in rows
     ]

@@ -45,6 +45,17 @@ def test_curve_frames_keep_patients_and_attributes():
     assert curve.attributes == bundle.attributes and curve.settings["curve"] == {"frames": 7}
 
 
+def test_a_selection_keeps_the_neutral_and_only_the_rows_that_it_needs():
+    bundle = trajectory()
+    kept = bundle.select(patients=2, attributes=["fluid"], points=["5", "15"])
+    assert kept.points == ("neutral", "5", "15") and kept.seeds == (0, 1) and kept.colours == ("#CC00CC",)
+    assert len(kept.latents) == 2 * 3
+    assert torch.equal(kept.gather(kept.latents), bundle.gather(bundle.latents)[:2, 1:, [0, 4, 2]])
+    assert torch.equal(bundle.select().latents, bundle.latents)
+    with pytest.raises(ValueError, match="attributes: the trajectory has no 'hair'; it has devices, fluid"):
+        bundle.select(attributes=["hair"])
+
+
 def test_a_perfect_classifier_gives_a_perfect_score():
     bundle = trajectory()
     result = evaluate(bundle, torch.zeros(len(bundle.latents), 8, 8, 3), judge(Plan(3, 2, (20, 15, 10, 5)).attribute(), bundle), ["devices", "fluid"])

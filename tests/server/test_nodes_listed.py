@@ -2,7 +2,7 @@ import pytest
 
 NODES = ["MedicalCheckpointLoader", "MedicalAttributePrompts", "PromptSwapKSampler", "BezierLatentInterpolate",
          "MedicalClassifierLoader", "CFRTEvaluator", "LatentTSNE", "LatentDirectionCosine", "TrajectoryGrid",
-         "TrajectoryFilm", "IdentityPreservation", "AttributeConditioning"]
+         "TrajectoryFilm", "IdentityPreservation", "AttributeConditioning", "TrajectorySelect"]
 
 
 @pytest.fixture(scope="module")
