@@ -79,7 +79,7 @@ class TraversalGuider(comfy.samplers.CFGGuider):
 
     def _distinct_rows(self, executor, model, conds, x, timestep, model_options):
         roles = [self._role(cond) for cond in conds]
-        if None in roles or len(x) != self.plan.rows:
+        if len(x) != self.plan.rows:
             return executor(model, conds, x, timestep, model_options)
         self._advance_hooks(model, timestep, model_options)
         conditional, unconditional = self.plan.sources(self.step, self.steps)
@@ -89,12 +89,12 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         only_conditional = conditional.unique()
         only_conditional = only_conditional[~torch.isin(only_conditional, shared)]
         outputs = [torch.zeros_like(x) for _ in conds]
-        for rows, wanted in ((shared, roles), (only_conditional, ["skip" if role == "negative" else role for role in roles])):
+        for rows, wanted in ((shared, roles), (only_conditional, [role if role == "positive" else "skip" for role in roles])):
             for keys, group in self._groups(self._not_kept(rows, wanted, outputs)):
                 for chunk in group.split(self.rows_per_call):
-                    self._evaluate(executor, model, keys, chunk, wanted, x, timestep, model_options, outputs)
+                    self._evaluate(executor, model, conds, keys, chunk, wanted, x, timestep, model_options, outputs)
         self.call += 1
-        served = {"positive": conditional, "negative": unconditional, "none": torch.arange(len(x))}
+        served = {"positive": conditional, "negative": unconditional, "foreign": unconditional, "none": unconditional}
         return [output[served[role].to(x.device)] for output, role in zip(outputs, roles)]
 
     def _advance_hooks(self, model, timestep, model_options):
@@ -103,9 +103,14 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             model.current_patcher.prepare_hook_patches_current_keyframe(timestep, hooks, model_options)
 
     def _role(self, cond):
+        """Say what a conditioning stands for; a foreign one, from a patch, is the same for every row."""
         if cond is None:
             return "none"
-        return next((role for role in ("positive", "negative") if cond is self.conds.get(role)), None)
+        if cond is self.conds["positive"] or cond is self.conds["negative"]:
+            return "positive" if cond is self.conds["positive"] else "negative"
+        if {c.get("uuid") for c in cond} & {c["uuid"] for c in self.conds["positive"]}:
+            raise ValueError("model: one of its patches rewrites the positive prompt itself, which differs from row to row here; remove that patch.")
+        return "foreign"
 
     def _kept_key(self, row, role):
         """A patch may call more than once in an evaluation, with other weights or attention: hence the call's number."""
@@ -113,7 +118,7 @@ class TraversalGuider(comfy.samplers.CFGGuider):
 
     def _not_kept(self, rows, roles, outputs):
         """Write what the cache has to the outputs, and return the rows that it does not have for every role."""
-        if self.cache is None:
+        if self.cache is None or "foreign" in roles:
             return rows
         missing = []
         for row in rows.tolist():
@@ -137,10 +142,14 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             mask = torch.isin(attribute, torch.tensor(numbers))
             yield {int(row): keys[int(number)] for row, number in zip(rows[mask], attribute[mask])}, rows[mask]
 
-    def _evaluate(self, executor, model, keys, rows, roles, x, timestep, model_options, outputs):
+    def _evaluate(self, executor, model, given, keys, rows, roles, x, timestep, model_options, outputs):
         """Evaluate rows; when the device runs out of memory, go on with half as many a call."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        conds = [None if role in ("none", "skip") else self._stack([keys[int(row)] for row in rows], role) for role in roles]
+        keys_here = [keys[int(row)] for row in rows]
+        conds = [
+            None if role in ("none", "skip") else cond if role == "foreign" else self._stack(keys_here, role)
+            for cond, role in zip(given, roles)
+        ]
         index = rows.to(x.device)
         try:
             results = executor(model, conds, x[index], timestep[index], model_options)
@@ -152,14 +161,14 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             comfy.model_management.soft_empty_cache()
             self.rows_per_call = (len(rows) + 1) // 2
             for half in rows.split(self.rows_per_call):
-                self._evaluate(executor, model, keys, half, roles, x, timestep, model_options, outputs)
+                self._evaluate(executor, model, given, keys, half, roles, x, timestep, model_options, outputs)
             return
         for output, result, cond, role in zip(outputs, results, conds, roles):
             if cond is None:
                 continue
             output[index] = result
             self.rows += len(rows)
-            for row, value in zip(rows.tolist(), result) if self.cache is not None else ():
+            for row, value in zip(rows.tolist(), result) if self.cache is not None and role != "foreign" else ():
                 self.cache.put(self._kept_key(row, role), value)
         self.calls += 1
         self.progress(self.rows + self.served)
@@ -171,8 +180,6 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         if len(set(names)) == 1:
             return first
         tensors = {name: self.conds[name][0]["model_conds"]["c_crossattn"].cond for name in set(names)}
-        longest = max(tensor.shape[1] for tensor in tensors.values())
-        tensors = {name: tensor.repeat(1, longest // tensor.shape[1], 1) for name, tensor in tensors.items()}
         stacked = torch.cat([tensors[name] for name in names])
         return [{**first[0], "model_conds": {**first[0]["model_conds"], "c_crossattn": comfy.conds.CONDCrossAttn(stacked)}}]
 
