@@ -79,7 +79,15 @@ def read_single_file(path):
                 f"checkpoint: {Path(path).name} has no {what} (no key begins with {prefix!r}); give a Stable Diffusion 1.x "
                 "checkpoint, a diffusers folder, or wire a U-Net alone into 'unet' over such a base."
             )
-    return Checkpoint(parts[UNET], _text_keys(parts[TEXT]), parts[VAE])
+    # Empty tensors by these names are how single files say what diffusers keeps in scheduler_config.json.
+    scheduler = {"prediction_type": "v_prediction"} if "v_pred" in weights else {}
+    scheduler |= {"rescale_betas_zero_snr": True} if "ztsnr" in weights else {}
+    return Checkpoint(parts[UNET], _text_keys(parts[TEXT]), parts[VAE], scheduler=scheduler)
+
+
+def declared_domains(folder):
+    """Return the names of the domains that a folder's ``medtraverse.json`` declares, empty without one."""
+    return tuple(_config(Path(folder), "medtraverse.json").get("domains", ()))
 
 
 def unet_depths(keys, name="unet"):
@@ -141,7 +149,12 @@ def _read_part(folder, part, names):
 
 def _config(folder, name="config.json"):
     path = folder / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"checkpoint: {folder.name}/{name} is not a JSON object ({error}); download or save it again.") from error
 
 
 def _heads(config):

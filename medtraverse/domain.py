@@ -126,7 +126,7 @@ def load_domains(*folders):
 
 def guess_domain(domains, name):
     """Return the domain whose hints occur in a checkpoint's name. Raises ValueError when none, or several, do."""
-    matches = [domain for domain in domains.values() if any(hint in name.lower() for hint in domain.hints)]
+    matches = [domain for domain in domains.values() if any(hint.lower() in name.lower() for hint in domain.hints)]
     if len(matches) != 1:
         raise ValueError(f"domain: cannot tell the domain from the name {name!r}; choose one of {', '.join(domains)}.")
     return matches[0]

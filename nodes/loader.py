@@ -5,7 +5,7 @@ import json
 import folder_paths
 from comfy_api.latest import io
 
-from ..medtraverse.checkpoint import read_diffusers, read_single_file, read_unet
+from ..medtraverse.checkpoint import declared_domains, read_diffusers, read_single_file, read_unet
 from ..medtraverse.domain import guess_domain
 from . import sources
 from .model_building import build_clip, build_model, build_vae
@@ -50,7 +50,7 @@ class MedicalCheckpointLoader(io.ComfyNode):
     def execute(cls, checkpoint, unet, domain):
         path = sources.pick(sources.checkpoint_paths(), checkpoint, "checkpoint")
         unet_path = sources.pick(sources.unet_paths(), unet, "unet")
-        chosen = cls.choose_domain(domain, checkpoint, unet_path, path)
+        chosen = cls.choose_domain(domain, checkpoint, unet if unet_path else None, path)
         if not path.exists():
             raise ValueError(f"checkpoint: {checkpoint!r} is missing at {path}; put the files back or choose another.")
         parts = read_diffusers(path) if path.is_dir() else read_single_file(path)
@@ -69,12 +69,15 @@ class MedicalCheckpointLoader(io.ComfyNode):
         return io.NodeOutput(model, clip, build_vae(parts.vae), chosen.with_size(parts.image_size or chosen.size))
 
     @classmethod
-    def choose_domain(cls, domain, checkpoint, unet_path, path):
-        """Return the Domain; for ``auto`` from the name of the U-Net or checkpoint, else from what its folder declares."""
+    def choose_domain(cls, domain, checkpoint, unet, path):
+        """Return the Domain; for ``auto`` from the U-Net's name, from what the checkpoint's folder declares, or from its name."""
         known = sources.domains()
         if domain != AUTO:
             return sources.pick(known, domain, "domain")
-        declared = path / "medtraverse.json"
-        if declared.is_file():
-            return known[json.loads(declared.read_text(encoding="utf-8"))["domains"][0]]
-        return guess_domain(known, unet_path.stem if unet_path else checkpoint)
+        declared = declared_domains(path)
+        try:
+            return guess_domain(known, unet or ("" if declared else checkpoint))
+        except ValueError:
+            if not declared:
+                raise
+            return sources.pick(known, declared[0], "checkpoint: medtraverse.json")
