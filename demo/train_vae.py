@@ -14,19 +14,23 @@ import torch.nn.functional as F
 from demo.architecture import SCALING, build_vae
 from demo.training import Averaged, Clock, Gradients, save_atomically
 
-PEAK_RATE, BATCH, KL_WEIGHT, THIN_WEIGHT = 1.2e-3, 4, 2e-6, 6.0
+PEAK_RATE, BATCH, KL_WEIGHT = 1.2e-3, 4, 2e-6
+# From a share of the run on: weights of thin structures, of the coarse term, of coarse colour. Lines come first, then shade, then colour.
+PHASES = ((0.0, 6.0, 0.5, 0.0), (0.5, 4.0, 3.0, 0.0), (0.667, 4.0, 3.0, 12.0))
 # The last patients of each set are kept for the PSNR in the log.
 HELD_OUT = 256
 
 
-def reconstruction_loss(output, image, thin):
-    """L1 weighted by ``1 + 6 thin``, plus L1 of first differences with the same weight, plus L1 at 1/4 resolution. Images in -1..1."""
-    weight = 1 + THIN_WEIGHT * thin
+def reconstruction_loss(output, image, thin, thin_weight, coarse_weight, colour_weight):
+    """L1 and L2 weighted by ``1 + thin_weight * thin``, L1 of first differences likewise, and L1 at 1/4 resolution of all and of colour alone. Images in -1..1."""
+    weight = 1 + thin_weight * thin
     error = output - image
-    total = (weight * error.abs()).mean()
+    total = (weight * (error.abs() + 2 * error.square())).mean()
     across, down = error[..., :, 1:] - error[..., :, :-1], error[..., 1:, :] - error[..., :-1, :]
     total = total + 0.7 * ((weight[..., :, 1:] * across.abs()).mean() + (weight[..., 1:, :] * down.abs()).mean())
-    return total + 0.5 * F.avg_pool2d(error, 4).abs().mean() + 2.0 * (weight * error.square()).mean()
+    coarse = F.avg_pool2d(error, 4)
+    colour = coarse - coarse.mean(1, keepdim=True)
+    return total + coarse_weight * coarse.abs().mean() + colour_weight * colour.abs().mean()
 
 
 def train_vae(sets, folder: Path, minutes, steps, seed, device, resume):
@@ -47,9 +51,10 @@ def train_vae(sets, folder: Path, minutes, steps, seed, device, resume):
     gradients = Gradients(parameters, device)
 
     def loss(image, thin):
+        phase = [weights for start, *weights in PHASES if clock.fraction >= start][-1]
         posterior = vae.encode(image).latent_dist
         output = vae.decode(posterior.sample()).sample.float()
-        return reconstruction_loss(output, image, thin) + KL_WEIGHT * posterior.kl().mean()
+        return reconstruction_loss(output, image, thin, *phase) + KL_WEIGHT * posterior.kl().mean()
 
     def save():
         save_atomically({
