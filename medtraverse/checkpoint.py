@@ -5,6 +5,7 @@ paper's training script saves). Nothing here builds a model.
 """
 
 import json
+import pickle
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,12 @@ def read_weights(path, name="checkpoint"):
 
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         return loaded.get("state_dict", loaded)
+    except pickle.UnpicklingError as error:
+        # PyTorch's own message tells how to unpickle them all the same.
+        raise ValueError(
+            f"{name}: {path.name} is cut off, or holds Python objects beside its tensors, which are never unpickled here; "
+            "convert it to safetensors."
+        ) from error
     except Exception as error:
         raise ValueError(
             f"{name}: {path.name} could not be read as {'safetensors' if path.suffix == '.safetensors' else 'tensors'} "
@@ -144,7 +151,10 @@ def _read_part(folder, part, names):
     for name in names:
         if (folder / part / name).is_file():
             return read_weights(folder / part / name)
-    raise ValueError(f"checkpoint: {folder.name}/{part} holds none of {', '.join(names)}; save the folder with safe serialization.")
+    raise ValueError(
+        f"checkpoint: {folder.name}/{part} holds none of {', '.join(names)} (sharded weights and .bin files are not read); save the "
+        "folder again with safe_serialization=True, each part in one file."
+    )
 
 
 def _config(folder, name="config.json"):

@@ -114,13 +114,22 @@ def read_domain(path):
     return domain
 
 
-def load_domains(*folders):
-    """Return ``{name: Domain}`` of the shipped domains, then those in ``folders`` (which may replace a shipped one)."""
+def load_domains(*folders, report=None):
+    """Return ``{name: Domain}`` of the shipped domains, then those in ``folders`` (which may replace a shipped one).
+
+    Raises ValueError for a file of another form; with ``report`` it is left out and the error handed to ``report``.
+    """
     domains = {}
     for folder in (SHIPPED, *map(Path, folders)):
         for path in sorted(folder.glob("*.json")):
-            domain = read_domain(path)
-            domains[domain.name] = domain
+            try:
+                domain = read_domain(path)
+            except ValueError as error:
+                if report is None:
+                    raise
+                report(error)
+            else:
+                domains[domain.name] = domain
     return domains
 
 

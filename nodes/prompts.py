@@ -86,7 +86,7 @@ class AttributeConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning, name, colour, labels, others=None):
-        named = tuple(label.strip() for label in labels.split(",") if label.strip()) or (name,)
+        named = tuple(label.strip() for label in labels.split(",") if label.strip()) or (name.strip(),)
         if not name.strip():
             raise ValueError("name: an attribute needs a name, such as 'pleural effusion'.")
         check_colour(colour)

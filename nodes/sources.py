@@ -1,5 +1,6 @@
 """The files that a graph may name: what stands in the lists of the loaders, and the path of each choice."""
 
+import logging
 from pathlib import Path
 
 import folder_paths
@@ -18,8 +19,12 @@ CLASSIFIER_FOLDER = "classifiers"
 
 
 def domains():
-    """Return all domains by name: the paper's and those in ComfyUI's ``user/medtraverse/domains``."""
-    return load_domains(Path(folder_paths.get_user_directory()) / "medtraverse" / "domains")
+    """Return all domains by name: the paper's and those in ComfyUI's ``user/medtraverse/domains``.
+
+    Lists of nodes are made from them, so a file that cannot be read is logged: as an error it would take the whole pack away.
+    """
+    folder = Path(folder_paths.get_user_directory()) / "medtraverse" / "domains"
+    return load_domains(folder, report=lambda error: logging.error("MedTraverse: %s", error))
 
 
 def checkpoint_paths():
