@@ -1,0 +1,109 @@
+"""Help pages against the code that they describe, both read as text: no ComfyUI is needed."""
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from medtraverse.domain import read_domain
+from medtraverse.notice import NOTICE
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "web" / "docs").glob("*.md")}
+FLOOR = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "nodes").glob("*.py"))}
+
+
+def keyword(call, name):
+    """Return the expression given for a keyword of a call, or None."""
+    return next((item.value for item in call.keywords if item.arg == name), None)
+
+
+def shown_names(slots, constants):
+    """Return the name that each input or output is shown by; a starred generator runs over a constant of the module."""
+    names = []
+    for slot in slots.elts:
+        if isinstance(slot, ast.Starred):
+            assert isinstance(slot.value.elt.args[0], ast.Name)
+            names += constants[slot.value.generators[0].iter.id]
+        else:
+            names.append(ast.literal_eval(keyword(slot, "display_name") or slot.args[0]))
+    return names
+
+
+def schemas():
+    """Return ``{node id: {"Inputs": names, "Outputs": names}}`` of every schema in ``nodes/``."""
+    found = {}
+    for tree in FLOOR.values():
+        constants = {
+            node.targets[0].id: ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, (ast.Tuple, ast.List))
+            and all(isinstance(item, ast.Constant) for item in node.value.elts)
+        }
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and keyword(call, "node_id") is not None:
+                found[ast.literal_eval(keyword(call, "node_id"))] = {
+                    heading: shown_names(keyword(call, heading.lower()), constants) for heading in ("Inputs", "Outputs")
+                }
+    return found
+
+
+SCHEMAS = schemas()
+
+
+def raised_texts():
+    """Return the text of every ``raise`` in the pack, its values left out."""
+    library = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "medtraverse").rglob("*.py"))]
+    return [
+        "\0".join(part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str))
+        for tree in (*FLOOR.values(), *library) for node in ast.walk(tree) if isinstance(node, ast.Raise)
+    ]
+
+
+RAISED = raised_texts()
+
+
+def first_cells(page, heading):
+    """Return what stands in backticks in the first cell of each row of the table under a heading."""
+    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGES[page], re.M | re.S)
+    assert section, f"{page}.md has no section {heading!r}"
+    return re.findall(r"^\| `(.+?)` \|", section[1], re.M)
+
+
+def test_every_node_has_a_page_and_every_page_a_node():
+    assert len(SCHEMAS) >= 13
+    assert PAGES.keys() == SCHEMAS.keys()
+
+
+@pytest.mark.parametrize("heading", ["Inputs", "Outputs"])
+@pytest.mark.parametrize("page", sorted(SCHEMAS))
+def test_a_page_lists_the_slots_of_its_node_in_their_order(page, heading):
+    assert first_cells(page, heading) == SCHEMAS[page][heading]
+
+
+@pytest.mark.parametrize("page", sorted(SCHEMAS))
+def test_quoted_messages_are_those_that_the_code_raises(page):
+    """The ellipses of a quoted message stand for values; what is between them stands in one ``raise``, in that order."""
+    messages = first_cells(page, "Common errors")
+    assert messages
+    for message in messages:
+        pattern = re.compile(".*".join(map(re.escape, message.split("…"))), re.S)
+        assert any(map(pattern.search, RAISED)), message
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_a_page_is_plain_markdown_with_the_notice_at_its_end(page):
+    text = PAGES[page]
+    assert text.endswith(f"\n\n{NOTICE}\n")
+    assert not re.search(r"</?[A-Za-z]|!\[", text)
+    assert 25 <= len(text.splitlines()) <= 60
+
+
+def test_the_domain_on_the_loaders_page_is_read(tmp_path):
+    example = re.search(r"```json\n(.*?)```", PAGES["MedicalCheckpointLoader"], re.S)[1]
+    path = tmp_path / "knee.json"
+    path.write_text(example, encoding="utf-8")
+    domain = read_domain(path)
+    assert domain.name == json.loads(example)["name"]
+    assert domain.prompt(domain.attributes[0]) == "Normal knee X-ray with an implant"
