@@ -43,8 +43,9 @@ class TraversalGuider(comfy.samplers.CFGGuider):
     def set_traversal(self, neutral, attributes, negative):
         """Set the conditionings: one neutral, one per attribute, one negative. Raises ValueError for one made for a batch."""
         conds = {"positive": neutral, "negative": negative} | {_key(number): attribute for number, attribute in enumerate(attributes)}
-        for key, conditioning in conds.items():
-            _refuse_batch(conditioning, "neutral" if key == "positive" else key)
+        names = ["neutral", "negative", *(f"attributes (number {number})" for number in range(1, len(attributes) + 1))]
+        for name, conditioning in zip(names, conds.values()):
+            _refuse_batch(conditioning, name)
         self.inner_set_conds(conds)
 
     def process_attributes(self, noise, latent_image, denoise_mask, seed):

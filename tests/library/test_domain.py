@@ -76,6 +76,15 @@ def test_auto_reads_the_domain_off_the_name():
             guess_domain(domains, name)
 
 
+def test_a_broken_domain_file_can_be_left_out(tmp_path):
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match="domain file broken.json"):
+        load_domains(tmp_path)
+    reported = []
+    assert set(load_domains(tmp_path, report=reported.append)) == {"CheXpert", "ISIC"}
+    assert "broken.json" in str(reported[0])
+
+
 def test_parentheses_become_literal_once():
     assert literal("melanoma (MEL)") == r"melanoma \(MEL\)"
     assert literal(literal("melanoma (MEL)")) == literal("melanoma (MEL)")
