@@ -261,7 +261,8 @@ class TraversalSampler(comfy.samplers.KSAMPLER):
                 return model(x, sigma, **kwargs)
 
             shifted = callback and (lambda state, step=step: callback({**state, "i": step}))
-            x = self.inner(_Denoiser(model, located), x, sigmas[step:step + 2], callback=shifted, **kwargs)
+            # Not a progress bar on the console for every step.
+            x = self.inner(_Denoiser(model, located), x, sigmas[step:step + 2], callback=shifted, **{**kwargs, "disable": True})
         return x
 
 

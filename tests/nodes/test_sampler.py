@@ -240,18 +240,6 @@ def test_plain_conditioning_is_one_attribute(traverse, prompts):
     assert (plain.latents[plain.index[:, 0]] - named.latents[named.index[:, 0]]).abs().max() < 1e-4
 
 
-def test_an_area_on_one_attribute_only_touches_that_attribute(run, traverse, prompts):
-    """A conditioning that cannot share a call with plain prompts runs in a call of its own."""
-    _, _, attributes, _ = prompts
-    first, second = attributes.attributes
-    masked = [[tensor, {**options, "strength": 0.5, "area": ("percentage", 0.5, 0.5, 0.0, 0.0)}] for tensor, options in second.conditioning]
-    chain = run("AttributeConditioning", conditioning=first.conditioning, name=first.name, colour=first.colour)[0]
-    chain = run("AttributeConditioning", conditioning=masked + second.conditioning, name=second.name, others=chain)[0]
-    plain, mixed = traverse(**STEPS), traverse(attributes=chain, **STEPS)
-    apart = (plain.latents[plain.index] - mixed.latents[mixed.index]).abs().amax((0, 2, 3, 4, 5))
-    assert apart[0] < 1e-4 < 1e-3 < apart[1] or apart[1] == 0
-
-
 def test_noise_on_the_gpu_without_one_is_an_error(traverse):
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
