@@ -130,6 +130,8 @@ def published_far_points(available: Sequence, kind: str) -> list:
     wanted = {"swap": {5, 10, 15}, "curve": set(range(30, 50))}
     if kind == "curve" and {1, 2, 3} <= complete:
         del wanted["swap"]
+    if kind == "curve" and max(complete, default=0) > 49:
+        del wanted["curve"]  # of a longer curve, frames 30-49 are not the far part
     for which in sorted(wanted, key=lambda other: other != kind):
         if wanted[which] <= complete:
             return far_points(_PUBLISHED[which], available)

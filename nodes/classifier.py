@@ -86,10 +86,10 @@ class CFRTEvaluator(io.ComfyNode):
                 io.String.Input("far_points", default="", tooltip="Far part, such as 5,10,15 or 30-49; empty takes the paper's (λ 5,10,15; frames 30–49)."),
             ],
             outputs=[
-                io.Image.Output("figure", tooltip="CFRT with 95 % intervals beside the published values."),
-                io.String.Output("table", tooltip="CFRT and mean Δ per attribute as text."),
-                io.String.Output("patients_csv", tooltip="Success, leaked attribute and Δ of every patient, as CSV."),
-                io.String.Output("report", tooltip="Everything as JSON."),
+                io.Image.Output("figure", display_name="figure", tooltip="CFRT with 95 % intervals beside the published values."),
+                io.String.Output("table", display_name="table", tooltip="CFRT and mean Δ per attribute as text."),
+                io.String.Output("patients_csv", display_name="patients_csv", tooltip="Success, leaked attribute and Δ of every patient, as CSV."),
+                io.String.Output("report", display_name="report", tooltip="Everything as JSON."),
             ],
             is_output_node=True,
         )

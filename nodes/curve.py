@@ -28,8 +28,8 @@ class BezierLatentInterpolate(io.ComfyNode):
                                tooltip="parameter: evenly in the curve's parameter, as in the paper. arc length: frames equally far apart."),
             ],
             outputs=[
-                io.Latent.Output("latent", tooltip="Frames: per patient, per attribute, from neutral to the smallest λ."),
-                TrajectorySocket.Output("trajectory", tooltip="The same frames with seeds, attributes and settings."),
+                io.Latent.Output("latent", display_name="latent", tooltip="Frames: per patient, per attribute, from neutral to the smallest λ."),
+                TrajectorySocket.Output("trajectory", display_name="trajectory", tooltip="The same frames with seeds, attributes and settings."),
             ],
         )
 
@@ -62,7 +62,7 @@ class TrajectorySelect(io.ComfyNode):
                 io.String.Input("points", default="", tooltip="Swap steps or frames to keep, such as 5,10,15 or 30-49, beside the neutral; empty keeps all."),
             ],
             outputs=[
-                io.Latent.Output("latent", tooltip="Latents of what is kept."),
+                io.Latent.Output("latent", display_name="latent", tooltip="Latents of what is kept."),
                 TrajectorySocket.Output("selection", display_name="trajectory", tooltip="What is kept, for the nodes that take its images."),
             ],
         )

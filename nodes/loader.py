@@ -32,9 +32,9 @@ class MedicalCheckpointLoader(io.ComfyNode):
                                tooltip="Prompts, attributes and colours. 'auto' reads it off the file's name. Own domains: JSON files in ComfyUI's user/medtraverse/domains."),
             ],
             outputs=[
-                io.Model.Output("model", tooltip="The U-Net, as core's loaders make it."),
-                io.Clip.Output("clip", tooltip="The CLIP text encoder, kept in float32."),
-                io.Vae.Output("vae", tooltip="The VAE (×8)."),
+                io.Model.Output("model", display_name="model", tooltip="The U-Net, as core's loaders make it."),
+                io.Clip.Output("clip", display_name="clip", tooltip="The CLIP text encoder, kept in float32."),
+                io.Vae.Output("vae", display_name="vae", tooltip="The VAE (×8)."),
                 Domain.Output("medical_domain", display_name="domain", tooltip="Neutral prompts, attributes, colours and image size."),
             ],
         )
@@ -43,7 +43,7 @@ class MedicalCheckpointLoader(io.ComfyNode):
     def fingerprint_inputs(cls, checkpoint, unet, domain):
         return json.dumps([
             sources.fingerprint(sources.checkpoint_paths().get(checkpoint), sources.unet_paths().get(unet)),
-            repr(sources.domains().get(domain)),
+            repr(sources.domains()),
         ])
 
     @classmethod

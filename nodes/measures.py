@@ -4,7 +4,6 @@ import csv
 import io as text_io
 import json
 
-import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
@@ -31,6 +30,11 @@ def csv_text(header, rows):
     return text.getvalue()
 
 
+def finite(values):
+    """Return a tensor as a list for JSON, which has no NaN: null in its place."""
+    return [None if value != value else value for value in values.tolist()]
+
+
 def row_names(trajectories):
     """Return attribute names; with their neutral in front where several trajectories would repeat one."""
     names = [name for trajectory in trajectories for name in trajectory.attributes]
@@ -53,9 +57,9 @@ class LatentDirectionCosine(io.ComfyNode):
                 *(Trajectory.Input(name, optional=True, tooltip="A further trajectory with the same swap steps.") for name in MORE),
             ],
             outputs=[
-                io.Image.Output("figure", tooltip="Mean over patients per attribute, with one standard deviation."),
-                io.String.Output("cosines_csv", tooltip="Cosine of every patient, attribute and λ, as CSV."),
-                io.String.Output("report", tooltip="Means and standard deviations as JSON."),
+                io.Image.Output("figure", display_name="figure", tooltip="Mean over patients per attribute, with one standard deviation."),
+                io.String.Output("cosines_csv", display_name="cosines_csv", tooltip="Cosine of every patient, attribute and λ, as CSV."),
+                io.String.Output("report", display_name="report", tooltip="Means and standard deviations as JSON."),
             ],
             is_output_node=True,
         )
@@ -86,8 +90,8 @@ class LatentDirectionCosine(io.ComfyNode):
         figure = figure_image(cosine_figure(stacked, swap_steps, names, colours, reference))
         report = json.dumps({
             "swap_steps": swap_steps, "patients": patients,
-            "mean": {name: item.nanmean(0).tolist() for name, item in zip(names, stacked)},
-            "standard_deviation": {name: np.nanstd(item.numpy(), axis=0).tolist() for name, item in zip(names, stacked)},
+            "mean": {name: finite(item.nanmean(0)) for name, item in zip(names, stacked)},
+            "standard_deviation": {name: finite((item - item.nanmean(0)).square().nanmean(0).sqrt()) for name, item in zip(names, stacked)},
         })
         table = csv_text(["attribute", "seed", *map(str, swap_steps)], rows)
         return io.NodeOutput(figure, table, report, ui={**ui.PreviewImage(figure, cls=cls).as_dict(), "medtraverse": (report,)})
@@ -110,8 +114,8 @@ class LatentTSNE(io.ComfyNode):
                 io.Boolean.Input("thumbnails", default=True, tooltip="Draw images beside the ends of each trajectory, when images are wired."),
             ],
             outputs=[
-                io.Image.Output("figure", tooltip="The map."),
-                io.String.Output("coordinates_csv", tooltip="Coordinates of every latent, as CSV."),
+                io.Image.Output("figure", display_name="figure", tooltip="The map."),
+                io.String.Output("coordinates_csv", display_name="coordinates_csv", tooltip="Coordinates of every latent, as CSV."),
             ],
             is_output_node=True,
         )
@@ -147,8 +151,8 @@ class IdentityPreservation(io.ComfyNode):
                 io.Int.Input("controls", default=4, min=1, max=100, tooltip="With how many other patients each image is compared."),
             ],
             outputs=[
-                io.String.Output("table", tooltip="Per attribute and point, as CSV."),
-                io.String.Output("report", tooltip="The same as JSON."),
+                io.String.Output("table", display_name="table", tooltip="Per attribute and point, as CSV."),
+                io.String.Output("report", display_name="report", tooltip="The same as JSON."),
             ],
             is_output_node=True,
         )
@@ -167,7 +171,7 @@ class IdentityPreservation(io.ComfyNode):
             "patients": result.patients, "controls": result.controls, "points": list(trajectory.points),
             **{
                 whose: {
-                    attribute: {measure: [None if v != v else round(v, 6) for v in values[a].tolist()] for measure, values in group.items()}
+                    attribute: {measure: finite(values[a]) for measure, values in group.items()}
                     for a, attribute in enumerate(trajectory.attributes)
                 }
                 for whose, group in (("own neutral", result.own), ("other patients", result.other))

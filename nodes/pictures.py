@@ -34,7 +34,7 @@ class TrajectoryGrid(io.ComfyNode):
                 io.String.Input("title", default="", tooltip="Title above the grid."),
                 io.Int.Input("dpi", default=100, min=30, max=600, tooltip="Dots per inch. At 100 a 128-pixel image is shown pixel for pixel; 300 for print."),
             ],
-            outputs=[io.Image.Output("figure", tooltip="The grid as an image.")],
+            outputs=[io.Image.Output("figure", display_name="figure", tooltip="The grid as an image.")],
             is_output_node=True,
         )
 
@@ -43,7 +43,7 @@ class TrajectoryGrid(io.ComfyNode):
         pictures, seeds = shown(trajectory, images, max_patients)
         if trajectory.kind == CURVE:
             count = min(frames_shown, pictures.shape[2])
-            figure = strip(pictures, trajectory.attributes, trajectory.colours, seeds, count, title)
+            figure = strip(pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, count, title)
         else:
             figure = trajectory_grid(pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, title)
         image = figure_image(figure, dpi)
@@ -64,7 +64,7 @@ class TrajectoryFilm(io.ComfyNode):
                 io.Int.Input("max_patients", default=2, min=1, max=100, tooltip="How many patients to show, the first ones."),
                 io.Boolean.Input("there_and_back", default=True, tooltip="Play to the end and back to neutral."),
             ],
-            outputs=[io.Image.Output("frames", tooltip="One picture per frame, for Create Video.")],
+            outputs=[io.Image.Output("frames", display_name="frames", tooltip="One picture per frame, for Create Video.")],
         )
 
     @classmethod

@@ -42,7 +42,7 @@ class MedicalAttributePrompts(io.ComfyNode):
                 io.Conditioning.Output("neutral_conditioning", display_name="neutral", tooltip="Conditioning of the neutral prompt."),
                 io.Conditioning.Output("negative_conditioning", display_name="negative", tooltip="Conditioning of the negative prompt."),
                 Attributes.Output("attribute_conditionings", display_name="attributes", tooltip="The named attribute conditionings."),
-                io.String.Output("prompts", tooltip="All prompts as text."),
+                io.String.Output("prompts", display_name="prompts", tooltip="All prompts as text."),
             ],
         )
 
@@ -81,7 +81,7 @@ class AttributeConditioning(io.ComfyNode):
                 io.String.Input("labels", default="", tooltip="Classifier labels that it should raise, comma-separated; empty means its name."),
                 Attributes.Input("others", optional=True, tooltip="Attributes to add this one to."),
             ],
-            outputs=[Attributes.Output("attributes", tooltip="The attributes with this one at the end.")],
+            outputs=[Attributes.Output("attributes", display_name="attributes", tooltip="The attributes with this one at the end.")],
         )
 
     @classmethod

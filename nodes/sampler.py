@@ -48,8 +48,8 @@ class PromptSwapKSampler(io.ComfyNode):
                              tooltip="Memory for U-Net outputs, in MB, so that adding a λ or an attribute computes only what is new. 0: off; -1: on where there are 32 GB or more."),
             ],
             outputs=[
-                io.Latent.Output("latent", tooltip="All latents: per patient neutral, then each attribute's swap steps in the order given."),
-                TrajectorySocket.Output("trajectory", tooltip="The same latents with seeds, attributes, swap steps and settings."),
+                io.Latent.Output("latent", display_name="latent", tooltip="All latents: per patient neutral, then each attribute's swap steps in the order given."),
+                TrajectorySocket.Output("trajectory", display_name="trajectory", tooltip="The same latents with seeds, attributes, swap steps and settings."),
             ],
         )
 

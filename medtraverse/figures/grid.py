@@ -78,18 +78,19 @@ def trajectory_grid(images, attributes: Sequence[str], colours: Sequence[str], p
     return figure
 
 
-def strip(frames, attributes: Sequence[str], colours: Sequence[str], seeds: Sequence, count: int = 10,
-          title: str = "", note: str = ""):  # fmt: skip
+def strip(frames, attributes: Sequence[str], colours: Sequence[str], points: Sequence[str], seeds: Sequence,
+          count: int = 10, title: str = "", note: str = ""):  # fmt: skip
     """Frames of a curve chosen evenly, first and last included, as a `trajectory_grid` (Fig. 6).
 
-    `frames` is [P, A, F, H, W, 3] in 0..1 with the neutral image as frame 0; `count` columns, 2 or more, at most F.
+    `frames` is [P, A, F, H, W, 3] in 0..1 with the neutral image first; `points` are the F frame numbers; `count`
+    columns, 2 or more, at most F.
     Raises ValueError as `trajectory_grid` does, and for a count that cannot be.
     """
     total = frames.shape[2] if len(frames.shape) == 6 else 0
     if total and not 2 <= count <= total:
         raise ValueError(f"count is {count}; choose 2 to {total} of the {total} frames")
     chosen = np.linspace(0, max(total - 1, 0), count).round().astype(int).tolist()
-    labels = ["neutral", *(f"frame {n}" for n in chosen[1:])]
+    labels = ["neutral", *(f"frame {points[n]}" for n in chosen[1:])]
     return trajectory_grid(frames[:, :, chosen] if total else frames, attributes, colours, labels, seeds, title, note)
 
 

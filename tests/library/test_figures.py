@@ -50,7 +50,7 @@ def scores(targets=2, attributes=2):
 def figure_of(kind):
     return {
         "grid": lambda: trajectory_grid(tints(), NAMES, COLOURS, POINTS, SEEDS, "Grid", "a note"),
-        "strip": lambda: strip(tints(9), NAMES, COLOURS, SEEDS, 3),
+        "strip": lambda: strip(tints(9), NAMES, COLOURS, tuple(map(str, range(9))), SEEDS, 3),
         "cosine": lambda: cosine_figure(
             np.random.default_rng(0).random((2, 3, 9)), published()["swap steps"], NAMES, COLOURS,
             published_curve("direction cosine", "CheXpert", "normal"),
@@ -118,7 +118,7 @@ def test_grid_takes_grey_and_oblong_images():
 
 
 def test_strip_chooses_frames_evenly():
-    figure = strip(tints(50), NAMES, COLOURS, SEEDS, 8)
+    figure = strip(tints(50), NAMES, COLOURS, tuple(map(str, range(50))), SEEDS, 8)
     assert [text for text in texts(figure) if text.startswith("frame")] == [f"frame {n}" for n in (7, 14, 21, 28, 35, 42, 49)]
 
 
@@ -245,7 +245,7 @@ def test_published_numbers():
         (lambda: trajectory_grid(tints(), NAMES, COLOURS, POINTS, SEEDS[1:]), "seeds has 2 entries"),
         (lambda: trajectory_grid(tints(), NAMES, COLOURS[1:], POINTS, SEEDS), "colours has 1 entries for 2"),
         (lambda: trajectory_grid(tints(), NAMES, ("green", "grün"), POINTS, SEEDS), "'grün', which is no colour"),
-        (lambda: strip(tints(), NAMES, COLOURS, SEEDS, 5), "count is 5; choose 2 to 4"),
+        (lambda: strip(tints(), NAMES, COLOURS, tuple("0123"), SEEDS, 5), "count is 5; choose 2 to 4"),
         (lambda: cosine_figure(np.ones((2, 3, 8)), range(45, 0, -5), NAMES, COLOURS), "9 swap steps"),
         (lambda: latent_map_figure(plane()[:2], NAMES, COLOURS, POINTS, SEEDS), "coordinates has shape"),
         (lambda: latent_map_figure(plane() * np.nan, NAMES, COLOURS, POINTS, SEEDS), "NaN"),
