@@ -161,13 +161,16 @@ class Run:
         _write(self.checkpoint, lambda target: torch.save(state, target))
         save_weights(self.network, self.args.domain, Path(self.args.out))
 
+    def pending(self, name: str, minutes: float) -> bool:
+        return self.record["stages"][name]["seconds"] < 60 * minutes
+
     def stage(self, name: str, minutes: float, images: torch.Tensor, truth: torch.Tensor) -> None:
         """Train until the stage has had `minutes`, cosine-annealed over them."""
         vertical = DOMAINS[self.args.domain][2]
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
         state, peak, saved = self.record["stages"][name], STAGES[name], time.monotonic()
         self.network.train()
-        while state["seconds"] < 60 * minutes:
+        while self.pending(name, minutes):
             began = time.monotonic()
             done = state["seconds"] / (60 * minutes)
             rate = peak * min(1, (state["steps"] + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
@@ -195,13 +198,14 @@ class Run:
 
 def train(args) -> None:
     run, seeds = Run(args), np.random.default_rng(args.seed).integers(*TRAINING_SEEDS, args.pool)
-    images, truth = draw(args.domain, seeds, "pool")
-    run.stage("phantoms", args.minutes, images, truth)
-    if args.vae:
-        count = min(args.reconstructions, len(images))
-        decoded = reconstruct(images[:count], args.vae, wobble=0.2, seed=args.seed, note="pool")
-        run.stage("reconstructions", args.vae_minutes, torch.cat([images[:count], decoded]), truth[:count].repeat(2, 1))
+    if run.pending("phantoms", args.minutes):
+        run.stage("phantoms", args.minutes, *draw(args.domain, seeds, "pool"))
+    if args.vae and run.pending("reconstructions", args.vae_minutes):
+        images, truth = draw(args.domain, seeds[: args.reconstructions], "pool")
+        decoded = reconstruct(images, args.vae, wobble=0.2, seed=args.seed, note="pool")
+        run.stage("reconstructions", args.vae_minutes, torch.cat([images, decoded]), truth.repeat(2, 1))
     log = {"notice": NOTICE, "domain": args.domain, "seed": args.seed, "width": args.width, "phantoms": args.pool}
+    log["reconstructions"] = args.reconstructions if run.record["stages"]["reconstructions"]["steps"] else 0
     log |= {"batch": BATCH, "stages": run.record["stages"], "learning_rates": STAGES, "hardware": hardware()}
     log["minutes"] = round(sum(stage["seconds"] for stage in run.record["stages"].values()) / 60, 2)
     log["evaluation"] = measure(args.domain, args.out, args.vae, args.count)
@@ -257,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     fit.add_argument("--vae-minutes", type=float, default=4)
     fit.add_argument("--width", type=float, default=0.5)
     fit.add_argument("--pool", type=int, default=4000, help="phantoms to train on")
-    fit.add_argument("--reconstructions", type=int, default=1500)
+    fit.add_argument("--reconstructions", type=int, default=800, help="of the phantoms, those that also go through the VAE")
     fit.add_argument("--checkpoint", help="default: demo/cache/classifier-DOMAIN.pt")
     fit.add_argument("--restart", action="store_true", help="ignore the checkpoint")
     judge.add_argument("--weights", required=True)
