@@ -13,7 +13,7 @@ from demo.architecture import WEIGHTS, build_text_encoder, build_unet, build_vae
 from demo.dataset import CACHE, DOMAINS, phantom_set
 from demo.training import save_atomically, write_json
 
-MINUTES = {"vae": 36.0, "unet": 28.0}
+MINUTES = {"vae": 36.0, "unet": 52.0}
 
 
 def main(argv=None):

@@ -16,7 +16,7 @@ from demo.training import Averaged, Clock, Gradients, save_atomically
 
 PEAK_RATE, BATCH, KL_WEIGHT = 1.2e-3, 4, 2e-6
 # From a share of the run on: weights of thin structures, of the coarse term, of coarse colour. Lines come first, then shade, then colour.
-PHASES = ((0.0, 6.0, 0.5, 0.0), (0.5, 4.0, 3.0, 0.0), (0.667, 4.0, 3.0, 12.0))
+PHASES = ((0.0, 6.0, 0.5, 0.0), (0.47, 4.0, 3.0, 0.0), (0.67, 4.0, 3.0, 12.0))
 # The last patients of each set are kept for the PSNR in the log.
 HELD_OUT = 256
 
