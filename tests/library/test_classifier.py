@@ -3,6 +3,7 @@
 import hashlib
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,3 +268,15 @@ def test_calibration_error_of_known_predictions():
     assert calibration_error(truth, truth) == 0
     # Half the images at 0.9 and none positive there, half at 0.1 and half of those positive.
     assert calibration_error(np.repeat([0.9, 0.1], 50), np.r_[np.zeros(50), np.tile([0, 1], 25)]) == pytest.approx(0.65)
+
+
+@pytest.mark.parametrize("domain", ["chexpert", "isic"])
+def test_shipped_classifiers_judge_unseen_phantoms(domain):
+    from demo.classifier import DOMAINS, EVALUATION_SEEDS, draw
+
+    classifier = load_classifier(Path(__file__).parents[2] / "demo" / "weights" / f"classifier-{domain}.safetensors")
+    assert (classifier.labels, classifier.input_size) == (DOMAINS[domain][1], 128)
+    images, truth = draw(domain, EVALUATION_SEEDS + 50_000 + np.arange(48))
+    agreement = (classifier.predict(images.permute(0, 2, 3, 1).float() / 255) > 0.5) == truth.bool()
+    assert truth.bool().any(0).all() and not truth.bool().all(0).any()
+    assert agreement.float().mean(0).min() > 0.95
