@@ -25,8 +25,10 @@ def models(pack):
 
     root = Path(folder_paths.models_dir)
     yield root
-    for name in ("checkpoints", "diffusers", "diffusion_models", "classifiers"):
-        shutil.rmtree(root / name, ignore_errors=True)
+    for name in ("checkpoints", "diffusers", "diffusion_models"):
+        # Emptied, not removed: ComfyUI keeps the folders in mind and looks at them again.
+        for path in (root / name).iterdir() if (root / name).is_dir() else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def put(weights, path):
