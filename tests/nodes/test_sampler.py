@@ -128,9 +128,12 @@ REFUSED = {"dpm_fast", "dpm_adaptive", "heunpp2", "uni_pc", "uni_pc_bh2", "sa_so
 
 
 def test_every_sampler_equals_its_unshared_run_or_is_refused(traverse, unshared, prompts, sampler):
-    """At the model's own size: off it, guidance amplifies rounding. The difference is in diffusers' scale, as published ones are."""
+    """At the model's own size and low guidance: else these amplify the rounding of other batch sizes (at 7.5, dpm_2 to 3e-4).
+
+    The difference is in diffusers' scale.
+    """
     first = prompts[2].attributes[0].conditioning
-    inputs = {"steps": 10, "swap_steps": "7,2", "attributes": first, "width": 128, "height": 128, "sampler": sampler, "scheduler": "karras"}
+    inputs = {"steps": 10, "swap_steps": "7,2", "attributes": first, "width": 128, "height": 128, "cfg": 2.0, "sampler": sampler, "scheduler": "karras"}
     if sampler in REFUSED:
         with pytest.raises(ValueError, match=f"sampler: '{sampler}' cannot be used for a traversal.*ddim"):
             traverse(**inputs)
@@ -139,8 +142,7 @@ def test_every_sampler_equals_its_unshared_run_or_is_refused(traverse, unshared,
     unshared()
     alone = traverse(**inputs)
     assert alone.settings["unet"]["rows"] > 1.4 * shared.settings["unet"]["rows"]
-    # 37 of 43 samplers stay below 5e-5, the worst reaches 7.3e-5: rounding of other batch sizes, amplified by guidance 7.5.
-    assert SCALE * (shared.latents - alone.latents).abs().max() < 1e-4
+    assert SCALE * (shared.latents - alone.latents).abs().max() < 5e-5
 
 
 def test_branches_of_a_patient_share_an_ancestral_samplers_noise(traverse):
