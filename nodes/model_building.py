@@ -106,6 +106,9 @@ def build_vae(weights):
         "ch_mult": [width // channels[0] for width in channels], "num_res_blocks": resnets, "attn_resolutions": [], "dropout": 0.0,
     }
     vae = comfy.sd.VAE(sd=dict(weights), config={"params": {"ddconfig": ddconfig, "embed_dim": latent_channels}})
+    if comfy.model_management.is_device_cpu(vae.device):
+        # Core would decode as many images at once as memory holds; beyond its caches a CPU takes longer for each.
+        vae.memory_used_decode = lambda shape, dtype: comfy.model_management.get_free_memory(vae.device) / 16.5
     vae.throw_exception_if_invalid()
     return vae
 
