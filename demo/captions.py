@@ -6,12 +6,11 @@ import random
 from collections.abc import Sequence
 
 from demo.chest import ChestFactors
+from medtraverse.captions import DIAGNOSES, NORMAL, chexpert_caption, isic_caption
 
 # In the order of the labels in CheXpert and in ISIC 2019.
 CHEST = {"cardiomegaly": "Cardiomegaly", "pleural_effusion": "Pleural Effusion", "support_devices": "Support Devices"}
 DERMOSCOPY = {"dark_corner": "dark corner", "hair": "hair", "gel_bubble": "gel bubble", "ruler": "ruler", "ink": "ink"}
-DIAGNOSES = {"MEL": "a dermoscopic image with melanoma (MEL)", "NV": "a dermoscopic image with melanocytic nevus (NV)"}
-NORMAL = "Normal chest X-ray with no significant findings"
 TEMPLATE_SHARE = 0.6
 
 _PLURAL = {"dark_corner": "dark corners", "hair": "hairs", "gel_bubble": "gel bubbles", "ruler": "a ruler", "ink": "ink"}
@@ -20,14 +19,12 @@ _VISIBLE = {key: f"{name} visible{' on skin' * (key == 'hair')}" for key, name i
 
 def chest_caption(present: Sequence[str]) -> str:
     """The paper's CheXpert caption for the present attributes, keys of `CHEST`."""
-    names = [name for key, name in CHEST.items() if key in present]
-    return f"Chest X-ray showing {', '.join(names)}" if names else NORMAL
+    return chexpert_caption(CHEST[key] for key in present)
 
 
 def dermoscopy_caption(diagnosis: str, present: Sequence[str]) -> str:
     """The paper's ISIC caption for a diagnosis (MEL or NV) and the present artefacts, keys of `DERMOSCOPY`."""
-    names = [name for key, name in DERMOSCOPY.items() if key in present]
-    return f"{DIAGNOSES[diagnosis]} {'showing ' + ', '.join(names) if names else 'with no visible artifacts'}"
+    return isic_caption(diagnosis, (DERMOSCOPY[key] for key in present))
 
 
 def present_attributes(factors) -> list[str]:
