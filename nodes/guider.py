@@ -30,6 +30,7 @@ class TraversalGuider(comfy.samplers.CFGGuider):
 
     def __init__(self, model, plan, steps, rows_per_call, progress, cache=None, row_keys=None):
         super().__init__(model)
+        _refuse_recording(model)
         self.plan, self.steps, self.rows_per_call, self.progress = plan, steps, rows_per_call, progress
         self.cache, self.row_keys = cache, row_keys
         self.row_attribute = plan.attribute()
@@ -215,6 +216,16 @@ def _same(first, second):
     return len(first) == len(second) and all(
         a.keys() == b.keys() and all(a[key] is b[key] for key in a.keys() - own) for a, b in zip(first, second)
     )
+
+
+def _refuse_recording(model):
+    """Raises ValueError for self-attention guidance: it keeps the attention of one call and lays it over all rows."""
+    for function in model.model_options.get("sampler_post_cfg_function", ()):
+        if getattr(function, "__qualname__", "").startswith("SelfAttentionGuidance."):
+            raise ValueError(
+                "model: Self-Attention Guidance keeps one U-Net call's attention, which here holds some of the rows only; remove that patch, "
+                "or use one without memory, such as Perturbed-Attention Guidance."
+            )
 
 
 def _refuse_batch(conditioning, name):

@@ -97,7 +97,7 @@ def test_a_page_is_plain_markdown_with_the_notice_at_its_end(page):
     text = PAGES[page]
     assert text.endswith(f"\n\n{NOTICE}\n")
     assert not re.search(r"</?[A-Za-z]|!\[", text)
-    assert 25 <= len(text.splitlines()) <= 60
+    assert 25 <= len(text.splitlines()) <= 70
 
 
 def test_the_domain_on_the_loaders_page_is_read(tmp_path):

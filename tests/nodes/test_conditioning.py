@@ -157,6 +157,14 @@ def test_a_patch_that_rewrites_the_positive_prompt_is_refused(traverse, demo):
         traverse(model=model, **STEPS)
 
 
+def test_self_attention_guidance_is_refused_by_name(traverse, demo):
+    from comfy_extras.nodes_sag import SelfAttentionGuidance
+
+    patched = SelfAttentionGuidance.execute(demo[0], 0.5, 2.0).args[0]
+    with pytest.raises(ValueError, match="^model: Self-Attention Guidance"):
+        traverse(model=patched, **STEPS)
+
+
 def test_keyframes_of_a_hook_do_not_depend_on_the_other_swap_steps(make, run, traverse, demo):
     import comfy.hooks
 
