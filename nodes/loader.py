@@ -12,6 +12,8 @@ from .model_building import build_clip, build_model, build_vae
 from .sockets import CATEGORY, Domain
 
 AUTO = "auto"
+# Under this key a MODEL, and its clones, tell what it was loaded from.
+LOADED = "medtraverse"
 
 
 class MedicalCheckpointLoader(io.ComfyNode):
@@ -59,6 +61,9 @@ class MedicalCheckpointLoader(io.ComfyNode):
             weights, own_heads = read_unet(unet_path)
             heads, name = own_heads or heads, "unet"
         model = build_model(weights, heads, parts.scheduler, name=name)
+        model.set_attachments(LOADED, {
+            "checkpoint": checkpoint, "unet": unet if unet_path else None, "domain": chosen.name, "sha256": sources.weight_hashes(path, unet_path),
+        })
         context = model.model.model_config.unet_config["context_dim"]
         width = parts.text_encoder["text_model.final_layer_norm.weight"].shape[0]
         if context != width:

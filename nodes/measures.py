@@ -1,7 +1,5 @@
 """LatentDirectionCosine, LatentTSNE and IdentityPreservation: what the latents and images of a trajectory say (Figs 4 and 5)."""
 
-import csv
-import io as text_io
 import json
 
 import torch
@@ -12,27 +10,13 @@ from ..medtraverse.figures.cosine import cosine_figure
 from ..medtraverse.figures.latent_map import latent_map_figure
 from ..medtraverse.identity import identity_table
 from ..medtraverse.latent_map import latent_map
-from ..medtraverse.notice import NOTICE
 from ..medtraverse.published import published_curve
 from ..medtraverse.trajectory import SWAP
-from .figure_image import figure_image
-from .sockets import CATEGORY, Trajectory
+from .figure_image import DRAWING, drawing, figure_image
+from .sockets import CATEGORY, Figure, Trajectory
+from .table_text import csv_text, finite
 
 MORE = ("trajectory_2", "trajectory_3", "trajectory_4")
-
-
-def csv_text(header, rows):
-    """Return rows as CSV, the notice in a last column."""
-    text = text_io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*header, "notice"])
-    writer.writerows([*row, NOTICE] for row in rows)
-    return text.getvalue()
-
-
-def finite(values):
-    """Return a tensor as a list for JSON, which has no NaN: null in its place."""
-    return [None if value != value else value for value in values.tolist()]
 
 
 def row_names(trajectories):
@@ -60,6 +44,7 @@ class LatentDirectionCosine(io.ComfyNode):
                 io.Image.Output("figure", display_name="figure", tooltip="Mean over patients per attribute, with one standard deviation."),
                 io.String.Output("cosines_csv", display_name="cosines_csv", tooltip="Cosine of every patient, attribute and λ, as CSV."),
                 io.String.Output("report", display_name="report", tooltip="Means and standard deviations as JSON."),
+                Figure.Output("drawing", display_name="drawing", tooltip=DRAWING),
             ],
             is_output_node=True,
         )
@@ -83,18 +68,19 @@ class LatentDirectionCosine(io.ComfyNode):
                 if published and plain in paper:
                     reference[name] = paper[plain]
         colours = [colour for item in trajectories for colour in item.colours]
-        patients = min(len(item) for item in values)
-        if any(len(item) != patients for item in values):
-            raise ValueError("trajectory: the trajectories have different numbers of patients; give each the same.")
-        stacked = torch.stack(values)
-        figure = figure_image(cosine_figure(stacked, swap_steps, names, colours, reference))
+        patients = max(len(item) for item in values)
+        stacked = torch.stack([torch.nn.functional.pad(item, (0, 0, 0, patients - len(item)), value=float("nan")) for item in values])
+        drawn = cosine_figure(stacked, swap_steps, names, colours, reference)
+        figure = figure_image(drawn)
         report = json.dumps({
             "swap_steps": swap_steps, "patients": patients,
             "mean": {name: finite(item.nanmean(0)) for name, item in zip(names, stacked)},
             "standard_deviation": {name: finite((item - item.nanmean(0)).square().nanmean(0).sqrt()) for name, item in zip(names, stacked)},
         })
         table = csv_text(["attribute", "seed", *map(str, swap_steps)], rows)
-        return io.NodeOutput(figure, table, report, ui={**ui.PreviewImage(figure, cls=cls).as_dict(), "medtraverse": (report,)})
+        return io.NodeOutput(
+            figure, table, report, drawing(drawn, table, *trajectories), ui={**ui.PreviewImage(figure, cls=cls).as_dict(), "medtraverse": (report,)}
+        )
 
 
 class LatentTSNE(io.ComfyNode):
@@ -116,6 +102,7 @@ class LatentTSNE(io.ComfyNode):
             outputs=[
                 io.Image.Output("figure", display_name="figure", tooltip="The map."),
                 io.String.Output("coordinates_csv", display_name="coordinates_csv", tooltip="Coordinates of every latent, as CSV."),
+                Figure.Output("drawing", display_name="drawing", tooltip=DRAWING),
             ],
             is_output_node=True,
         )
@@ -124,9 +111,8 @@ class LatentTSNE(io.ComfyNode):
     def execute(cls, trajectory, perplexity, seed, thumbnails, images=None):
         places = trajectory.gather(latent_map(trajectory.latents, perplexity, seed))
         pictures = trajectory.gather(images) if images is not None and thumbnails else None
-        figure = figure_image(latent_map_figure(
-            places, trajectory.attributes, trajectory.colours, trajectory.points, trajectory.seeds, pictures
-        ))
+        drawn = latent_map_figure(places, trajectory.attributes, trajectory.colours, trajectory.points, trajectory.seeds, pictures)
+        figure = figure_image(drawn)
         rows = [
             [trajectory.neutral, attribute, patient, point, *places[p, a, n].tolist()]
             for p, patient in enumerate(trajectory.seeds)
@@ -134,7 +120,8 @@ class LatentTSNE(io.ComfyNode):
             for n, point in enumerate(trajectory.points)
         ]
         table = csv_text(["neutral", "attribute", "seed", "point", "x", "y"], rows)
-        return io.NodeOutput(figure, table, ui=ui.PreviewImage(figure, cls=cls))
+        settings = {"perplexity": perplexity, "random_state": seed}
+        return io.NodeOutput(figure, table, drawing(drawn, table, trajectory, tsne=settings), ui=ui.PreviewImage(figure, cls=cls))
 
 
 class IdentityPreservation(io.ComfyNode):

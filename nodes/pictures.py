@@ -4,10 +4,11 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..medtraverse.figures.film import film
-from ..medtraverse.figures.grid import strip, trajectory_grid
+from ..medtraverse.figures.grid import chosen_frames, strip, trajectory_grid
 from ..medtraverse.trajectory import CURVE
-from .figure_image import figure_image
-from .sockets import CATEGORY, Trajectory
+from .figure_image import DRAWING, drawing, figure_image
+from .table_text import csv_text
+from .sockets import CATEGORY, Figure, Trajectory
 
 IMAGES = "Its images: VAE Decode of the LATENT beside it, in the same order."
 
@@ -34,7 +35,10 @@ class TrajectoryGrid(io.ComfyNode):
                 io.String.Input("title", default="", tooltip="Title above the grid."),
                 io.Int.Input("dpi", default=100, min=30, max=600, tooltip="Dots per inch. At 100 a 128-pixel image is shown pixel for pixel; 300 for print."),
             ],
-            outputs=[io.Image.Output("figure", display_name="figure", tooltip="The grid as an image.")],
+            outputs=[
+                io.Image.Output("figure", display_name="figure", tooltip="The grid as an image."),
+                Figure.Output("drawing", display_name="drawing", tooltip=DRAWING),
+            ],
             is_output_node=True,
         )
 
@@ -43,11 +47,15 @@ class TrajectoryGrid(io.ComfyNode):
         pictures, seeds = shown(trajectory, images, max_patients)
         if trajectory.kind == CURVE:
             count = min(frames_shown, pictures.shape[2])
+            points = [trajectory.points[n] for n in chosen_frames(pictures.shape[2], count)]
             figure = strip(pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, count, title)
         else:
+            points = trajectory.points
             figure = trajectory_grid(pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, title)
         image = figure_image(figure, dpi)
-        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
+        cells = [[seed, attribute, point] for seed in seeds for attribute in trajectory.attributes for point in points]
+        table = csv_text(["seed", "attribute", "point"], cells)
+        return io.NodeOutput(image, drawing(figure, table, trajectory), ui=ui.PreviewImage(image, cls=cls))
 
 
 class TrajectoryFilm(io.ComfyNode):

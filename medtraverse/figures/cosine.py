@@ -17,7 +17,8 @@ def cosine_figure(cosines, swap_steps: Sequence[int], attributes: Sequence[str],
     Parameters
     ----------
     cosines : array or tensor [A, P, L]
-        `medtraverse.direction.direction_cosines` of each attribute. NaN (a swap that did not move) is left out.
+        `medtraverse.direction.direction_cosines` of each attribute. NaN (a swap that did not move, or a patient that
+        this attribute lacks) is left out.
     swap_steps : sequence of int, L
         In trajectory order: 45, 40, ..., 5.
     attributes, colours : sequences, A
@@ -47,8 +48,9 @@ def cosine_figure(cosines, swap_steps: Sequence[int], attributes: Sequence[str],
         warnings.simplefilter("ignore", RuntimeWarning)
         means, spreads = np.nanmean(cosines, axis=1), np.nanstd(cosines, axis=1)
 
-    patients = cosines.shape[1]
-    note = f"mean over {patients} patients, band ± 1 SD" if patients > 1 else "1 patient"
+    counts = sorted({int(count) for count in np.isfinite(cosines).any(axis=2).sum(axis=1)})
+    patients = counts[-1]
+    note = f"mean over {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} patients, band ± 1 SD" if patients > 1 else "1 patient"
     figure = sheet(WIDTH, HEIGHT, title, note)
     axes = axes_in(figure, 0.95, FOOTER + 0.75, WIDTH - 1.2, HEIGHT - FOOTER - HEADER - 0.85)
     clear_frame(axes)

@@ -89,9 +89,14 @@ def strip(frames, attributes: Sequence[str], colours: Sequence[str], points: Seq
     total = frames.shape[2] if len(frames.shape) == 6 else 0
     if total and not 2 <= count <= total:
         raise ValueError(f"count is {count}; choose 2 to {total} of the {total} frames")
-    chosen = np.linspace(0, max(total - 1, 0), count).round().astype(int).tolist()
+    chosen = chosen_frames(total, count)
     labels = ["neutral", *(f"frame {points[n]}" for n in chosen[1:])]
     return trajectory_grid(frames[:, :, chosen] if total else frames, attributes, colours, labels, seeds, title, note)
+
+
+def chosen_frames(total: int, count: int) -> list[int]:
+    """Numbers of `count` frames out of `total`, evenly spread, first and last included."""
+    return np.linspace(0, max(total - 1, 0), count).round().astype(int).tolist()
 
 
 def _name_row(axes, middle: float, attribute: str, colour: str, seed) -> None:

@@ -46,6 +46,7 @@ def save(figure, path: str | os.PathLike, metadata: Mapping[str, str] | None = N
     ValueError
         Another suffix.
     """
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     path = Path(path)
@@ -63,7 +64,8 @@ def save(figure, path: str | os.PathLike, metadata: Mapping[str, str] | None = N
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=f".{form}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        # Text stays text, to be edited and searched: in SVG by the viewer's own fonts, in PDF as TrueType.
+        with os.fdopen(handle, "wb") as file, rc_context({"svg.fonttype": "none", "pdf.fonttype": 42}):
             FigureCanvasAgg(figure).print_figure(file, format=form, metadata=embedded, dpi=dpi)
         os.replace(unfinished, path)
     except BaseException:

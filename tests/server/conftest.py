@@ -1,8 +1,5 @@
-"""One live ComfyUI for all tests of this folder, a client of it, and a builder of small graphs."""
+"""A builder of small graphs; the live server is in the conftest above."""
 import pytest
-
-from demo.comfyui import log_tail, start_server
-from medtraverse.client import Client
 
 
 class Graph(dict):
@@ -32,29 +29,3 @@ class Node:
 @pytest.fixture
 def graph():
     return Graph()
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory):
-    """The server's own folders: `base / "input"`, `base / "models"`, ... ."""
-    return tmp_path_factory.mktemp("comfyui")
-
-
-@pytest.fixture(scope="session")
-def server(base):
-    with start_server(base=base, log_path=base / "server.log") as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
-def client(server):
-    return Client(server)
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    """Put the end of the server's log under a failure: the node's own traceback is there."""
-    report = (yield).get_result()
-    base = getattr(item, "funcargs", {}).get("base")
-    if report.failed and base and (base / "server.log").is_file():
-        report.sections.append(("ComfyUI's log", log_tail(base / "server.log", 60)))

@@ -1,0 +1,80 @@
+"""Chromium on the live server's page. MEDTRAVERSE_BROWSER names its program; without any browser these tests are skipped, unless it says "required"."""
+import json
+import os
+import shutil
+import urllib.request
+
+import pytest
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
+
+
+def program():
+    """The browser's path, or None for playwright's own."""
+    named = os.environ.get("MEDTRAVERSE_BROWSER", "")
+    return named if os.path.isfile(named) else next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from playwright.sync_api import Error, sync_playwright
+
+    with sync_playwright() as playwright:
+        try:
+            opened = playwright.chromium.launch(executable_path=program(), args=["--no-sandbox", "--disable-gpu"])
+        except Error as error:
+            if os.environ.get("MEDTRAVERSE_BROWSER") == "required":
+                raise
+            pytest.skip(f"no Chromium: install it, or name one in MEDTRAVERSE_BROWSER ({error})")
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def context(browser, server):
+    settings = json.dumps({"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False}).encode()
+    urllib.request.urlopen(urllib.request.Request(f"{server}/settings", settings, {"Content-Type": "application/json"})).close()
+    opened = browser.new_context(viewport={"width": 1700, "height": 950})
+    yield opened
+    opened.close()
+
+
+class Page:
+    """The frontend in a tab; ``errors`` are the console errors and exceptions since it was opened."""
+
+    def __init__(self, page, url):
+        self.page, self.url, self.errors = page, url, []
+        page.on("console", lambda message: message.type == "error" and self.errors.append(f"{message.text} {message.location.get('url', '')}"))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def open(self, query=""):
+        self.page.goto(f"{self.url}/{query}")
+        self.page.wait_for_function("window.app?.graph !== undefined", timeout=60_000)
+        return self
+
+    def template(self, stem):
+        """Open a bundled workflow as the Templates browser does."""
+        self.open(f"?template={stem}&source=MedTraverse")
+        self.page.wait_for_function("window.app.graph._nodes.length > 0", timeout=60_000)
+        self.page.wait_for_timeout(300)
+        return self
+
+    def evaluate(self, script):
+        return self.page.evaluate(script)
+
+
+@pytest.fixture(scope="session")
+def bare_errors(context, server):
+    """What the frontend logs by itself, without a workflow."""
+    tab = Page(context.new_page(), server).open()
+    tab.page.wait_for_timeout(2000)
+    errors = set(tab.errors)
+    tab.page.close()
+    return errors
+
+
+@pytest.fixture
+def tab(context, server):
+    page = context.new_page()
+    yield Page(page, server)
+    page.close()

@@ -1,0 +1,55 @@
+"""Write the files of all bundled workflows: ``python -m workflows.build [--server URL] [--check]``.
+
+Takes the inputs of every node from a running ComfyUI's ``/object_info``, or starts one.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from demo.comfyui import start_server
+from medtraverse.client import Client
+from workflows.canvas import Canvas
+from workflows.graphs import draw, names
+
+FOLDER = Path(__file__).parent
+
+
+def files(object_info):
+    """Return ``{path: text}`` of every workflow, UI format on top and API format in ``api/``."""
+    texts = {}
+    for name in names():
+        canvas = draw(Canvas(object_info, name))
+        texts[FOLDER / f"{name}.json"] = _text(canvas.ui())
+        texts[FOLDER / "api" / f"{name}.json"] = _text(canvas.api())
+    return texts
+
+
+def _text(graph):
+    return json.dumps(graph, indent=1, ensure_ascii=False) + "\n"
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m workflows.build", description=__doc__.splitlines()[0])
+    parser.add_argument("--server", help="a running ComfyUI with the pack; without it one is started")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file differs")
+    arguments = parser.parse_args(argv)
+    with contextlib.nullcontext(arguments.server) if arguments.server else start_server() as url:
+        texts = files(Client(url).get("/object_info"))
+    changed = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if arguments.check:
+        print("\n".join(f"{path.relative_to(FOLDER)} is not what the graphs say" for path in changed))
+        return 1 if changed else 0
+    for path in changed:
+        part = path.with_suffix(".part")
+        part.write_text(texts[path], encoding="utf-8")
+        os.replace(part, path)
+    print(f"{len(changed)} of {len(texts)} files written to {FOLDER}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
