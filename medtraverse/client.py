@@ -5,10 +5,10 @@ import struct
 import time
 import uuid
 from dataclasses import dataclass, field
-
-import aiohttp
+from urllib.parse import quote, urlsplit
 
 _TEXT_EVENT = 3  # first four bytes of the websocket's binary messages; 1 and 4 are preview images
+_PATIENCE = 15  # seconds in which a lost server may come back
 
 
 class GraphRejected(ValueError):
@@ -72,11 +72,19 @@ class Client:
     Parameters
     ----------
     url : str
-        For example "http://127.0.0.1:8188".
+        For example "http://127.0.0.1:8188"; https and a path prefix are fine.
+
+    Raises
+    ------
+    ValueError
+        The URL is none of http or https.
     """
 
     def __init__(self, url):
-        self.url = url.rstrip("/")
+        self.url = (url if "://" in url else f"http://{url}").rstrip("/")
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError(f"server: {url!r} is no address of a ComfyUI; give one like http://127.0.0.1:8188.")
 
     def run(self, graph, on_progress=None, timeout=None):
         """Queue a graph and follow it to its end; Ctrl-C cancels it.
@@ -102,7 +110,7 @@ class Client:
 
     def submit(self, graph):
         """Queue a graph and return its prompt id at once. Raises GraphRejected."""
-        return self._call(lambda session: self._submit(session, graph, uuid.uuid4().hex))
+        return self._call(lambda session: self._submit(session, graph, uuid.uuid4().hex, str(uuid.uuid4())))
 
     def wait(self, prompt_id, timeout=None):
         """The RunResult of a submitted graph once it has ended; raises as `run` does. Texts are not known."""
@@ -128,7 +136,14 @@ class Client:
 
     def object_info(self, node_type=None):
         """The server's description of all nodes, or of one; an unknown one gives {}."""
-        return self._call(lambda session: self._get(session, "/object_info" + (f"/{node_type}" if node_type else "")))
+        return self._call(lambda session: self._get(session, "/object_info" + (f"/{quote(node_type)}" if node_type else "")))
+
+    def versions(self):
+        """Versions of ComfyUI, Python and torch on the server, and its devices."""
+        stats = self.get("/system_stats")
+        system = stats["system"]
+        return {"comfyui": system.get("comfyui_version"), "python": system.get("python_version"), "torch": system.get("pytorch_version"),
+                "devices": [device["name"] for device in stats.get("devices", [])]}
 
     def get(self, path, **query):
         """JSON of any other route, such as "/system_stats"."""
@@ -136,6 +151,8 @@ class Client:
 
     def upload_image(self, name, data):
         """Put an image file's bytes into the server's input folder; the name for LoadImage."""
+
+        import aiohttp
 
         async def post(session):
             form = aiohttp.FormData({"overwrite": "true"})
@@ -145,6 +162,8 @@ class Client:
         return self._call(post)
 
     def _call(self, task):
+        import aiohttp
+
         async def within_session():
             # trust_env stays off: a proxy from the environment has no business before a local server.
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=30)) as session:
@@ -152,8 +171,10 @@ class Client:
 
         try:
             return asyncio.run(within_session())
-        except aiohttp.ClientConnectionError as error:
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             raise ConnectionError(f"No ComfyUI answers at {self.url}: {error}") from error
+        except aiohttp.ClientResponseError as error:
+            raise ConnectionError(f"{error.request_info.url.with_query(None)} answers {error.status} {error.message}: that is not what a ComfyUI says.") from error
 
     async def _get(self, session, path, query=None, as_bytes=False):
         async with session.get(self.url + path, params=query) as response:
@@ -165,8 +186,8 @@ class Client:
             response.raise_for_status()
             return json.loads(await response.text() or "null")
 
-    async def _submit(self, session, graph, client_id):
-        body = {"prompt": graph, "client_id": client_id}
+    async def _submit(self, session, graph, client_id, prompt_id):
+        body = {"prompt": graph, "client_id": client_id, "prompt_id": prompt_id}
         async with session.post(self.url + "/prompt", json=body) as response:
             answer = await response.json(content_type=None)
             if response.status == 400:
@@ -181,12 +202,12 @@ class Client:
     async def _cancel(self, session, prompt_id):
         # First out of the queue, then what runs: the other way round it could start in between.
         await self._post(session, "/queue", json={"delete": [prompt_id]})
-        # Again, since a run that is just starting resets the flag that the first one set.
+        # Again, since a run that is just starting resets the flag that the first one set; never where another's runs.
         for _ in range(10):
-            await self._post(session, "/interrupt", json={"prompt_id": prompt_id})
-            await asyncio.sleep(0.1)
             if prompt_id not in (await self._queued(session))[0]:
                 return
+            await self._post(session, "/interrupt", json={"prompt_id": prompt_id})
+            await asyncio.sleep(0.1)
 
     async def _history(self, session, prompt_id):
         return (await self._get(session, f"/history/{prompt_id}")).get(prompt_id)
@@ -194,21 +215,60 @@ class Client:
     async def _run(self, session, graph, on_progress, timeout):
         client_id, started = uuid.uuid4().hex, time.monotonic()
         # The socket first: events of a run that starts at once would be lost.
-        async with session.ws_connect(f"{self.url}/ws?clientId={client_id}", max_msg_size=0) as socket:
-            prompt_id = await self._submit(session, graph, client_id)
+        socket = await self._connect(session, client_id)
+        # An id of our own: Ctrl-C may come before the server has answered with one.
+        prompt_id = str(uuid.uuid4())
+        try:
+            prompt_id = await self._submit(session, graph, client_id, prompt_id)
             state = _Following(prompt_id, graph, on_progress)
-            try:
-                await asyncio.wait_for(self._follow(session, socket, state), timeout)
-            except BaseException as error:  # Ctrl-C and a raising on_progress among them
+            await asyncio.wait_for(self._follow(session, socket, client_id, state), timeout)
+        except BaseException as error:  # Ctrl-C and a raising on_progress among them
+            if not isinstance(error, (ConnectionError, GraphRejected)):
                 await self._cancel(session, prompt_id)
-                if isinstance(error, asyncio.TimeoutError):
-                    raise TimeoutError(f"The graph was not done after {timeout} s; it has been cancelled.") from None
-                raise
+            if isinstance(error, asyncio.TimeoutError):
+                raise TimeoutError(f"The graph was not done after {timeout} s; it has been cancelled.") from None
+            raise
         result = await self._wait(session, prompt_id, 60)
         result.texts, result.seconds = state.texts, time.monotonic() - started
         return result
 
-    async def _follow(self, session, socket, state):
+    def _connect(self, session, client_id):
+        return session.ws_connect(f"{self.url}/ws?clientId={client_id}", max_msg_size=0)
+
+    async def _follow(self, session, socket, client_id, state):
+        """Take events until the run has ended, over as many connections as it needs."""
+        import aiohttp
+
+        while True:
+            async with socket:
+                try:
+                    await self._listen(session, socket, state)
+                    return
+                except aiohttp.ClientConnectionError:
+                    pass
+            socket = await self._reconnect(session, client_id)
+            # Events were lost meanwhile: the end may have been one of them.
+            running, pending = await self._queued(session)
+            if state.prompt_id not in running + pending:
+                if await self._history(session, state.prompt_id) is None:
+                    raise ConnectionError(f"ComfyUI at {self.url} was started anew and has lost the run.")
+                return
+
+    async def _reconnect(self, session, client_id):
+        import aiohttp
+
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return await self._connect(session, client_id)
+            except aiohttp.ClientError as error:
+                if time.monotonic() > deadline:
+                    raise ConnectionError(f"ComfyUI at {self.url} closed the connection while a graph ran: {error}") from error
+            await asyncio.sleep(0.5)
+
+    async def _listen(self, session, socket, state):
+        import aiohttp
+
         while not state.ended:
             try:
                 message = await socket.receive(timeout=5)
@@ -223,8 +283,8 @@ class Client:
                 state.take(event["type"], event.get("data") or {})
             elif message.type is aiohttp.WSMsgType.BINARY:
                 state.take_binary(message.data)
-            elif message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
-                raise ConnectionError(f"ComfyUI at {self.url} closed the connection while a graph ran.")
+            elif message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
+                raise aiohttp.ServerDisconnectedError("the websocket closed")
 
     async def _queued(self, session):
         state = await self._get(session, "/queue")
