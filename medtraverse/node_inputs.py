@@ -121,10 +121,9 @@ def _find(graph, node):
     if node in graph:
         return [node]
     for fold in (str, str.casefold):
-        for name in (title_of, lambda graph, key: graph[key]["class_type"]):
-            found = [key for key in graph if fold(name(graph, key)) == fold(node)]
-            if found:
-                return found
+        found = [key for key in graph if fold(node) in (fold(title_of(graph, key)), fold(graph[key]["class_type"]))]
+        if found:
+            return found
     return []
 
 

@@ -150,13 +150,14 @@ def seed_jobs(graph, seeds, object_info) -> dict:
         if name in input_specs(object_info.get(node["class_type"]) or {}) and _is_number(node, name)]
     if not targets:
         raise ValueError(f"--seeds: no node of the graph has a seed of its own (a {SAMPLER}, or any with an input seed or noise_seed).")
-    blocks = {graph[key]["inputs"].get("patients", 1) for key in samplers} or {1}
-    if len(blocks) > 1 or not isinstance(block := blocks.pop(), int) or block < 1:
+    blocks = [graph[key]["inputs"].get("patients", 1) for key in samplers] or [1]
+    block = blocks[0]
+    if not isinstance(block, int) or block < 1 or blocks != [block] * len(blocks):
         raise ValueError("--seeds: give every Prompt Swap KSampler the same number of patients, by --set.")
     jobs = {}
     for first in range(seeds.start, seeds.stop, block):
         last = min(first + block, seeds.stop) - 1
-        changed = {key: {"seed": first, "patients": last - first + 1} for key in samplers} or {}
+        changed = {key: {"seed": first, "patients": last - first + 1} for key in samplers}
         if not samplers:
             for key, name in targets:
                 changed.setdefault(key, {})[name] = first
