@@ -1,4 +1,5 @@
 """Seeds into runs, and outputs into a folder."""
+import io
 import json
 from types import SimpleNamespace
 
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medtraverse.run import MARKER, file_name, finished, gather, parse_seeds, seed_jobs, text_suffix
+from medtraverse.run import MARKER, Progress, file_name, finished, gather, parse_seeds, seed_jobs, text_suffix
 
 INFO = {"KSampler": {"input": {"required": {"seed": ["INT"], "model": ["MODEL"]}}}, "Other": {"input": {"required": {"size": ["INT"]}}}}
 
@@ -101,3 +102,32 @@ def test_a_folder_whose_fetching_broke_off_is_not_finished(tmp_path):
     with pytest.raises(ConnectionError):
         gather(SimpleNamespace(fetch=fetch), graph, result, tmp_path, {}, {})
     assert finished(tmp_path, graph) is None
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def progress(stream, quiet=False):
+    graph = {"1": {"class_type": "Sample", "inputs": {}, "_meta": {"title": "Traverse"}}, "2": {"class_type": "Save", "inputs": {}}}
+    lines = Progress(graph, stream, quiet)
+    for node, value, maximum, done in (("1", 0, 1, 0), ("1", 5, 10, 0), ("1", 9, 10, 0), ("2", 0, 1, 1)):
+        lines(SimpleNamespace(node_id=node, value=value, maximum=maximum, finished=done, nodes=2))
+    lines.end()
+    return stream.getvalue()
+
+
+def test_a_terminal_sees_the_percent_count_up_in_one_line_for_each_node():
+    first, second = progress(Terminal()).removesuffix("\n").split("\n")
+    assert [part.split()[2] for part in first.strip("\r").split("\r")] == ["0", "50", "90", "100"]
+    assert "1/2 Traverse" in first and "2/2 Save" in second
+
+
+def test_elsewhere_each_node_is_one_line_when_it_is_done():
+    lines = progress(io.StringIO()).splitlines()
+    assert len(lines) == 2 and "1/2 Traverse  100 %" in lines[0] and "2/2 Save  100 %" in lines[1] and lines[1].endswith(" s")
+
+
+def test_quiet_says_nothing():
+    assert progress(Terminal(), quiet=True) == ""
