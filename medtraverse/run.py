@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -80,7 +81,11 @@ def _run(arguments, graph):
             if name:
                 _say(arguments, f"Seeds {name} ({number} of {len(jobs)})")
             progress = Progress(job, sys.stderr if arguments.json else sys.stdout, arguments.quiet)
-            result = client.run(job, progress, arguments.timeout)
+            try:
+                result = client.run(job, progress, arguments.timeout)
+            except BaseException:
+                progress.stop()
+                raise
             progress.end()
             record = gather(client, job, result, out / name, {"workflow": arguments.workflow, "set": arguments.set, "seeds": name or None}, versions)
         records.append({"folder": str(out / name), "prompt_id": record["prompt_id"], "seconds": record["seconds"],
@@ -263,9 +268,16 @@ class Progress:
             self._print("100 %", "\n")
             self.node, self.shown, self.width = None, None, 0
 
+    def stop(self):
+        """Leave the current node's line as it is: the run ended within it."""
+        if self.node is not None and self.live and not self.quiet:
+            print(file=self.stream)
+
     def _print(self, percent, end):
         if self.quiet:
             return
         line = f"{self.place:>7} {title_of(self.graph, self.node)}  {percent}  {time.monotonic() - self.since:.1f} s"
+        if self.live:
+            line = line[: shutil.get_terminal_size().columns - 1]
         print(("\r" if self.live else "") + line.ljust(self.width), end=end, file=self.stream, flush=True)
         self.width = len(line)

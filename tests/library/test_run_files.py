@@ -129,5 +129,13 @@ def test_elsewhere_each_node_is_one_line_when_it_is_done():
     assert len(lines) == 2 and "1/2 Traverse  100 %" in lines[0] and "2/2 Save  100 %" in lines[1] and lines[1].endswith(" s")
 
 
+def test_a_run_that_ends_within_a_node_leaves_its_line_and_starts_a_new_one():
+    stream = Terminal()
+    lines = Progress({"1": {"class_type": "Sample", "inputs": {}}}, stream)
+    lines(SimpleNamespace(node_id="1", value=4, maximum=10, finished=0, nodes=1))
+    lines.stop()
+    assert stream.getvalue().endswith("s\n") and "40 %" in stream.getvalue() and "100 %" not in stream.getvalue()
+
+
 def test_quiet_says_nothing():
     assert progress(Terminal(), quiet=True) == ""
