@@ -15,6 +15,7 @@ from demo.comfyui import PACK, SetupError, installation, start_server
 from medtraverse import __version__
 from medtraverse.client import Client, GraphRejected, NodeFailed, RunInterrupted
 from medtraverse.notice import NOTICE
+from medtraverse.run import write
 
 DOMAINS = {"CheXpert": "demo-chexpert.json", "ISIC": "demo-isic.json"}
 WEIGHTS = PACK / "demo" / "weights"
@@ -31,7 +32,7 @@ def main(argv=None):
     with start_server(comfyui, own_folders=comfyui.foreign, cpu=True if os.environ.get("MEDTRAVERSE_CPU") else None) as url:
         client = Client(url)
         report["seconds"] = {"server": round(time.monotonic() - started, 1)}
-        report["versions"] |= _versions(client.get("/system_stats"))
+        report["versions"] |= client.versions()
         for domain, workflow in DOMAINS.items():
             report["domains"][domain] = run_domain(client, domain, workflow, arguments, out)
     report["seconds"]["all"] = round(time.monotonic() - started, 1)
@@ -113,13 +114,6 @@ def weight_hashes():
     }
 
 
-def write(path, content):
-    """Write text or bytes whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    os.replace(part, path)
-
-
 def summary(report):
     """Return the CFRT of both domains as text."""
     lines = ["", f"{'':9} {'attribute':18} {'CFRT of swaps':>22} {'CFRT of Bézier frames':>24}"]
@@ -129,12 +123,6 @@ def summary(report):
                      for item in (swaps, part["cfrt"]["bezier"]["attributes"][name])]
             lines.append(f"{domain:9} {name:18} {cells[0]:>22} {cells[1]:>24}")
     return "\n".join([*lines, f"{report['seconds']['all']:.0f} s in all", ""])
-
-
-def _versions(stats):
-    system = stats["system"]
-    return {"comfyui": system.get("comfyui_version"), "python": system.get("python_version"), "torch": system.get("pytorch_version"),
-            "devices": [device["name"] for device in stats.get("devices", [])]}
 
 
 def _arguments(argv):

@@ -1,4 +1,4 @@
-"""Command line of the library: `python -m medtraverse cfrt TABLE.csv --target ATTRIBUTE`."""
+"""Command line of the library: `python -m medtraverse cfrt TABLE.csv --target ATTRIBUTE`, `python -m medtraverse run WORKFLOW.json`."""
 
 import argparse
 import json
@@ -70,20 +70,49 @@ def parser() -> OneLineParser:
     )
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.set_defaults(run=score)
+    _add_run(commands)
     return top
 
 
+def _add_run(commands):
+    command = commands.add_parser(
+        "run",
+        help="run a workflow on a ComfyUI and fetch what it makes",
+        description="Queues a workflow, in the browser's format or in API format, on a running ComfyUI, follows it, and puts every file and "
+        "text that it makes into a folder, run.json last. Ctrl-C cancels the job on the server. A folder that holds the outputs of the same "
+        "graph and settings is not made again.",
+        epilog="exit codes: 0 done; 1 a node failed; 2 bad arguments, or ComfyUI refused the graph; 3 no ComfyUI answers, or it went away; "
+        "130 cancelled, by Ctrl-C, --timeout or someone else.",
+    )
+    command.add_argument("workflow", metavar="WORKFLOW", help="a file, or the bare name of a bundled workflow")
+    command.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE",
+                         help="NODE is an id, a title or a class type; may be given several times")
+    command.add_argument("--seeds", metavar="FIRST-LAST", help="one run after another over these seeds, each into a folder of its own; every run takes "
+                         "as many seeds as the Prompt Swap KSampler has patients")
+    command.add_argument("--out", metavar="DIR", help="where the outputs go (default: output/NAME, or NAME-2, ... if that holds another graph's)")
+    command.add_argument("--server", default="http://127.0.0.1:8188", metavar="URL", help="default: %(default)s")
+    command.add_argument("--timeout", type=float, metavar="SECONDS", help="cancel a run that takes longer")
+    command.add_argument("--json", action="store_true", help="print a summary as JSON; progress goes to stderr")
+    command.add_argument("--quiet", action="store_true", help="print errors only (and the JSON)")
+
+    def run(arguments):
+        from .run import run_command
+
+        return run_command(arguments)
+
+    command.set_defaults(run=run)
+
+
 def main(argv=None) -> int:
-    """Run a command; 0 when it worked, 2 with one line on stderr when its input was bad."""
+    """Run a command; 0 when it worked, 2 with one line on stderr when its input was bad. `run` has further codes."""
     arguments = parser().parse_args(argv)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a Windows console may not know the Greek delta
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except ValueError as error:
         print(f"medtraverse {arguments.command}: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

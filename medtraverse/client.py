@@ -1,69 +1,15 @@
 """A client of a running ComfyUI: queue a graph in API format, follow it, fetch what it made, cancel it."""
 import asyncio
 import json
-import struct
 import time
 import uuid
-from dataclasses import dataclass, field
+from urllib.parse import quote, urlsplit
 
-import aiohttp
+from .run_events import Following, GraphRejected, NodeFailed, Progress, RunInterrupted, RunResult, result_of
 
-_TEXT_EVENT = 3  # first four bytes of the websocket's binary messages; 1 and 4 are preview images
+__all__ = ["Client", "GraphRejected", "NodeFailed", "Progress", "RunInterrupted", "RunResult"]
 
-
-class GraphRejected(ValueError):
-    """The server refused to queue a graph; `node_errors` is its own record, node id to errors."""
-
-    def __init__(self, error, node_errors):
-        self.error, self.node_errors = error, node_errors
-        lines = [" ".join(filter(None, (error.get("message"), error.get("details"))))]
-        for node_id, record in node_errors.items():
-            lines += [f"node {node_id} ({record.get('class_type')}): {one.get('message')}: {one.get('details')}"
-                      for one in record.get("errors", ())]
-        super().__init__("\n".join(lines))
-
-
-class NodeFailed(RuntimeError):
-    """A node raised while the graph ran. The message is the node's own."""
-
-    def __init__(self, record):
-        self.node_id = record.get("node_id")
-        self.node_type = record.get("node_type")
-        self.exception_type = record.get("exception_type", "")
-        self.exception_message = (record.get("exception_message") or "").strip()
-        self.traceback = "".join(record.get("traceback") or ())
-        super().__init__(f"{self.node_type} (node {self.node_id}): {self.exception_message}")
-
-
-class RunInterrupted(RuntimeError):
-    """The run was cancelled, while queued or while it ran."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: `finished` of `nodes` nodes, and step `value` of `maximum` of the one at work."""
-
-    node_id: str
-    node_type: str
-    value: float
-    maximum: float
-    finished: int
-    nodes: int
-
-
-@dataclass
-class RunResult:
-    """What a run left: `outputs` maps a node id to its ui values, `texts` to the progress text it sent last."""
-
-    prompt_id: str
-    outputs: dict = field(default_factory=dict)
-    texts: dict = field(default_factory=dict)
-    cached: list = field(default_factory=list)
-    seconds: float = 0.0
-
-    def files(self, node_id, kind="images"):
-        """The files that a node saved or previewed, as `Client.fetch` takes them."""
-        return self.outputs.get(str(node_id), {}).get(kind, [])
+_PATIENCE = 15  # seconds in which a lost server may come back
 
 
 class Client:
@@ -72,11 +18,19 @@ class Client:
     Parameters
     ----------
     url : str
-        For example "http://127.0.0.1:8188".
+        For example "http://127.0.0.1:8188"; https and a path prefix are fine.
+
+    Raises
+    ------
+    ValueError
+        The URL is none of http or https.
     """
 
     def __init__(self, url):
-        self.url = url.rstrip("/")
+        self.url = (url if "://" in url else f"http://{url}").rstrip("/")
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError(f"server: {url!r} is no address of a ComfyUI; give one like http://127.0.0.1:8188.")
 
     def run(self, graph, on_progress=None, timeout=None):
         """Queue a graph and follow it to its end; Ctrl-C cancels it.
@@ -102,7 +56,7 @@ class Client:
 
     def submit(self, graph):
         """Queue a graph and return its prompt id at once. Raises GraphRejected."""
-        return self._call(lambda session: self._submit(session, graph, uuid.uuid4().hex))
+        return self._call(lambda session: self._submit(session, graph, uuid.uuid4().hex, str(uuid.uuid4())))
 
     def wait(self, prompt_id, timeout=None):
         """The RunResult of a submitted graph once it has ended; raises as `run` does. Texts are not known."""
@@ -128,7 +82,14 @@ class Client:
 
     def object_info(self, node_type=None):
         """The server's description of all nodes, or of one; an unknown one gives {}."""
-        return self._call(lambda session: self._get(session, "/object_info" + (f"/{node_type}" if node_type else "")))
+        return self._call(lambda session: self._get(session, "/object_info" + (f"/{quote(node_type)}" if node_type else "")))
+
+    def versions(self):
+        """Versions of ComfyUI, Python and torch on the server, and its devices."""
+        stats = self.get("/system_stats")
+        system = stats["system"]
+        return {"comfyui": system.get("comfyui_version"), "python": system.get("python_version"), "torch": system.get("pytorch_version"),
+                "devices": [device["name"] for device in stats.get("devices", [])]}
 
     def get(self, path, **query):
         """JSON of any other route, such as "/system_stats"."""
@@ -136,6 +97,8 @@ class Client:
 
     def upload_image(self, name, data):
         """Put an image file's bytes into the server's input folder; the name for LoadImage."""
+
+        import aiohttp
 
         async def post(session):
             form = aiohttp.FormData({"overwrite": "true"})
@@ -145,6 +108,8 @@ class Client:
         return self._call(post)
 
     def _call(self, task):
+        import aiohttp
+
         async def within_session():
             # trust_env stays off: a proxy from the environment has no business before a local server.
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=30)) as session:
@@ -152,8 +117,10 @@ class Client:
 
         try:
             return asyncio.run(within_session())
-        except aiohttp.ClientConnectionError as error:
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             raise ConnectionError(f"No ComfyUI answers at {self.url}: {error}") from error
+        except aiohttp.ClientResponseError as error:
+            raise ConnectionError(f"{error.request_info.url.with_query(None)} answers {error.status} {error.message}: that is not what a ComfyUI says.") from error
 
     async def _get(self, session, path, query=None, as_bytes=False):
         async with session.get(self.url + path, params=query) as response:
@@ -165,8 +132,8 @@ class Client:
             response.raise_for_status()
             return json.loads(await response.text() or "null")
 
-    async def _submit(self, session, graph, client_id):
-        body = {"prompt": graph, "client_id": client_id}
+    async def _submit(self, session, graph, client_id, prompt_id):
+        body = {"prompt": graph, "client_id": client_id, "prompt_id": prompt_id}
         async with session.post(self.url + "/prompt", json=body) as response:
             answer = await response.json(content_type=None)
             if response.status == 400:
@@ -181,12 +148,12 @@ class Client:
     async def _cancel(self, session, prompt_id):
         # First out of the queue, then what runs: the other way round it could start in between.
         await self._post(session, "/queue", json={"delete": [prompt_id]})
-        # Again, since a run that is just starting resets the flag that the first one set.
+        # Again, since a run that is just starting resets the flag that the first one set; never where another's runs.
         for _ in range(10):
-            await self._post(session, "/interrupt", json={"prompt_id": prompt_id})
-            await asyncio.sleep(0.1)
             if prompt_id not in (await self._queued(session))[0]:
                 return
+            await self._post(session, "/interrupt", json={"prompt_id": prompt_id})
+            await asyncio.sleep(0.1)
 
     async def _history(self, session, prompt_id):
         return (await self._get(session, f"/history/{prompt_id}")).get(prompt_id)
@@ -194,21 +161,60 @@ class Client:
     async def _run(self, session, graph, on_progress, timeout):
         client_id, started = uuid.uuid4().hex, time.monotonic()
         # The socket first: events of a run that starts at once would be lost.
-        async with session.ws_connect(f"{self.url}/ws?clientId={client_id}", max_msg_size=0) as socket:
-            prompt_id = await self._submit(session, graph, client_id)
-            state = _Following(prompt_id, graph, on_progress)
-            try:
-                await asyncio.wait_for(self._follow(session, socket, state), timeout)
-            except BaseException as error:  # Ctrl-C and a raising on_progress among them
+        socket = await self._connect(session, client_id)
+        # An id of our own: Ctrl-C may come before the server has answered with one.
+        prompt_id = str(uuid.uuid4())
+        try:
+            prompt_id = await self._submit(session, graph, client_id, prompt_id)
+            state = Following(prompt_id, graph, on_progress)
+            await asyncio.wait_for(self._follow(session, socket, client_id, state), timeout)
+        except BaseException as error:  # Ctrl-C and a raising on_progress among them
+            if not isinstance(error, (ConnectionError, GraphRejected)):
                 await self._cancel(session, prompt_id)
-                if isinstance(error, asyncio.TimeoutError):
-                    raise TimeoutError(f"The graph was not done after {timeout} s; it has been cancelled.") from None
-                raise
+            if isinstance(error, asyncio.TimeoutError):
+                raise TimeoutError(f"The graph was not done after {timeout} s; it has been cancelled.") from None
+            raise
         result = await self._wait(session, prompt_id, 60)
         result.texts, result.seconds = state.texts, time.monotonic() - started
         return result
 
-    async def _follow(self, session, socket, state):
+    def _connect(self, session, client_id):
+        return session.ws_connect(f"{self.url}/ws?clientId={client_id}", max_msg_size=0)
+
+    async def _follow(self, session, socket, client_id, state):
+        """Take events until the run has ended, over as many connections as it needs."""
+        import aiohttp
+
+        while True:
+            async with socket:
+                try:
+                    await self._listen(session, socket, state)
+                    return
+                except aiohttp.ClientConnectionError:
+                    pass
+            socket = await self._reconnect(session, client_id)
+            # Events were lost meanwhile: the end may have been one of them.
+            running, pending = await self._queued(session)
+            if state.prompt_id not in running + pending:
+                if await self._history(session, state.prompt_id) is None:
+                    raise ConnectionError(f"ComfyUI at {self.url} no longer knows the run: it was started anew.")
+                return
+
+    async def _reconnect(self, session, client_id):
+        import aiohttp
+
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return await self._connect(session, client_id)
+            except aiohttp.ClientError as error:
+                if time.monotonic() > deadline:
+                    raise ConnectionError(f"ComfyUI at {self.url} closed the connection while a graph ran: {error}") from error
+            await asyncio.sleep(0.5)
+
+    async def _listen(self, session, socket, state):
+        import aiohttp
+
         while not state.ended:
             try:
                 message = await socket.receive(timeout=5)
@@ -223,8 +229,8 @@ class Client:
                 state.take(event["type"], event.get("data") or {})
             elif message.type is aiohttp.WSMsgType.BINARY:
                 state.take_binary(message.data)
-            elif message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
-                raise ConnectionError(f"ComfyUI at {self.url} closed the connection while a graph ran.")
+            elif message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
+                raise aiohttp.ServerDisconnectedError("the websocket closed")
 
     async def _queued(self, session):
         state = await self._get(session, "/queue")
@@ -237,53 +243,9 @@ class Client:
             running, pending = await self._queued(session)
             record = await self._history(session, prompt_id)
             if record:
-                return _result(prompt_id, record)
+                return result_of(prompt_id, record)
             if prompt_id not in running + pending:
                 raise RunInterrupted(f"Run {prompt_id} was taken out of the queue.")
             if deadline and time.monotonic() > deadline:
                 raise TimeoutError(f"Run {prompt_id} was not done after {timeout} s.")
             await asyncio.sleep(0.1)
-
-
-class _Following:
-    """Turns the websocket's events of one run into progress."""
-
-    def __init__(self, prompt_id, graph, on_progress):
-        self.prompt_id, self.graph, self.on_progress = prompt_id, graph, on_progress
-        self.ended, self.texts, self._done, self._current = False, {}, set(), None
-
-    def take(self, kind, data):
-        if data.get("prompt_id") != self.prompt_id:
-            return
-        if kind in ("execution_success", "execution_error", "execution_interrupted"):
-            self.ended = True
-        elif kind == "execution_cached":
-            self._done.update(data.get("nodes") or ())
-        elif kind == "executing":
-            self._done.update({self._current} - {None})
-            self._current = data.get("node")
-            self._tell(self._current, 0, 1)
-        elif kind == "progress":
-            self._tell(data.get("node") or self._current, data["value"], data["max"])
-
-    def take_binary(self, data):
-        if struct.unpack(">I", data[:4])[0] == _TEXT_EVENT:
-            end = 8 + struct.unpack(">I", data[4:8])[0]
-            self.texts[data[8:end].decode()] = data[end:].decode("utf-8", "replace")
-
-    def _tell(self, node_id, value, maximum):
-        if self.on_progress and node_id is not None:
-            node_type = self.graph.get(str(node_id), {}).get("class_type", "")
-            self.on_progress(Progress(str(node_id), node_type, value, maximum, len(self._done), len(self.graph)))
-
-
-def _result(prompt_id, record):
-    cached = []
-    for kind, data in (record.get("status") or {}).get("messages", ()):
-        if kind == "execution_error":
-            raise NodeFailed(data)
-        if kind == "execution_interrupted":
-            raise RunInterrupted(f"Run {prompt_id} was cancelled at {data.get('node_type')} (node {data.get('node_id')}).")
-        if kind == "execution_cached":
-            cached = data.get("nodes", [])
-    return RunResult(prompt_id, record.get("outputs", {}), cached=cached)
