@@ -4,6 +4,7 @@ The same seed keeps much of a patient even without a swap, so a similarity to on
 every figure here stands beside the same figure against other patients' neutrals.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ MEASURES = ("ssim", "mse", "correlation")
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
+_PIXELS_PER_BATCH = 2**23
 
 
 def mse(images, references) -> Tensor:
@@ -65,18 +67,23 @@ class IdentityTable:
     controls : int
         How many other patients each image was compared with; 0 when there is one patient only.
     own : dict of str to Tensor [A, N], float64
-        "ssim", "mse" and "correlation" against the patient's own neutral. Point 0 is the neutral itself.
+        "ssim", "mse" and "correlation" against the patient's own neutral, and the perceptual distance by its name if there
+        is one. Point 0 is the neutral itself.
     other : dict of str to Tensor [A, N], float64
         The same images against other patients' neutrals; NaN when there is one patient only.
+    own_patients, other_patients : dict of str to Tensor [P, A, N], float64
+        The same before the mean over patients; `other_patients` is a mean over the controls.
     """
 
     patients: int
     controls: int
     own: dict
     other: dict
+    own_patients: dict
+    other_patients: dict
 
 
-def identity_table(images, controls: int = 4) -> IdentityTable:
+def identity_table(images, controls: int = 4, perceptual=None, progress: Callable[[int, int], None] | None = None) -> IdentityTable:
     """Similarity to the own neutral and to other patients' neutrals, along the trajectory.
 
     Parameters
@@ -85,6 +92,10 @@ def identity_table(images, controls: int = 4) -> IdentityTable:
         Patients, attributes, points (0 = neutral); in 0..1, 11 pixels a side or more.
     controls : int
         Each patient is compared with this many others (the next ones in order, around the end), or with all if fewer.
+    perceptual : medtraverse.perceptual.PerceptualDistance, optional
+        A further measure.
+    progress : callable, optional
+        Called with (patients done, P); may raise to cancel.
 
     Raises
     ------
@@ -94,19 +105,42 @@ def identity_table(images, controls: int = 4) -> IdentityTable:
     images = _images(images, 6, "[P, A, N, H, W, C]")
     if controls < 1:
         raise ValueError(f"controls is {controls}; compare with 1 other patient or more")
-    patients, attributes, points = images.shape[:3]
-    shifts = range(1, min(controls, patients - 1) + 1)
-    own = {name: torch.full((attributes, points), torch.nan, dtype=torch.float64) for name in MEASURES}
+    patients = images.shape[0]
+    names = (*MEASURES, perceptual.name) if perceptual else MEASURES
+    own = {name: torch.full(images.shape[:3], torch.nan, dtype=torch.float64) for name in names}
     other = {name: values.clone() for name, values in own.items()}
-    for a in range(attributes):
-        for n in range(points):
-            for name, measure in (("ssim", ssim), ("mse", mse), ("correlation", correlation)):
-                neutral = images[:, a, 0]
-                own[name][a, n] = measure(images[:, a, n], neutral).mean()
-                if shifts:
-                    against = [measure(images[:, a, n], neutral.roll(-shift, 0)) for shift in shifts]
-                    other[name][a, n] = torch.stack(against).mean()
-    return IdentityTable(patients, len(shifts), own, other)
+    controls = min(controls, patients - 1)
+    for p in range(patients):
+        neutrals = images[[(p + shift) % patients for shift in range(controls + 1)], :, 0]
+        for name, values in _measured(images[p], neutrals, perceptual).items():
+            own[name][p] = values[0]
+            if controls:
+                other[name][p] = values[1:].mean(dim=0)
+        if progress is not None:
+            progress(p + 1, patients)
+    means = [{name: values.mean(dim=0) for name, values in group.items()} for group in (own, other)]
+    return IdentityTable(patients, controls, *means, own, other)
+
+
+def _measured(images: Tensor, neutrals: Tensor, perceptual) -> dict:
+    """Every measure of one patient's images [A, N, H, W, C] against neutrals [R, A, H, W, C]: name to [R, A, N]."""
+    points = images.shape[1]
+    batch = max(1, _PIXELS_PER_BATCH // images[0, 0].numel())
+    rows = images.flatten(0, 1).split(batch)
+    found = {name: [] for name in MEASURES}
+    for reference in neutrals:
+        beside = reference.repeat_interleave(points, 0).split(batch)
+        for name, measure in zip(MEASURES, (ssim, mse, correlation), strict=True):
+            found[name].append(torch.cat([measure(a, b) for a, b in zip(rows, beside)]).unflatten(0, (-1, points)))
+    found = {name: torch.stack(values) for name, values in found.items()}
+    if perceptual:
+        if (neutrals == neutrals[:, :1]).all():
+            # as ever in a trajectory; a network sees each neutral once
+            distances = perceptual.between(images.flatten(0, 1), neutrals[:, 0]).unflatten(0, (-1, points))
+        else:
+            distances = torch.stack([perceptual.between(each, neutrals[:, a]) for a, each in enumerate(images)])
+        found[perceptual.name] = distances.permute(2, 0, 1)
+    return found
 
 
 def _images(images, axes: int, expected: str) -> Tensor:

@@ -3,14 +3,13 @@
 import json
 
 import comfy.model_management
-import comfy.model_patcher
-import comfy.utils
 from comfy_api.latest import io, ui
 
 from ..medtraverse.classifier import load_classifier
 from ..medtraverse.evaluation import evaluate
 from . import sources
 from .figure_image import DRAWING, drawing, figure_image
+from .managed import managed, progress_of
 from .sockets import CATEGORY, Classifier, Figure, Trajectory
 
 NONE = "none"
@@ -21,20 +20,17 @@ class LoadedClassifier:
 
     def __init__(self, classifier, name):
         self.classifier, self.name = classifier, name
-        self.patcher = comfy.model_patcher.ModelPatcher(
-            classifier.module, load_device=comfy.model_management.get_torch_device(), offload_device=comfy.model_management.unet_offload_device()
-        )
+        self.patcher = managed(classifier.module)
 
     def predict(self, images):
         """Return probabilities [N, labels] of images [N, H, W, 3]; shows progress and can be cancelled."""
         comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
-        bar = comfy.utils.ProgressBar(len(images))
+        return self.classifier.predict(images, progress=progress_of(len(images)))
 
-        def progress(done, total):
-            bar.update_absolute(done, total)
-            comfy.model_management.throw_exception_if_processing_interrupted()
-
-        return self.classifier.predict(images, progress=progress)
+    def features(self, images, progress=None):
+        """Return pooled features [N, C] of images [N, H, W, 3]; as predict else."""
+        comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
+        return self.classifier.features(images, progress=progress)
 
 
 class MedicalClassifierLoader(io.ComfyNode):

@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension
 
 from .classifier import CFRTEvaluator, MedicalClassifierLoader
 from .curve import BezierLatentInterpolate, TrajectorySelect
+from .distribution import DistributionDistance
 from .loader import MedicalCheckpointLoader
 from .measures import IdentityPreservation, LatentDirectionCosine, LatentTSNE
 from .pictures import TrajectoryFilm, TrajectoryGrid
@@ -23,6 +24,7 @@ NODES = [
     LatentTSNE,
     LatentDirectionCosine,
     IdentityPreservation,
+    DistributionDistance,
     TrajectoryGrid,
     TrajectoryFilm,
     SaveTraversalFigure,

@@ -2,18 +2,24 @@
 
 import json
 
+import comfy.model_management
 import torch
 from comfy_api.latest import io, ui
 
 from ..medtraverse.direction import direction_cosines
 from ..medtraverse.figures.cosine import cosine_figure
+from ..medtraverse.figures.identity import identity_figure
 from ..medtraverse.figures.latent_map import latent_map_figure
 from ..medtraverse.identity import identity_table
 from ..medtraverse.latent_map import latent_map
+from ..medtraverse.perceptual import ALEXNET, CHOICES, LEFT_OUT, LPIPS, perceptual_distance
 from ..medtraverse.published import published_curve
 from ..medtraverse.trajectory import SWAP
+from ..medtraverse.weights import find_weights
 from .figure_image import DRAWING, drawing, figure_image
+from .managed import managed, progress_of
 from .sockets import CATEGORY, Figure, Trajectory
+from .sources import fingerprint, metric_folders
 from .table_text import csv_text, finite
 
 MORE = ("trajectory_2", "trajectory_3", "trajectory_4")
@@ -131,31 +137,45 @@ class IdentityPreservation(io.ComfyNode):
             node_id="IdentityPreservation",
             display_name="Identity Preservation",
             category=CATEGORY,
-            description="SSIM, MSE and correlation of every point's image to the patient's own neutral, beside the same against other patients' neutrals.",
+            description="SSIM, MSE, correlation and LPIPS (or ST-LPIPS) of every point's image to the patient's own neutral, beside those to other patients'.",
             inputs=[
                 Trajectory.Input("trajectory", tooltip="The trajectory, or its curve frames, that the images were decoded from."),
                 io.Image.Input("images", tooltip="Its images: VAE Decode of the LATENT beside it, in the same order."),
                 io.Int.Input("controls", default=4, min=1, max=100, tooltip="With how many other patients each image is compared."),
+                io.Combo.Input("perceptual", options=list(CHOICES), default=CHOICES[0], optional=True,
+                               tooltip="Perceptual distance. auto: LPIPS if its AlexNet weights are at hand, else ST-LPIPS, else none. Nothing is downloaded."),
             ],
             outputs=[
                 io.String.Output("table", display_name="table", tooltip="Per attribute and point, as CSV."),
                 io.String.Output("report", display_name="report", tooltip="The same as JSON."),
+                io.Image.Output("figure", display_name="figure", tooltip="Perceptual distance (1 − SSIM without one) to the own neutral, beside other patients'."),
+                Figure.Output("drawing", display_name="drawing", tooltip=DRAWING),
             ],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, trajectory, images, controls):
-        result = identity_table(trajectory.gather(images), controls)
+    def fingerprint_inputs(cls, trajectory=None, images=None, controls=None, perceptual=CHOICES[0]):
+        return json.dumps([fingerprint(find_weights(ALEXNET, metric_folders())), controls, perceptual])
+
+    @classmethod
+    def execute(cls, trajectory, images, controls, perceptual=CHOICES[0]):
+        distance = perceptual_distance(perceptual, metric_folders())
+        if distance:
+            patcher = managed(distance.module)
+            comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+        result = identity_table(trajectory.gather(images), controls, distance, progress_of(trajectory.patients))
         header = [f"{measure} to {whose}" for whose in ("own neutral", "other patients") for measure in result.own]
         columns = [*result.own.values(), *result.other.values()]
         rows = [
             [attribute, point, *(float(values[a, n]) for values in columns)]
             for a, attribute in enumerate(trajectory.attributes) for n, point in enumerate(trajectory.points)
         ]
-        table = csv_text(["attribute", "point", *header], rows)
+        used = distance.name if distance else "none" if perceptual == "none" else LEFT_OUT
+        table = csv_text(["attribute", "point", *header, "perceptual distance"], [[*row, used] for row in rows])
         report = json.dumps({
-            "patients": result.patients, "controls": result.controls, "points": list(trajectory.points),
+            "patients": result.patients, "controls": result.controls, "points": list(trajectory.points), "perceptual distance": used,
+            "seeds": list(trajectory.seeds), "settings": trajectory.settings,
             **{
                 whose: {
                     attribute: {measure: finite(values[a]) for measure, values in group.items()}
@@ -164,4 +184,21 @@ class IdentityPreservation(io.ComfyNode):
                 for whose, group in (("own neutral", result.own), ("other patients", result.other))
             },
         })
-        return io.NodeOutput(table, report, ui={"text": (table,), "medtraverse": (report,)})
+        drawn = cls.draw(trajectory, result, distance)
+        figure = figure_image(drawn)
+        shown = {**ui.PreviewImage(figure, cls=cls).as_dict(), "text": (table,), "medtraverse": (report,)}
+        return io.NodeOutput(table, report, figure, drawing(drawn, table, trajectory, **{"perceptual distance": used}), ui=shown)
+
+    @staticmethod
+    def draw(trajectory, result, distance):
+        """Return the figure of the perceptual distance, or of 1 − SSIM without one; a swap's neutral point is left out as it is 0."""
+        first = int(trajectory.kind == SWAP)
+        groups = result.own_patients, result.other_patients
+        own, other = ((group[distance.name] if distance else 1 - group["ssim"])[..., first:] for group in groups)
+        known = {}
+        if distance and distance.name == LPIPS and trajectory.kind == SWAP:
+            known = published_curve("lpips to neutral", trajectory.settings.get("domain", ""), trajectory.neutral)
+        return identity_figure(
+            own, other, [int(point) for point in trajectory.points[first:]], trajectory.attributes, trajectory.colours,
+            distance.name if distance else "1 − SSIM", trajectory.kind != SWAP, known,
+        )

@@ -17,6 +17,7 @@ DEMO_CLASSIFIERS = {
 }
 FROM_CHECKPOINT = "from checkpoint"
 CLASSIFIER_FOLDER = "classifiers"
+METRICS_FOLDER = "metrics"
 
 
 def domains():
@@ -52,6 +53,13 @@ def classifier_paths():
         folder_paths.folder_names_and_paths[CLASSIFIER_FOLDER] = ([str(folder)], {".safetensors", ".pth", ".pt", ".ckpt"})
     names = folder_paths.get_filename_list(CLASSIFIER_FOLDER)
     return DEMO_CLASSIFIERS | {name: Path(folder_paths.get_full_path(CLASSIFIER_FOLDER, name)) for name in names}
+
+
+def metric_folders():
+    """Return the folders, ``models/metrics`` first, that may hold the weights of LPIPS and Inception."""
+    if METRICS_FOLDER not in folder_paths.folder_names_and_paths:
+        folder_paths.folder_names_and_paths[METRICS_FOLDER] = ([str(Path(folder_paths.models_dir) / METRICS_FOLDER)], {".pth"})
+    return [Path(folder) for folder in folder_paths.get_folder_paths(METRICS_FOLDER)]
 
 
 def pick(choices, choice, name):

@@ -2,7 +2,8 @@ import pytest
 
 NODES = ["MedicalCheckpointLoader", "MedicalAttributePrompts", "PromptSwapKSampler", "BezierLatentInterpolate",
          "MedicalClassifierLoader", "CFRTEvaluator", "LatentTSNE", "LatentDirectionCosine", "TrajectoryGrid",
-         "TrajectoryFilm", "IdentityPreservation", "AttributeConditioning", "TrajectorySelect", "SaveTraversalFigure"]
+         "TrajectoryFilm", "IdentityPreservation", "AttributeConditioning", "TrajectorySelect", "SaveTraversalFigure",
+         "DistributionDistance"]
 
 
 @pytest.fixture(scope="module")

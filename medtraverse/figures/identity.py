@@ -1,0 +1,82 @@
+"""Distance to the own neutral along the trajectory, beside that to other patients (the paper: LPIPS; arXiv 2503.23623)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .sheet import FOOTER, HAIRLINE, HEADER, INK, LABEL, MUTED, axes_in, check_colours, clear_frame, sheet
+
+WIDTH, HEIGHT = 9.0, 6.0
+
+
+def identity_figure(values, others, steps: Sequence[int], attributes: Sequence[str], colours: Sequence[str], measure: str,
+                    curve: bool = False, published: Mapping[str, Mapping[int, float]] | None = None,
+                    title: str = "Identity preservation"):  # fmt: skip
+    """Mean over patients per attribute with a band of one standard deviation, and the level of other patients, dashed.
+
+    Parameters
+    ----------
+    values, others : array or tensor [P, A, N]
+        Distance of each patient's images to the own neutral, and to other patients' neutrals (NaN: there are none), of
+        `medtraverse.identity.identity_table`.
+    steps : sequence of int, N
+        May be empty. Swap steps, drawn falling as in the paper; with `curve` frame numbers, drawn rising.
+    attributes, colours : sequences, A
+    measure : str
+        Name of the distance, for the axis.
+    curve : bool
+        The points are frames of a curve.
+    published : mapping of attribute to {swap step: mean}, optional
+        `medtraverse.published.published_curve("lpips to neutral", ...)`, drawn dashed in the attribute's colour. Give it for
+        LPIPS only. Attributes that are not in the figure are left out.
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    ValueError
+        Names, colours or steps that are not as many as the values have.
+    """
+    values, others = np.asarray(values, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    if values.ndim != 3 or values.shape[1:] != (len(attributes), len(steps)) or not values.shape[0]:
+        raise ValueError(
+            f"values has shape {list(values.shape)}; expected [patients, attributes, points] with "
+            f"{len(attributes)} attributes and {len(steps)} points"
+        )
+    if others.shape != values.shape:
+        raise ValueError(f"others has shape {list(others.shape)}; expected that of values, {list(values.shape)}")
+    colours = check_colours(colours, attributes)
+    steps = np.asarray(steps, dtype=float)
+    patients = values.shape[0]
+    note = f"mean over {patients} patients, bands ± 1 SD" if patients > 1 else "1 patient"
+    figure = sheet(WIDTH, HEIGHT, title, note)
+    axes = axes_in(figure, 0.95, FOOTER + 0.75, WIDTH - 1.2, HEIGHT - FOOTER - HEADER - 0.85)
+    clear_frame(axes)
+    axes.grid(axis="y", color=HAIRLINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    if others.size and np.isfinite(others).all():
+        level, spread = others.mean(axis=(0, 1)), others.std(axis=(0, 1))
+        axes.fill_between(steps, level - spread, level + spread, color=MUTED, alpha=0.12, linewidth=0)
+        for edge in (level - spread, level + spread):
+            axes.plot(steps, edge, color=MUTED, linewidth=0.9, linestyle=(0, (4, 2.5)))
+        axes.plot(steps, level, color=MUTED, linewidth=1.8, linestyle=(0, (4, 2.5)), label="other patients")
+    for name, colour, mean, spread in zip(attributes, colours, values.mean(axis=0), values.std(axis=0), strict=True):
+        if patients > 1:
+            axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+        marker = {} if curve else {"marker": "o", "markersize": 6}
+        axes.plot(steps, mean, color=colour, linewidth=2.6, label=name, **marker)
+        known = (published or {}).get(name)
+        if known:
+            axes.plot(*zip(*known.items()), color=colour, linewidth=1.8, linestyle=(0, (4, 2.5)), label=f"{name}, published")
+    if curve and len(steps):
+        axes.set_xlim(steps.min() - 0.5, steps.max() + 0.5)
+    elif len(steps):
+        axes.set_xlim(steps.max() + 1, steps.min() - 1)
+        axes.set_xticks(steps, [f"{step:g}" for step in steps])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("frame" if curve else "swap step λ", fontsize=LABEL, color=INK)
+    axes.set_ylabel(f"{measure} to neutral", fontsize=LABEL, color=INK)
+    axes.legend(fontsize=LABEL - 1, frameon=False, loc="upper left", handlelength=2.6, labelcolor=INK)
+    return figure
