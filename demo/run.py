@@ -1,6 +1,6 @@
 """The whole method on phantoms: traverse, join, score, plot. ``python run.py demo`` calls this.
 
-Starts ComfyUI, queues the bundled workflows of both domains over HTTP, and writes their pictures, videos and ``report.json``.
+Starts ComfyUI, queues the bundled workflows over HTTP, and writes their pictures, videos, tables and ``report.json``.
 """
 
 import argparse
@@ -15,9 +15,12 @@ from demo.comfyui import PACK, SetupError, installation, start_server
 from medtraverse import __version__
 from medtraverse.client import Client, GraphRejected, NodeFailed, RunInterrupted
 from medtraverse.notice import NOTICE
-from medtraverse.run import write
 
-DOMAINS = {"CheXpert": "demo-chexpert.json", "ISIC": "demo-isic.json"}
+# In this order the server's cache hands the sampled patients on from each to the next.
+WORKFLOWS = (
+    "02-fig3-swap-grid-chexpert", "04-fig4-latent-tsne", "07-cfrt-chexpert", "06-fig6-bezier", "05-fig5-direction-cosine",
+    "10-distance-to-neutral", "03-fig3-swap-grid-isic", "08-cfrt-isic",
+)
 WEIGHTS = PACK / "demo" / "weights"
 
 
@@ -26,60 +29,67 @@ def main(argv=None):
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    report = {"notice": NOTICE, "domains": {}, "weights_sha256": weight_hashes(), "versions": {"medtraverse": __version__}}
+    report = {"notice": NOTICE, "domains": {}, "workflows": {}, "weights_sha256": weight_hashes(), "versions": {"medtraverse": __version__}}
     comfyui = installation()
     print("Starting ComfyUI.", flush=True)
     with start_server(comfyui, own_folders=comfyui.foreign, cpu=True if os.environ.get("MEDTRAVERSE_CPU") else None) as url:
         client = Client(url)
         report["seconds"] = {"server": round(time.monotonic() - started, 1)}
         report["versions"] |= client.versions()
-        for domain, workflow in DOMAINS.items():
-            report["domains"][domain] = run_domain(client, domain, workflow, arguments, out)
+        for name in WORKFLOWS:
+            run_workflow(client, name, arguments, out, report)
     report["seconds"]["all"] = round(time.monotonic() - started, 1)
     write(out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     print(summary(report))
-    print(f"Pictures, videos and report.json are in {out}.\n{NOTICE}")
+    print(f"Pictures, videos, tables and report.json are in {out}.\n{NOTICE}")
     return 0
 
 
-def run_domain(client, domain, workflow, arguments, out):
-    """Run one workflow and return its part of the report; its files go to ``out``."""
-    graph = json.loads((PACK / "workflows" / "api" / workflow).read_text(encoding="utf-8"))
-    sampler = next(node["inputs"] for node in graph.values() if node["class_type"] == "PromptSwapKSampler")
-    sampler["patients"] = arguments.patients
-    if arguments.seed is not None:
-        sampler["seed"] = arguments.seed
-    titles = {node["_meta"]["title"]: key for key, node in graph.items()}
-    stages = Stages(domain, {key: node["_meta"]["title"] for key, node in graph.items()})
+def run_workflow(client, name, arguments, out, report):
+    """Run one bundled workflow; its files go to ``out``, its numbers into the report."""
+    graph = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    for node in graph.values():
+        if node["class_type"] == "PromptSwapKSampler":
+            node["inputs"]["patients"] = patients(node["_meta"]["title"], arguments.patients)
+            if arguments.seed is not None:
+                node["inputs"]["seed"] = arguments.seed
+    stages = Stages(name, {key: node["_meta"]["title"] for key, node in graph.items()})
     result = client.run(graph, on_progress=stages)
     stages.end()
     for key, node in graph.items():
-        name = Path(node["inputs"].get("filename_prefix", "")).name
-        for file in result.files(key) if name else ():
-            write(out / (name + Path(file["filename"]).suffix), client.fetch(file))
-    write(out / f"{domain.lower()}-identity.csv", result.outputs[titles["Identity"]]["text"][0])
-    swaps, curve, cosine, identity = (
-        json.loads(result.outputs[titles[title]]["medtraverse"][0])
-        for title in ("CFRT of swaps", "CFRT of Bézier frames", "Direction cosines", "Identity")
-    )
-    return {
-        "seeds": swaps["seeds"], "settings": swaps["settings"],
-        "cfrt": {"swaps": _scores(swaps), "bezier": _scores(curve)},
-        "mean_cosine": {"swap_steps": cosine["swap_steps"], **cosine["mean"]},
-        "identity": identity, "seconds": stages.seconds, "workflow": workflow, "inputs": {k: v["inputs"] for k, v in graph.items()},
-    }
+        stem = Path(node["inputs"].get("filename_prefix", "")).name
+        for file in [*result.files(key), *result.files(key, "files")] if stem else ():
+            write(out / (stem + Path(file["filename"]).suffix), client.fetch(file))
+        for text in result.outputs.get(key, {}).get("medtraverse", ()):
+            take(report["domains"], node["class_type"], json.loads(text))
+    report["workflows"][name] = {"seconds": stages.seconds, "inputs": {key: node["inputs"] for key, node in graph.items()}}
 
 
-def _scores(report):
-    """Return what the report keeps of one CFRT evaluation."""
-    return {key: report[key] for key in ("far_points", "attributes", "classifier", "classifier_sha256")}
+def patients(title, asked):
+    """Return a sampler's number of patients: melanoma and nevus share the dermoscopy's."""
+    return {"ISIC MEL patients": (asked + 1) // 2, "ISIC NV patients": max(asked // 2, 1)}.get(title, asked)
+
+
+def take(domains, class_type, report):
+    """Add one node's report to that of its domain, named with the neutral where the domain has several."""
+    settings = report.get("settings")
+    if class_type == "LatentDirectionCosine":
+        domains.setdefault("direction cosine", report)
+    elif settings:
+        name = " ".join([settings["domain"], *([settings["neutral"]] if settings["domain"] == "ISIC" else [])])
+        part = domains.setdefault(name, {"seeds": report.get("seeds"), "settings": settings, "cfrt": {}})
+        if class_type == "CFRTEvaluator":
+            kind = {"swap": "swaps", "curve": "bezier"}[report["kind"]]
+            part["cfrt"][kind] = {key: report[key] for key in ("far_points", "attributes", "classifier", "classifier_sha256")}
+        else:
+            part["identity"] = report
 
 
 class Stages:
     """Progress on the terminal, and the seconds of every node."""
 
-    def __init__(self, domain, titles):
-        self.domain, self.titles, self.seconds = domain, titles, {}
+    def __init__(self, name, titles):
+        self.name, self.titles, self.seconds = name, titles, {}
         self.node, self.since, self.width = None, time.monotonic(), 0
 
     def __call__(self, progress):
@@ -89,7 +99,7 @@ class Stages:
         share = progress.value / progress.maximum if progress.maximum else 0
         filled = round(24 * share)
         bar = "#" * filled + "-" * (24 - filled)
-        line = f"{self.domain:9} {progress.finished:2}/{progress.nodes} [{bar}] {self.titles.get(self.node, '')}"
+        line = f"{self.name:27} {progress.finished:2}/{progress.nodes} [{bar}] {self.titles.get(self.node, '')}"
         if sys.stdout.isatty():
             print("\r" + line.ljust(self.width), end="", flush=True)
         self.width = len(line)
@@ -101,7 +111,7 @@ class Stages:
         title, spent = self.titles.get(self.node, self.node), time.monotonic() - self.since
         self.seconds[title] = round(self.seconds.get(title, 0) + spent, 2)
         if spent >= 0.5:
-            line = f"{self.domain:9} {title}: {spent:.1f} s"
+            line = f"{self.name:27} {title}: {spent:.1f} s"
             print(("\r" if sys.stdout.isatty() else "") + line.ljust(self.width), flush=True)
         self.node = None
 
@@ -114,13 +124,22 @@ def weight_hashes():
     }
 
 
+def write(path, content):
+    """Write text or bytes whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    os.replace(part, path)
+
+
 def summary(report):
-    """Return the CFRT of both domains as text."""
+    """Return the CFRT of every domain as text."""
     lines = ["", f"{'':9} {'attribute':18} {'CFRT of swaps':>22} {'CFRT of Bézier frames':>24}"]
     for domain, part in report["domains"].items():
-        for name, swaps in part["cfrt"]["swaps"]["attributes"].items():
-            cells = [f"{item['cfrt']:.3f} ({item['interval'][0]:.2f}–{item['interval'][1]:.2f})"
-                     for item in (swaps, part["cfrt"]["bezier"]["attributes"][name])]
+        for name in part.get("cfrt", {}).get("swaps", {}).get("attributes", ()):
+            cells = [
+                f"{item['cfrt']:.3f} ({item['interval'][0]:.2f}–{item['interval'][1]:.2f})"
+                for item in (part["cfrt"][kind]["attributes"][name] for kind in ("swaps", "bezier"))
+            ]
             lines.append(f"{domain:9} {name:18} {cells[0]:>22} {cells[1]:>24}")
     return "\n".join([*lines, f"{report['seconds']['all']:.0f} s in all", ""])
 

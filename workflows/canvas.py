@@ -7,7 +7,7 @@ TITLE, SLOT, WIDGET, TEXT_WIDGET, BELOW, GAP, PREVIEW = 30, 20, 24, 110, 16, 26,
 GROUP_EDGE, GROUP_TITLE, GROUP_GAP = 20, 50, 60
 PRIMITIVES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 SEEDS = ("seed", "noise_seed")
-COLOURS = {"note": "#432", "model": "#3f789e", "traverse": "#8A8", "measure": "#a1309b", "figure": "#b58b2a"}
+COLOURS = {"note": "#8c6d3f", "model": "#3f789e", "traverse": "#8A8", "measure": "#a1309b", "figure": "#b58b2a"}
 
 
 class Canvas:
@@ -77,7 +77,7 @@ class Canvas:
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"medtraverse/{self.name}")), "revision": 0,
             "last_node_id": len(items), "last_link_id": len(links),
             "nodes": [item.ui(order, links) for order, item in enumerate(items)], "links": links, "groups": groups, "config": {},
-            "extra": {"ds": {"scale": 0.6, "offset": [60, 60]}}, "version": 0.4,
+            "extra": {"ds": {"scale": 0.6, "offset": [140, 230]}}, "version": 0.4,
         }
 
 

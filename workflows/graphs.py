@@ -40,7 +40,8 @@ class Graph:
             "until then a run stops there and says so. All else is the paper's: 512 pixels, DDIM, 50 steps, guidance 7.5, λ = 45 … 5, and noise drawn on "
             "the GPU, which the authors' seeds need. Without CUDA set `noise` to `cpu`: other patients."
             if self.paper else
-            f"Runs as it is, on the small phantom model that ships with the pack. **For a model of your own** open `{self.stem}{SUFFIX}`, or choose it in the blue node."
+            "Runs as it is, on the small phantom model that ships with the pack. **For a model of your own** choose it in the blue node"
+            + ("." if self.stem in DEMO_ONLY else f", or open `{self.stem}{SUFFIX}`, which has all the paper's settings.")
         )
         self.canvas.group("About", "note")
         self.canvas.note(f"{text}\n\n{change}\n\n**Cost**: {cost}\n\n{NOTICE}")
@@ -178,8 +179,8 @@ def cfrt(g, domain, patients, paper_patients, cost):
         name = domain.name if len(domain.neutrals) == 1 else neutral
         sampler = g.traverse(loader, domain, neutral, paper_patients if g.paper else patients)
         curve = g.bezier(sampler, name)
-        g.canvas.group(f"{name}: far part", "measure")
         for source, points, what in ((sampler, "5,10,15", "swaps"), (curve, "30-49", "Bézier frames")):
+            g.canvas.group(f"{name}: far {what}", "measure")
             far = g.select(source, f"{name} far {what}", points=points)
             images = g.decode(loader, far, f"{name} images of {what}")
             table = g.canvas.add("CFRTEvaluator", f"{name} CFRT of {what}", trajectory=far["trajectory"], images=images, image_classifier=classifier["classifier"])

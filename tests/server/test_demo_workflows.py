@@ -1,4 +1,4 @@
-"""The bundled demo workflows on the live server, with fewer steps and patients, and what users do wrong with them."""
+"""The first demo workflows, kept as they were shipped, on the live server, with fewer steps and patients, and what users do wrong with them."""
 import io
 import json
 import threading
@@ -11,7 +11,7 @@ from PIL import Image
 from demo.comfyui import PACK
 from medtraverse.client import GraphRejected, NodeFailed, RunInterrupted
 
-WORKFLOWS = sorted((PACK / "workflows" / "api").glob("demo-*.json"))
+WORKFLOWS = sorted((PACK / "tests" / "server" / "frozen").glob("demo-*.json"))
 
 
 def load(path, **inputs):

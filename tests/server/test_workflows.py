@@ -72,9 +72,9 @@ def test_the_same_again_comes_from_the_cache_and_other_frames_rerun_nothing_upst
     assert not set(of(graph, "BezierLatentInterpolate") + of(graph, "VAEDecode")) & set(fewer.cached)
 
 
-@pytest.mark.parametrize("path", sorted(FROZEN.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(set(FROZEN.glob("*.json")) - set(FROZEN.glob("demo-*.json"))), ids=lambda path: path.stem)
 def test_a_workflow_once_shipped_stays_valid(client, path):
-    """Frozen copies of what was shipped. One that is still shipped as it was has run above."""
+    """Copies of what was shipped. One that is still shipped as it was has run above; the oldest have test_demo_workflows."""
     current = API / path.name
     if current.exists() and json.loads(current.read_text(encoding="utf-8")) == json.loads(path.read_text(encoding="utf-8")):
         return
