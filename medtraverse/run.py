@@ -43,7 +43,7 @@ def run_command(arguments) -> int:
     except ValueError as error:
         code, text = BAD, str(error)
     except OSError as error:
-        code, text = BAD, f"--out: {error}"
+        code, text = BAD, str(error)
     finally:
         signal.signal(signal.SIGTERM, before)
     if arguments.json:

@@ -232,7 +232,7 @@ class _Scope:
         if origin == _FROM_OUTSIDE and self.outer:
             return self._from_outside(slot)
         node = self.nodes.get(origin)
-        if node is None or node.get("mode") == MUTED:
+        if node is None:
             return None
         inputs = node.get("inputs") or []
         if node.get("mode") == BYPASSED:

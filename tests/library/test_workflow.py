@@ -180,6 +180,12 @@ def test_reroutes_and_set_and_get_nodes_lead_to_the_source():
     assert inputs(ui, node)["latent"] == ["1", 0]
 
 
+def test_a_muted_reroute_still_leads_on_as_in_the_browser():
+    ui = Ui()
+    node = ui.add("Save", ["x"], {"latent": ui.add("Reroute", [], {"": ui.add("Latent", [8, 8])}, mode=2)})
+    assert inputs(ui, node)["latent"] == ["1", 0]
+
+
 def test_a_primitive_gives_its_value():
     ui = Ui()
     primitive = ui.add("PrimitiveNode", [77, "increment"])
