@@ -15,6 +15,7 @@ from demo.comfyui import PACK, SetupError, installation, start_server
 from medtraverse import __version__
 from medtraverse.client import Client, GraphRejected, NodeFailed, RunInterrupted
 from medtraverse.notice import NOTICE
+from medtraverse.run import write
 
 # In this order the server's cache hands the sampled patients on from each to the next.
 WORKFLOWS = (
@@ -122,13 +123,6 @@ def weight_hashes():
         path.relative_to(WEIGHTS).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(WEIGHTS.rglob("*.safetensors"))
     }
-
-
-def write(path, content):
-    """Write text or bytes whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    os.replace(part, path)
 
 
 def summary(report):

@@ -11,7 +11,7 @@ import numpy as np
 from ..cfrt import CFRT
 from .sheet import FOOTER, HAIRLINE, HEADER, INK, LABEL, MUTED, axes_in, check_colours, clear_frame, sheet
 
-ROW, NAMES, BARS, COLUMN, HEADS = 0.62, 2.3, 4.6, 1.1, 0.75
+ROW, NAMES, BARS, SCORES, COLUMN, HEADS = 0.62, 2.3, 4.6, 2.1, 1.1, 0.75
 
 
 def cfrt_figure(results: Mapping[str, CFRT], attributes: Sequence[str], colours: Sequence[str],
@@ -47,11 +47,11 @@ def cfrt_figure(results: Mapping[str, CFRT], attributes: Sequence[str], colours:
 
     below = 0.95 if published else 0.62
     inner = ROW * len(results)
-    width = NAMES + BARS + 1.45 + COLUMN * len(attributes) + 0.35
+    width = NAMES + BARS + SCORES + COLUMN * len(attributes) + 0.35
     figure = sheet(width, HEADER + HEADS + inner + below + FOOTER, title, note)
     bars = axes_in(figure, NAMES, FOOTER + below, BARS, inner)
     _bars(bars, results, colours, published)
-    table = axes_in(figure, NAMES + BARS + 1.45, FOOTER + below, COLUMN * len(attributes), inner)
+    table = axes_in(figure, NAMES + BARS + SCORES, FOOTER + below, COLUMN * len(attributes), inner)
     _deltas(table, results, attributes)
     return figure
 
@@ -67,10 +67,11 @@ def _bars(axes, results, colours, published) -> None:
         if name in published:
             axes.plot(
                 published[name], row, marker="D", markersize=9, color="white", markeredgecolor=INK, markeredgewidth=1.8,
-                linestyle="none", clip_on=False, zorder=4, label="published, on real data" if name == next(iter(published)) else None,
+                linestyle="none", clip_on=False, zorder=4, label="from the paper, on real data" if name == next(iter(published)) else None,
             )  # fmt: skip
         axes.text(1.04, row, f"{result.cfrt:.3f}", fontsize=LABEL, fontweight="bold", color=INK, va="bottom")
-        axes.text(1.04, row + 0.06, f"{result.successes} of {result.patients}", fontsize=LABEL - 3, color=MUTED, va="top")
+        beside = f", paper {published[name]:.3f}" if name in published else ""
+        axes.text(1.04, row + 0.06, f"{result.successes} of {result.patients}{beside}", fontsize=LABEL - 2, color=MUTED, va="top")
     axes.set(xlim=(0, 1), ylim=(len(results) - 0.5, -0.5), xticks=np.linspace(0, 1, 6))
     axes.set_yticks(rows, ["\n".join(wrap(name, 20)) for name in results], fontsize=LABEL)
     axes.tick_params(axis="y", length=0)

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .sheet import FOOTER, HAIRLINE, HEADER, INK, LABEL, MUTED, axes_in, check_colours, clear_frame, sheet
-
-WIDTH, HEIGHT = 9.0, 6.0
+from .sheet import INK, LABEL, MUTED, check_colours, legend_beside, line_sheet
 
 
 def identity_figure(values, others, steps: Sequence[int], attributes: Sequence[str], colours: Sequence[str], measure: str,
@@ -51,11 +49,7 @@ def identity_figure(values, others, steps: Sequence[int], attributes: Sequence[s
     steps = np.asarray(steps, dtype=float)
     patients = values.shape[0]
     note = f"mean over {patients} patients, bands ± 1 SD" if patients > 1 else "1 patient"
-    figure = sheet(WIDTH, HEIGHT, title, note)
-    axes = axes_in(figure, 0.95, FOOTER + 0.75, WIDTH - 1.2, HEIGHT - FOOTER - HEADER - 0.85)
-    clear_frame(axes)
-    axes.grid(axis="y", color=HAIRLINE, linewidth=0.8)
-    axes.set_axisbelow(True)
+    figure, axes = line_sheet(title, note)
     if others.size and np.isfinite(others).all():
         level, spread = others.mean(axis=(0, 1)), others.std(axis=(0, 1))
         axes.fill_between(steps, level - spread, level + spread, color=MUTED, alpha=0.12, linewidth=0)
@@ -69,7 +63,7 @@ def identity_figure(values, others, steps: Sequence[int], attributes: Sequence[s
         axes.plot(steps, mean, color=colour, linewidth=2.6, label=name, **marker)
         known = (published or {}).get(name)
         if known:
-            axes.plot(*zip(*known.items()), color=colour, linewidth=1.8, linestyle=(0, (4, 2.5)), label=f"{name}, published")
+            axes.plot(*zip(*known.items()), color=colour, linewidth=1.8, linestyle=(0, (4, 2.5)), label=f"{name}, from the paper")
     if curve and len(steps):
         axes.set_xlim(steps.min() - 0.5, steps.max() + 0.5)
     elif len(steps):
@@ -78,5 +72,5 @@ def identity_figure(values, others, steps: Sequence[int], attributes: Sequence[s
     axes.set_ylim(bottom=0)
     axes.set_xlabel("frame" if curve else "swap step λ", fontsize=LABEL, color=INK)
     axes.set_ylabel(f"{measure} to neutral", fontsize=LABEL, color=INK)
-    axes.legend(fontsize=LABEL - 1, frameon=False, loc="upper left", handlelength=2.6, labelcolor=INK)
+    legend_beside(axes)
     return figure

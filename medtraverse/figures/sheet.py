@@ -1,5 +1,7 @@
 """The white sheet that all figures are drawn on: sizes of type, greys, and the footer that none may lack."""
 
+from textwrap import wrap
+
 from ..notice import NOTICE
 
 TITLE, LABEL, SMALL = 18, 14, 12
@@ -38,6 +40,26 @@ def clear_frame(axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)
     axes.tick_params(labelsize=LABEL - 2, color=MUTED, labelcolor=INK)
+
+
+def line_sheet(title: str, note: str):
+    """A figure and its axes for lines against the swap step; `legend_beside` fills the room on the right."""
+    width, height, legend = 12.6, 6.0, 4.0
+    figure = sheet(width, height, title, note)
+    axes = axes_in(figure, 0.95, FOOTER + 0.75, width - legend - 1.2, height - FOOTER - HEADER - 0.85)
+    clear_frame(axes)
+    axes.grid(axis="y", color=HAIRLINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def legend_beside(axes) -> None:
+    """Put the legend right of the axes, where it covers no line."""
+    lines, names = axes.get_legend_handles_labels()
+    axes.legend(
+        lines, ["\n".join(wrap(name, 27)) for name in names],
+        fontsize=LABEL - 1, frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, handlelength=2.6, labelcolor=INK
+    )
 
 
 def check_colours(colours, attributes) -> list:

@@ -132,7 +132,7 @@ def test_cosine_lines_are_the_means_and_the_published_values_are_dashed():
     for a, name in enumerate(NAMES):
         assert np.allclose(lines[name].get_ydata(), np.nanmean(cosines[a], axis=0))
         assert lines[name].get_xdata().tolist() == steps and lines[name].get_linestyle() == "-"
-        dashed = lines[f"{name}, published"]
+        dashed = lines[f"{name}, from the paper"]
         assert dict(zip(dashed.get_xdata(), dashed.get_ydata())) == known[name] and dashed.get_linestyle() == "--"
         assert dashed.get_color() == lines[name].get_color() == COLOURS[a]
     assert "mean over 5 patients, band ± 1 SD" in texts(figure)

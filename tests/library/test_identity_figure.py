@@ -50,9 +50,9 @@ def test_bands_are_one_standard_deviation():
 def test_published_values_are_dashed_on_the_attribute_that_has_them():
     known = published_curve("lpips to neutral", "CheXpert", "normal")
     drawn = lines(draw(published=known)[1])
-    assert set(drawn) == {*NAMES, "other patients", "support devices, published"}
-    assert list(drawn["support devices, published"].get_ydata()) == list(known["support devices"].values())
-    assert drawn["support devices, published"].is_dashed()
+    assert set(drawn) == {*NAMES, "other patients", "support devices, from the paper"}
+    assert list(drawn["support devices, from the paper"].get_ydata()) == list(known["support devices"].values())
+    assert drawn["support devices, from the paper"].is_dashed()
 
 
 def test_frames_of_a_curve_rise():

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from demo.comfyui import PACK
-from demo.run import DOMAINS, weight_hashes
+from demo.run import WORKFLOWS, weight_hashes
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +20,12 @@ def out(tmp_path_factory):
 
 
 @pytest.mark.timeout(600)
-def test_leaves_pictures_a_video_and_numbers(out):
+def test_leaves_pictures_videos_and_numbers(out):
     names = {path.name for path in out.iterdir()}
-    for domain in ("chexpert", "isic"):
-        assert {f"{domain}-{kind}.png" for kind in ("grid", "bezier", "cfrt-swaps", "cfrt-bezier", "cosine", "tsne")} <= names
-        assert {f"{domain}-bezier.mp4", f"{domain}-identity.csv"} <= names
+    stems = {"02-fig3-swap-grid-chexpert", "03-fig3-swap-grid-isic-mel", "03-fig3-swap-grid-isic-nv", "04-fig4-latent-tsne", "05-fig5-direction-cosine",
+             "06-fig6-bezier-chexpert", "06-fig6-bezier-isic", "07-cfrt-chexpert-swaps", "07-cfrt-chexpert-bezier", "10-distance-to-neutral-chexpert"}
+    assert {f"{stem}{suffix}" for stem in stems for suffix in (".png", ".svg", ".csv")} <= names
+    assert {"06-fig6-bezier-chexpert.mp4", "06-fig6-bezier-isic.mp4"} <= names
     assert not [name for name in names if name.endswith(".part")]
 
 
@@ -33,15 +34,19 @@ def test_the_report_says_what_was_done(out):
     assert report["notice"] == "Synthetic images. Not for clinical use."
     assert report["weights_sha256"] == weight_hashes() and report["weights_sha256"]
     assert {"medtraverse", "comfyui", "torch", "python"} <= set(report["versions"])
-    assert set(report["domains"]) == set(DOMAINS)
-    for part in report["domains"].values():
+    assert set(report["workflows"]) == set(WORKFLOWS)
+    domains = {name: report["domains"][name] for name in ("CheXpert", "ISIC MEL", "ISIC NV")}
+    for part in domains.values():
         assert part["seeds"] == [77] and part["settings"]["steps"] == 50 and part["settings"]["cfg"] == 7.5
         assert part["settings"]["swap_steps"] == [45, 40, 35, 30, 25, 20, 15, 10, 5]
+        loaded = part["settings"]["model"]["sha256"]
+        assert loaded == {name: value for name, value in report["weights_sha256"].items() if name.startswith("phantom-sd/")}
         for kind, far in (("swaps", {"5", "10", "15"}), ("bezier", {str(frame) for frame in range(30, 50)})):
             assert set(part["cfrt"][kind]["far_points"]) == far
             assert all(item["patients"] == 1 for item in part["cfrt"][kind]["attributes"].values())
-        assert len(part["mean_cosine"]["swap_steps"]) == 9 and part["identity"]["points"][0] == "neutral"
-        assert sum(part["seconds"].values()) < report["seconds"]["all"]
+    assert len(report["domains"]["direction cosine"]["swap_steps"]) == 9
+    assert domains["CheXpert"]["identity"]["points"][0] == "neutral"
+    assert sum(sum(part["seconds"].values()) for part in report["workflows"].values()) < report["seconds"]["all"]
 
 
 def test_bad_arguments_end_with_a_message():
