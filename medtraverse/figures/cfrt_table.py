@@ -11,7 +11,7 @@ import numpy as np
 from ..cfrt import CFRT
 from .sheet import FOOTER, HAIRLINE, HEADER, INK, LABEL, MUTED, axes_in, check_colours, clear_frame, sheet
 
-ROW, NAMES, BARS, SCORES, COLUMN, HEADS = 0.62, 2.3, 4.6, 2.1, 1.1, 0.75
+ROW, NAMES, BARS, SCORES, COLUMN, HEADS = 0.62, 2.3, 4.6, 2.2, 1.1, 0.75
 
 
 def cfrt_figure(results: Mapping[str, CFRT], attributes: Sequence[str], colours: Sequence[str],
