@@ -124,7 +124,7 @@ def encode_images(vae, captions, root: Path, size: int, path: Path) -> np.ndarra
     return np.load(path, mmap_mode="r")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_captions(base: Path, captions, device) -> tuple[torch.Tensor, torch.Tensor]:
     """Sentence of every caption, long [N] on `device`, and the frozen encoder's embeddings, the empty caption's last."""
     from transformers import CLIPTextModel, CLIPTokenizer
