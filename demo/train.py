@@ -29,7 +29,7 @@ def main(argv=None):
 def _arguments(argv):
     parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__.splitlines()[0])
     parser.add_argument("stage", choices=("data", "vae", "unet", "export", "all"))
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and patients")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and patients, 0 to 9")
     parser.add_argument("--minutes", type=float, help=f"minutes of the stage (default: {MINUTES}); the learning rate falls over them")
     parser.add_argument("--steps", type=int, help="steps of the stage, in place of minutes: the same on every machine")
     parser.add_argument("--count", type=int, default=8000, help="phantoms in each domain")
@@ -41,6 +41,8 @@ def _arguments(argv):
     args = parser.parse_args(argv)
     if args.count < 512:
         parser.error(f"--count is {args.count}; 256 patients are held out and the rest are for training: give 512 or more")
+    if not 0 <= args.seed <= 9:
+        parser.error(f"--seed is {args.seed}; give 0 to 9: further patients are for fine-tuning (demo/DATA_CARD.md)")
     if (args.minutes is not None and args.minutes <= 0) or (args.steps is not None and args.steps <= 0):
         parser.error("--minutes and --steps must be above 0")
     if args.batch is not None and (args.batch < 16 or args.batch % 16):

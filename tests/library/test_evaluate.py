@@ -191,6 +191,16 @@ def test_studies_ask_for_what_they_need():
     assert dataclasses.replace(CONFOUNDED, name="chexpert", swap_steps=CHEST.swap_steps, curve=True) == CHEST
 
 
+def test_patients_of_the_evaluation_were_seen_by_no_training():
+    from demo import classifier, dataset, layouts
+    from demo.phantom_references import UNSEEN_SEED
+
+    used = [range(dataset.FIRST_SEED, dataset.FIRST_SEED + 10 * 100_000), range(layouts.FIRST_SEED, layouts.FIRST_SEED + 20 * layouts.STRIDE)]
+    used += [range(*classifier.TRAINING_SEEDS), range(classifier.EVALUATION_SEEDS, classifier.EVALUATION_SEEDS + 100_000)]
+    ends = sorted((seeds.start, seeds.stop) for seeds in used)
+    assert all(stop <= start for (_, stop), (start, _) in zip(ends, ends[1:])) and ends[-1][1] <= UNSEEN_SEED
+
+
 def test_reading_gives_scores_then_anatomy():
     from demo import chest
 

@@ -7,7 +7,7 @@ from demo.architecture import WEIGHTS, build_scheduler, build_small_unet, build_
 from demo.sampling import draw_noise, load_model, traverse
 
 NEUTRAL, ATTRIBUTE = "Normal chest X-ray with no significant findings", "Chest X-ray showing Support Devices"
-STEPS, SWAP = 10, 3
+STEPS, SWAP = 6, 2
 
 
 @pytest.fixture(scope="module")
