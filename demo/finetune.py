@@ -170,7 +170,6 @@ def finetune(base: Path, kind: str, data: Path, folder: Path, minutes, steps, se
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     unet = UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=torch.float32).to(device).train()
-    run = Run(kind, {"unet": unet}, folder / "unet.pt", minutes, steps, device, resume, rate, AVERAGING, warm=50)
     captions, root = read_table(kind, data)
     size = 8 * unet.config.sample_size
     digest = _digest(base, captions, root, size)
@@ -179,6 +178,7 @@ def finetune(base: Path, kind: str, data: Path, folder: Path, minutes, steps, se
     del vae
     pairs = Pairs(_near(moments, device), *encode_captions(base, captions, device))
     alphas = build_scheduler().alphas_cumprod.to(device)
+    run = Run(kind, {"unet": unet}, folder / "unet.pt", minutes, steps, device, resume, rate, AVERAGING, warm=50)
 
     def loss(latent, noise, step, context):
         return denoising_loss(unet, alphas, latent, noise, step, context, GREATEST_WEIGHT)

@@ -71,6 +71,8 @@ class Readers:
     """The oracle on several processes, or on this one."""
 
     def __init__(self, workers: int):
+        if workers > 1:
+            os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes started here; this one has its threads already
         # Not forked: a process that uses a GPU cannot be.
         self.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) if workers > 1 else None
 

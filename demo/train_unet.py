@@ -13,7 +13,7 @@ import torch
 
 from demo.architecture import SCALING, build_scheduler, build_text_encoder, build_unet, load_tokenizer, write_folder
 from demo.captions import training_caption
-from demo.training import Run, save_atomically
+from demo.training import Run, save_atomically, threads_of
 from demo.train_vae import HELD_OUT, encode_all
 
 PEAK_RATE, DROPOUT, SNR_LIMIT = 1e-3, 0.1, 5.0
@@ -68,11 +68,11 @@ def train_unet(vae, sets, folder: Path, minutes, steps, seed, device, resume, ba
     captioner = Captioner(load_tokenizer(folder))
     _clear_unused_tokens(text, captioner, sets)
     unet, text = unet.to(device), text.to(device)
-    run = Run("unet", {"unet": unet, "text": text}, folder / "unet.pt", minutes, steps, device, resume, PEAK_RATE, 0.998, warm=100)
-    moments = _moments(vae, sets, folder, run.gradients.pool, device, resume)
+    moments = _moments(vae, sets, folder, device, resume)
     if torch.device(device).type == "cuda":
         moments = [part.to(device) for part in moments]
     alphas = build_scheduler().alphas_cumprod.to(device)
+    run = Run("unet", {"unet": unet, "text": text}, folder / "unet.pt", minutes, steps, device, resume, PEAK_RATE, 0.998, warm=100)
 
     def loss(latent, noise, step, ids, greatest=1.0):
         return denoising_loss(unet, alphas, latent, noise, step, text(ids).last_hidden_state, greatest)
@@ -94,7 +94,7 @@ def train_unet(vae, sets, folder: Path, minutes, steps, seed, device, resume, ba
     return unet, text, run.clock.log(device) | {"batch": batch, "held_out_loss": round(held_loss, 5)}
 
 
-def _moments(vae, sets, folder, pool, device, resume):
+def _moments(vae, sets, folder, device, resume):
     """Latent moments of each set, kept for a resumed run."""
     path = folder / "latents.pt"
     if resume and path.exists():
@@ -109,7 +109,8 @@ def _moments(vae, sets, folder, pool, device, resume):
             with torch.autocast(torch.device(device).type, torch.bfloat16):
                 return encode_all(vae, piece).float()
 
-        moments.append(torch.cat(list(pool.map(encode, pieces))))
+        with threads_of(device) as pool:
+            moments.append(torch.cat(list(pool.map(encode, pieces))))
         print(f"{phantoms.domain}: {len(images)} latents, {(time.monotonic() - begun) / 60:.1f} min", flush=True)
     save_atomically(moments, path)
     return moments

@@ -37,6 +37,7 @@ def train_vae(sets, folder: Path, minutes, steps, seed, device, resume, batch=BA
     """Train on the phantom sets, in equal shares of `batch`; returns (vae with averaged weights, log)."""
     torch.manual_seed(seed)
     vae = build_vae().to(device)
+    parts = _near(sets, device)
     run = Run("vae", {"model": vae}, folder / "vae.pt", minutes, steps, device, resume, PEAK_RATE, 0.997)
 
     def loss(image, thin):
@@ -45,7 +46,6 @@ def train_vae(sets, folder: Path, minutes, steps, seed, device, resume, batch=BA
         output = vae.decode(posterior.sample()).sample.float()
         return reconstruction_loss(output, image, thin, *phase) + KL_WEIGHT * posterior.kl().mean()
 
-    parts = _near(sets, device)
     while run.clock.fraction < 1:
         run.step(loss, *_batch(parts, np.random.default_rng([seed, run.clock.step]), batch, device))
     run.finish()
@@ -77,7 +77,7 @@ def encode_all(vae, images, batch=32):
     device = next(vae.parameters()).device
     moments = []
     for start in range(0, len(images), batch):
-        image = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(device)
+        image = torch.from_numpy(np.array(images[start : start + batch])).to(device)
         posterior = vae.encode(image.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
         moments.append(torch.cat([posterior.mean, posterior.logvar], 1).cpu())
     return torch.cat(moments)
@@ -105,7 +105,7 @@ def psnr(vae, sets, count=128):
         errors = []
         last = len(phantoms.images)
         for start in range(last - count, last, 32):
-            images = np.ascontiguousarray(phantoms.images[start : start + 32])
+            images = np.array(phantoms.images[start : start + 32])
             target = torch.from_numpy(images).to(vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
             output = vae.decode(vae.encode(target).latent_dist.mean).sample.clamp(-1, 1)
             errors.append(((output - target) / 2).square().mean((1, 2, 3)))

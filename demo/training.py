@@ -37,6 +37,12 @@ class Averaged:
             s.copy_(live)
 
 
+def threads_of(device, threads=2) -> ThreadPoolExecutor:
+    """Threads that each run operators alone: `threads` on a CPU, one for a GPU."""
+    count = 1 if torch.device(device).type == "cuda" else threads
+    return ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(1))
+
+
 class Gradients:
     """Loss gradients of a batch cut into one slice a thread.
 
@@ -48,7 +54,7 @@ class Gradients:
         self.parameters, self.device = parameters, torch.device(device)
         self.slices = 1 if self.device.type == "cuda" else threads
         torch.set_num_threads(1 if self.slices > 1 else threads)
-        self.pool = ThreadPoolExecutor(self.slices, initializer=lambda: torch.set_num_threads(1))
+        self.pool = threads_of(device, threads)
 
     def __call__(self, loss, *batch):
         """Set ``.grad`` to the mean over slices of ``loss(*slice)``; return the mean loss, a tensor. Each slice must be of equal length."""
@@ -109,7 +115,7 @@ class Clock:
 class Run:
     """A training that can be broken off and continued: networks, AdamW, averaged weights, clock and checkpoint.
 
-    ``networks`` go by the names that they have in the checkpoint at ``path``.
+    ``networks`` go by the names that they have in the checkpoint at ``path``. The clock starts here: make the run last.
     """
 
     def __init__(self, name, networks, path: Path, minutes, steps, device, resume, peak, decay, warm=50):
