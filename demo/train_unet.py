@@ -13,7 +13,7 @@ import torch
 
 from demo.architecture import SCALING, build_scheduler, build_text_encoder, build_unet, load_tokenizer, write_folder
 from demo.captions import training_caption
-from demo.training import Averaged, Clock, Gradients, save_atomically
+from demo.training import Run, save_atomically, threads_of
 from demo.train_vae import HELD_OUT, encode_all
 
 PEAK_RATE, DROPOUT, SNR_LIMIT = 1e-3, 0.1, 5.0
@@ -22,8 +22,10 @@ PEAK_RATE, DROPOUT, SNR_LIMIT = 1e-3, 0.1, 5.0
 # any edge, such as the ruler, is bound to its word only once high noise weighs more.
 PHASES = ((0.0, (8, 8), 1.0, 1.0), (0.58, (4, 12), 1.0, 1.0), (0.75, (6, 10), 10.0, 2.5))
 SNAPSHOT_EVERY = 300.0
-# Of each set: encoding costs minutes on a CPU, and these are seen only a few times each.
+# Of each set on a CPU: encoding costs minutes there, and these are seen only a few times each. A GPU takes all.
 PATIENTS = 3000
+# That of `PHASES`; other sizes keep its shares.
+BATCH = 16
 
 
 class Captioner:
@@ -51,67 +53,48 @@ def noise_weight(signal, greatest):
     return snr.clamp(max=SNR_LIMIT) / snr * snr.rsqrt().clamp(1.0, greatest)
 
 
-def train_unet(vae, sets, folder: Path, minutes, steps, seed, device, resume):
-    """Train both networks on the phantom sets, in equal shares; returns (unet, text encoder, log), with averaged weights."""
+def denoising_loss(unet, alphas, latent, noise, step, context, greatest):
+    """Weighted squared error of the predicted noise. `alphas` float [1000] are cumulative, `step` long [B], `context` [B, 77, C]."""
+    signal = alphas[step][:, None, None, None]
+    noisy = signal.sqrt() * latent + (1 - signal).sqrt() * noise
+    error = unet(noisy, step, context).sample.float() - noise
+    return (noise_weight(signal, greatest) * error.square()).mean()
+
+
+def train_unet(vae, sets, folder: Path, minutes, steps, seed, device, resume, batch=BATCH):
+    """Train both networks on the phantom sets, in shares by `PHASES`; returns (unet, text encoder, log), with averaged weights."""
     torch.manual_seed(seed)
     unet, text = build_unet(), build_text_encoder()
     captioner = Captioner(load_tokenizer(folder))
     _clear_unused_tokens(text, captioner, sets)
     unet, text = unet.to(device), text.to(device)
-    parameters = [*unet.parameters(), *text.parameters()]
-    optimizer = torch.optim.AdamW(parameters, PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
-    average = Averaged(parameters, 0.998)
-    gradients = Gradients(parameters, device)
-    moments = _moments(vae, sets, folder, gradients.pool, device, resume)
-    clock, path = Clock("unet", minutes, steps), folder / "unet.pt"
-    if resume and path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
-        unet.load_state_dict(state["unet"])
-        text.load_state_dict(state["text"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.shadow, average.count = state["shadow"], state["step"]
-        clock = Clock("unet", minutes, steps, state["spent"], state["step"])
-        clock.curve, clock.mean = state["curve"], state["loss"]
+    moments = _moments(vae, sets, folder, device, resume)
+    if torch.device(device).type == "cuda":
+        moments = [part.to(device) for part in moments]
     alphas = build_scheduler().alphas_cumprod.to(device)
+    run = Run("unet", {"unet": unet, "text": text}, folder / "unet.pt", minutes, steps, device, resume, PEAK_RATE, 0.998, warm=100)
 
     def loss(latent, noise, step, ids, greatest=1.0):
-        signal = alphas[step][:, None, None, None]
-        noisy = signal.sqrt() * latent + (1 - signal).sqrt() * noise
-        error = unet(noisy, step, text(ids).last_hidden_state).sample.float() - noise
-        return (noise_weight(signal, greatest) * error.square()).mean()
-
-    def save():
-        save_atomically({
-            "unet": unet.state_dict(), "text": text.state_dict(), "optimizer": optimizer.state_dict(), "shadow": average.shadow,
-            "step": clock.step, "spent": clock.spent, "curve": clock.curve, "loss": clock.mean,
-        }, path)  # fmt: skip
+        return denoising_loss(unet, alphas, latent, noise, step, text(ids).last_hidden_state, greatest)
 
     snapped = time.monotonic()
-    while clock.fraction < 1:
-        rows, greatest, factor = [phase for start, *phase in PHASES if clock.fraction >= start][-1]
-        for group in optimizer.param_groups:
-            group["lr"] = factor * clock.rate(PEAK_RATE, warm=100)
-        value = gradients(partial(loss, greatest=greatest), *(part.to(device) for part in _batch(moments, sets, rows, captioner, seed, clock.step)))
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        average.update()
-        clock.tick(value)
-        if clock.due():
-            save()
+    while run.clock.fraction < 1:
+        rows, greatest, factor = [phase for start, *phase in PHASES if run.clock.fraction >= start][-1]
+        drawn = _batch(moments, sets, [count * batch // BATCH for count in rows], captioner, seed, run.clock.step)
+        run.step(partial(loss, greatest=greatest), *(part.to(device) for part in drawn), factor=factor)
         if time.monotonic() - snapped > SNAPSHOT_EVERY:
-            average.swap()
+            run.average.swap()
             _snapshot(folder / "snapshot", vae, unet, text)
-            average.swap()
+            run.average.swap()
             snapped = time.monotonic()
-    save()
-    average.swap()
+    run.finish()
     held = [_batch(moments, sets, (8, 8), captioner, seed, -1 - i, held_out=True) for i in range(32)]
     with torch.no_grad():
-        held_loss = sum(float(loss(*(part.to(device) for part in batch))) for batch in held) / len(held)
-    return unet, text, clock.log(device) | {"held_out_loss": round(held_loss, 5)}
+        held_loss = sum(float(loss(*(part.to(device) for part in drawn))) for drawn in held) / len(held)
+    return unet, text, run.clock.log(device) | {"batch": batch, "held_out_loss": round(held_loss, 5)}
 
 
-def _moments(vae, sets, folder, pool, device, resume):
+def _moments(vae, sets, folder, device, resume):
     """Latent moments of each set, kept for a resumed run."""
     path = folder / "latents.pt"
     if resume and path.exists():
@@ -119,32 +102,35 @@ def _moments(vae, sets, folder, pool, device, resume):
     vae = vae.to(device)
     begun, moments = time.monotonic(), []
     for phantoms in sets:
-        images = phantoms.images[:PATIENTS]
+        images = phantoms.images if torch.device(device).type == "cuda" else phantoms.images[:PATIENTS]
         pieces = [images[i : i + 250] for i in range(0, len(images), 250)]
 
         def encode(piece):
             with torch.autocast(torch.device(device).type, torch.bfloat16):
                 return encode_all(vae, piece).float()
 
-        moments.append(torch.cat(list(pool.map(encode, pieces))))
+        with threads_of(device) as pool:
+            moments.append(torch.cat(list(pool.map(encode, pieces))))
         print(f"{phantoms.domain}: {len(images)} latents, {(time.monotonic() - begun) / 60:.1f} min", flush=True)
     save_atomically(moments, path)
     return moments
 
 
 def _batch(moments, sets, rows, captioner, seed, step, held_out=False):
-    draw = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+    device = moments[0].device
+    draw = torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
     rng = random.Random(f"{seed} {step}")
     latents, ids = [], []
     for encoded, phantoms, count in zip(moments, sets, rows):
         first, last = (len(encoded) - HELD_OUT, len(encoded)) if held_out else (0, len(encoded) - HELD_OUT)
-        chosen = torch.randint(first, last, (count,), generator=draw)
+        chosen = torch.randint(first, last, (count,), generator=draw, device=device)
         mean, logvar = encoded[chosen].chunk(2, 1)
-        latents.append(SCALING * (mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=draw)))
-        ids.append(captioner.draw([phantoms.factors[i] for i in chosen], rng))
+        latents.append(SCALING * (mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=draw, device=device)))
+        ids.append(captioner.draw([phantoms.factors[i] for i in chosen.tolist()], rng))
     # Both halves hold both domains: each is one thread's slice.
     latent, tokens = (torch.cat([half for i in (0, 1) for half in (p.chunk(2)[i] for p in part)]) for part in (latents, ids))
-    return latent, torch.randn(latent.shape, generator=draw), torch.randint(0, 1000, (len(latent),), generator=draw), tokens
+    noise = torch.randn(latent.shape, generator=draw, device=device)
+    return latent, noise, torch.randint(0, 1000, (len(latent),), generator=draw, device=device), tokens
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from demo.architecture import SCALING, build_vae
-from demo.training import Averaged, Clock, Gradients, save_atomically
+from demo.training import Run
 
 PEAK_RATE, BATCH, KL_WEIGHT = 1.2e-3, 4, 2e-6
 # From a share of the run on: weights of thin structures, of the coarse term, of coarse colour. Lines come first, then shade, then colour.
@@ -33,61 +33,42 @@ def reconstruction_loss(output, image, thin, thin_weight, coarse_weight, colour_
     return total + coarse_weight * coarse.abs().mean() + colour_weight * colour.abs().mean()
 
 
-def train_vae(sets, folder: Path, minutes, steps, seed, device, resume):
-    """Train on the phantom sets, in equal shares; returns (vae with averaged weights, log)."""
+def train_vae(sets, folder: Path, minutes, steps, seed, device, resume, batch=BATCH):
+    """Train on the phantom sets, in equal shares of `batch`; returns (vae with averaged weights, log)."""
     torch.manual_seed(seed)
     vae = build_vae().to(device)
-    parameters = list(vae.parameters())
-    optimizer = torch.optim.AdamW(parameters, PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
-    average = Averaged(parameters, 0.997)
-    clock, path = Clock("vae", minutes, steps), folder / "vae.pt"
-    if resume and path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
-        vae.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.shadow, average.count = state["shadow"], state["step"]
-        clock = Clock("vae", minutes, steps, state["spent"], state["step"])
-        clock.curve, clock.mean = state["curve"], state["loss"]
-    gradients = Gradients(parameters, device)
+    parts = _near(sets, device)
+    run = Run("vae", {"model": vae}, folder / "vae.pt", minutes, steps, device, resume, PEAK_RATE, 0.997)
 
     def loss(image, thin):
-        phase = [weights for start, *weights in PHASES if clock.fraction >= start][-1]
+        phase = [weights for start, *weights in PHASES if run.clock.fraction >= start][-1]
         posterior = vae.encode(image).latent_dist
         output = vae.decode(posterior.sample()).sample.float()
         return reconstruction_loss(output, image, thin, *phase) + KL_WEIGHT * posterior.kl().mean()
 
-    def save():
-        save_atomically({
-            "model": vae.state_dict(), "optimizer": optimizer.state_dict(), "shadow": average.shadow, "step": clock.step,
-            "spent": clock.spent, "curve": clock.curve, "loss": clock.mean,
-        }, path)  # fmt: skip
-
-    while clock.fraction < 1:
-        rng = np.random.default_rng([seed, clock.step])
-        for group in optimizer.param_groups:
-            group["lr"] = clock.rate(PEAK_RATE)
-        value = gradients(loss, *(part.to(device) for part in _batch(sets, rng)))
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        average.update()
-        clock.tick(value)
-        if clock.due():
-            save()
-    save()
-    average.swap()
+    while run.clock.fraction < 1:
+        run.step(loss, *_batch(parts, np.random.default_rng([seed, run.clock.step]), batch, device))
+    run.finish()
     standardise_latents(vae, sets)
-    return vae, clock.log(device) | {"psnr": psnr(vae, sets)}
+    return vae, run.clock.log(device) | {"batch": batch, "psnr": psnr(vae, sets)}
 
 
-def _batch(sets, rng):
-    images, thin = [], []
-    for phantoms in sets:
-        chosen = rng.integers(len(phantoms.images) - HELD_OUT, size=BATCH // len(sets))
-        images.append(phantoms.images[chosen])
-        thin.append(phantoms.thin[chosen])
+def _near(sets, device):
+    """Images and thin masks of each set: the memory maps, or on a GPU copies in its memory."""
+    parts = [(phantoms.images, phantoms.thin) for phantoms in sets]
+    if torch.device(device).type != "cuda":
+        return parts
+    return [tuple(torch.from_numpy(np.array(part)).to(device) for part in pair) for pair in parts]
+
+
+def _batch(parts, rng, batch, device):
+    drawn = []
+    for images, thin in parts:
+        chosen = rng.integers(len(images) - HELD_OUT, size=batch // len(parts))
+        drawn.append([torch.as_tensor(part[chosen]) for part in (images, thin)])
     # Interleaved, so that every slice of the batch holds both domains.
-    image, mask = (np.stack(part, 1).reshape(-1, *part[0].shape[1:]) for part in (images, thin))
-    return torch.from_numpy(image).permute(0, 3, 1, 2).float() / 127.5 - 1, torch.from_numpy(mask)[:, None].float() / 255
+    image, mask = (torch.stack(part, 1).flatten(0, 1).to(device) for part in zip(*drawn))
+    return image.permute(0, 3, 1, 2).float() / 127.5 - 1, mask[:, None].float() / 255
 
 
 @torch.no_grad()
@@ -96,7 +77,7 @@ def encode_all(vae, images, batch=32):
     device = next(vae.parameters()).device
     moments = []
     for start in range(0, len(images), batch):
-        image = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).to(device)
+        image = torch.from_numpy(np.array(images[start : start + batch])).to(device)
         posterior = vae.encode(image.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
         moments.append(torch.cat([posterior.mean, posterior.logvar], 1).cpu())
     return torch.cat(moments)
@@ -124,7 +105,7 @@ def psnr(vae, sets, count=128):
         errors = []
         last = len(phantoms.images)
         for start in range(last - count, last, 32):
-            images = np.ascontiguousarray(phantoms.images[start : start + 32])
+            images = np.array(phantoms.images[start : start + 32])
             target = torch.from_numpy(images).to(vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
             output = vae.decode(vae.encode(target).latent_dist.mean).sample.clamp(-1, 1)
             errors.append(((output - target) / 2).square().mean((1, 2, 3)))

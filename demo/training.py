@@ -1,4 +1,4 @@
-"""What both trainings share: schedule, averaged weights, checkpoints, progress, and gradients from several threads."""
+"""What all trainings share: schedule, averaged weights, checkpoints, progress, and gradients from several threads."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ class Averaged:
             s.copy_(live)
 
 
+def threads_of(device, threads=2) -> ThreadPoolExecutor:
+    """Threads that each run operators alone: `threads` on a CPU, one for a GPU."""
+    count = 1 if torch.device(device).type == "cuda" else threads
+    return ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(1))
+
+
 class Gradients:
     """Loss gradients of a batch cut into one slice a thread.
 
@@ -48,12 +54,13 @@ class Gradients:
         self.parameters, self.device = parameters, torch.device(device)
         self.slices = 1 if self.device.type == "cuda" else threads
         torch.set_num_threads(1 if self.slices > 1 else threads)
-        self.pool = ThreadPoolExecutor(self.slices, initializer=lambda: torch.set_num_threads(1))
+        self.pool = threads_of(device, threads)
 
     def __call__(self, loss, *batch):
-        """Set ``.grad`` to the mean over slices of ``loss(*slice)``; return the mean loss. Each slice must be of equal length."""
+        """Set ``.grad`` to the mean over slices of ``loss(*slice)``; return the mean loss, a tensor. Each slice must be of equal length."""
         pieces = list(zip(*(part.chunk(self.slices) for part in batch)))
-        results = list(self.pool.map(lambda piece: self._one(loss, piece), pieces))
+        each = map if self.slices == 1 else self.pool.map
+        results = list(each(lambda piece: self._one(loss, piece), pieces))
         for index, p in enumerate(self.parameters):
             p.grad = sum(grads[index] for _, grads in results) / len(results)
         return sum(value for value, _ in results) / len(results)
@@ -61,7 +68,7 @@ class Gradients:
     def _one(self, loss, piece):
         with torch.autocast(self.device.type, torch.bfloat16):
             value = loss(*piece)
-        return float(value.detach()), torch.autograd.grad(value, self.parameters)
+        return value.detach(), torch.autograd.grad(value, self.parameters)
 
 
 class Clock:
@@ -84,12 +91,13 @@ class Clock:
         return peak * min(1.0, (self.step + 1) / warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.fraction)))
 
     def tick(self, loss):
+        """Count a step; `loss` stays a tensor until it is printed, since reading it makes a GPU wait."""
         self.step += 1
         self.mean = loss if self.mean is None else 0.98 * self.mean + 0.02 * loss
         if self.step % 20 == 0:
             print(f"{self.name} step {self.step} {self.fraction:5.1%} {self.spent:5.1f} min loss {self.mean:.4f}", flush=True)
         if self.step % 100 == 0:
-            self.curve.append([self.step, round(self.spent, 2), round(self.mean, 5)])
+            self.curve.append([self.step, round(self.spent, 2), round(float(self.mean), 5)])
 
     def due(self):
         """True every few minutes: time for a checkpoint."""
@@ -101,7 +109,57 @@ class Clock:
     def log(self, device):
         """The record that is kept beside the weights."""
         kind = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else f"CPU, {os.cpu_count()} cores, {platform.machine()}"
-        return {"steps": self.step, "minutes": round(self.spent, 1), "loss": round(self.mean, 5), "hardware": kind, "curve": self.curve}
+        return {"steps": self.step, "minutes": round(self.spent, 1), "loss": round(float(self.mean), 5), "hardware": kind, "curve": self.curve}
+
+
+class Run:
+    """A training that can be broken off and continued: networks, AdamW, averaged weights, clock and checkpoint.
+
+    ``networks`` go by the names that they have in the checkpoint at ``path``. The clock starts here: make the run last.
+    """
+
+    def __init__(self, name, networks, path: Path, minutes, steps, device, resume, peak, decay, warm=50):
+        self.networks, self.path, self.peak, self.warm = networks, path, peak, warm
+        self.parameters = [p for network in networks.values() for p in network.parameters()]
+        fused = torch.device(device).type == "cuda"
+        self.optimizer = torch.optim.AdamW(self.parameters, peak, betas=(0.9, 0.99), weight_decay=1e-4, fused=fused)
+        self.average = Averaged(self.parameters, decay)
+        self.gradients = Gradients(self.parameters, device)
+        self.clock = Clock(name, minutes, steps)
+        if resume and path.exists():
+            self._load(torch.load(path, map_location=device, weights_only=True), minutes, steps)
+
+    def _load(self, state, minutes, steps):
+        for name, network in self.networks.items():
+            network.load_state_dict(state[name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.shadow, self.average.count = state["shadow"], state["step"]
+        self.clock = Clock(self.clock.name, minutes, steps, state["spent"], state["step"])
+        self.clock.curve, self.clock.mean = state["curve"], state["loss"]
+
+    def step(self, loss, *batch, factor=1.0):
+        """One update by the gradient of ``loss(*batch)`` at `factor` times the scheduled rate; a checkpoint every few minutes."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * self.clock.rate(self.peak, self.warm)
+        value = self.gradients(loss, *batch)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.average.update()
+        self.clock.tick(value)
+        if self.clock.due():
+            self.save()
+
+    def save(self):
+        clock = self.clock
+        save_atomically({name: network.state_dict() for name, network in self.networks.items()} | {
+            "optimizer": self.optimizer.state_dict(), "shadow": self.average.shadow, "step": clock.step, "spent": clock.spent,
+            "curve": clock.curve, "loss": None if clock.mean is None else float(clock.mean),
+        }, self.path)  # fmt: skip
+
+    def finish(self):
+        """Save, then put the averaged weights into the networks."""
+        self.save()
+        self.average.swap()
 
 
 def save_atomically(state, path: Path) -> None:

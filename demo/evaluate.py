@@ -1,0 +1,242 @@
+"""Judge the demo model: the table of goals, each figure with its number, on generated patients and on phantoms that no training saw.
+
+    python -m demo.evaluate --patients 500 --json evaluation.json [--device cuda] [--resume]
+
+Chest and dermoscopy, and a confounded chest model where there is one. Patients are sampled without ComfyUI; what is measured on them goes
+to a file a block, so that a run can be stopped and continued with --resume. Synthetic images. Not for clinical use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from demo import oracle
+from demo.architecture import WEIGHTS
+from demo.dataset import CACHE
+from demo.measurements import ALL_SWAPS, FAR_SWAPS, STUDIES, Readers, Store, collect, settings_of
+from demo.scores import Figure, agreement, difference, falls, share, spread_ratios, successes, to_text, wins
+from medtraverse.notice import NOTICE
+
+THIN = {"support devices": "wires", "ruler": "ticks", "hair": "hairs"}
+
+
+def classifier_figures(study, report: dict, count: int) -> list:
+    """AUC and calibration of each label on unseen phantoms, and on the same through the VAE; `report` from `demo.classifier.measure`."""
+    group, figures = f"{study.domain}: classifier on unseen phantoms", []
+    for label, row in report["phantoms"].items():
+        figures += [Figure(group, f"AUC {label}", row["auc"], count, low=0.99), Figure(group, f"calibration error {label}", row["ece"], count, high=0.05)]
+    for label, row in report.get("reconstructions", {}).items():
+        figures.append(Figure(group, f"AUC {label}, decoded by the VAE", row["auc"], count))
+        figures.append(Figure(group, f"calibration error {label}, decoded by the VAE", row["ece"], count))
+    return figures
+
+
+def verdicts(study, data: dict, judge: str, target: int, curve: bool = False):
+    """Success and leak of each patient for attribute `target`, by the "classifier" or the "oracle"; see `demo.scores.successes`."""
+    start = data[judge][:, target, 0]
+    if curve:
+        return successes(data[f"curve_{judge}"][:, target], start, target)
+    far = [1 + study.swap_steps.index(step) for step in FAR_SWAPS]
+    return successes(data[judge][:, target][:, far], start, target)
+
+
+def cfrt_figures(study, data: dict) -> list:
+    group, figures = f"{study.domain}: CFRT", []
+    for judge in ("classifier", "oracle"):
+        for curve, what in ((False, "swaps λ 5,10,15"), (True, "Bézier frames 30–49")):
+            for target, label in enumerate(study.labels):
+                won, _ = verdicts(study, data, judge, target, curve)
+                value, interval, n = share(won)
+                figures.append(Figure(group, f"{label}, {what}, by {judge}", value, n, low=0.98, interval=interval))
+    return figures
+
+
+def control_figures(study, data: dict) -> list:
+    """Controls that must fail, spurious attributes of neutrals, and thin structures."""
+    group, neutral = f"{study.domain}: controls", data["classifier"][:, 0, 0]
+    value, interval, n = share(wins(data["control"][:, 1], data["control"][:, 0]))
+    change = float(np.abs(data["control"][:, 1] - data["control"][:, 0]).max())
+    figures = [Figure(group, "neutral → neutral: an attribute wins", value, n, high=0.05, interval=interval, note=f"largest change {change:.1e}")]
+    others = np.roll(neutral, -len(set(study.prompts(range(len(neutral)))[0])), axis=0)
+    value, interval, n = share(wins(others, neutral))
+    figures.append(Figure(group, "neutral → another patient's neutral: an attribute wins", value, n, interval=interval, note="what strictness alone gives"))
+    value, interval, n = share((neutral > 0.5).any(1))
+    figures.append(Figure(group, "neutrals with a spurious attribute", value, n, high=0.02, interval=interval))
+    near = 1 + study.swap_steps.index(5)
+    for target, label in enumerate(study.labels):
+        if label in THIN:
+            value, interval, n = share(data["oracle"][:, target, near, target] > 0.5)
+            figures.append(Figure(group, f"{THIN[label]} found by the oracle at λ = 5", value, n, low=0.9, interval=interval))
+    return figures
+
+
+def identity_figures(study, data: dict, phantoms: np.ndarray) -> list:
+    """How far anatomy moved along the swaps, against different patients; `phantoms` is the anatomy [M, A] of unseen neutrals."""
+    group, anatomy = f"{study.domain}: identity and diversity", data["anatomy"]
+    n = len(anatomy)
+    names = [f"anatomy moved at λ = {step}" for step in study.swap_steps]
+    neutral = anatomy[:, 0, 0]
+    try:
+        between = oracle.spread(neutral)
+    except ValueError as error:  # too few patients, or neutrals all alike
+        return [Figure(group, name, None, n, high=0.20 if "25" in name else np.inf, note=str(error)) for name in names]
+    moved = oracle.moved(anatomy[:, :, 1:], neutral[:, None, None], between)
+    means = np.nanmean(moved, axis=(0, 1))
+    figures = [
+        Figure(group, name, float(mean), n, high=0.20 if step == 25 else np.inf) for name, mean, step in zip(names, means, study.swap_steps)
+    ]
+    figures.append(Figure(group, "steps from λ = 45 to 5 at which it falls", falls(means), n, low=0, high=0))
+    # The neighbour with the same neutral prompt.
+    turn = len(set(study.prompts(range(n))[0]))
+    stranger = float(np.nanmean(oracle.moved(np.roll(neutral, -turn, axis=0), neutral, between)))
+    figures.append(Figure(group, "neutral → another patient's neutral: anatomy moved", stranger, n))
+    other = oracle.moved(np.roll(anatomy[:, :, 1 + study.swap_steps.index(5)], -turn, axis=0), neutral[:, None], between)
+    figures.append(Figure(
+        group, "neutral → another's attribute latents, over that", float(np.nanmean(other)) / stranger, n, low=0.8, high=1.25,
+        note="λ = 5; 1: the level of different patients",
+    ))  # fmt: skip
+    ratios = spread_ratios(neutral, phantoms)
+    entries = ", ".join(f"{name} {ratio:.2f}" for name, ratio in zip(oracle.DOMAINS[study.phantoms][1].ANATOMY, ratios))
+    middle = float(np.exp(np.log(np.maximum(ratios, 1e-6)).mean()))
+    return [*figures, Figure(group, "spread of neutrals over spread of phantoms", middle, n, low=0.8, high=1.2, note=f"geometric mean of {entries}")]
+
+
+def memorisation_figures(study, found: dict) -> list:
+    group, threshold = f"{study.domain}: memorisation", found["threshold"]
+    value, interval, n = share(found["nearest"] < threshold)
+    figures = [Figure(group, "neutrals nearer to a training image than two renderings of one patient", value, n, low=0, high=0, interval=interval)]
+    value, interval, n = share(found["unseen"] < threshold)
+    figures.append(Figure(group, "the same of unseen phantoms, which cannot be memorised", value, n, interval=interval))
+    figures.append(Figure(group, "distance of two renderings, 95th percentile", threshold, min(200, found["training"])))
+    figures.append(Figure(group, "distance to the nearest training image, least", float(found["nearest"].min()), len(found["nearest"]),
+                          note=f"of {found['training']} training images"))  # fmt: skip
+    return figures
+
+
+def confounded_figures(study, data: dict, plain_study, plain: dict) -> list:
+    """CFRT with correlated attributes, beside that of the plain model on the same patients, and whether the oracle sees the same failures."""
+    group, labels, figures, drops = f"{study.domain}, confounded", study.labels, [], {}
+    for target, label in enumerate(labels):
+        won, leaked = verdicts(study, data, "classifier", target)
+        before, _ = verdicts(plain_study, plain, "classifier", target)
+        value, interval, n = share(won)
+        leaks = ", ".join(f"{labels[b]} leaked in {count}" for b, count in zip(*np.unique(leaked[leaked >= 0], return_counts=True)))
+        figures.append(Figure(group, f"CFRT {label}, by classifier", value, n, interval=interval, note=leaks))
+        value, interval, n = share(verdicts(study, data, "oracle", target)[0])
+        figures.append(Figure(group, f"CFRT {label}, by oracle", value, n, interval=interval))
+        drops[target] = difference(before, won)
+    worst = max(drops, key=lambda target: drops[target][0])
+    drop, interval = drops[worst]
+    figures.append(Figure(group, f"drop of CFRT {labels[worst]}", drop, len(data["number"]), low=0.2, interval=interval))
+    agreed = agreement(*(verdicts(study, data, judge, worst)[0] for judge in ("classifier", "oracle")))
+    value, interval, n = share(agreed)
+    return [*figures, Figure(group, "failing patients that fail by the oracle too", value, n, low=0.9, interval=interval)]
+
+
+def evaluate(args) -> list:
+    """Measure and return the figures. Raises ValueError for files that do not fit."""
+    from demo.classifier import measure as measure_classifier
+    from demo.phantom_references import UNSEEN, memorisation, training_images, unseen_neutrals
+    from demo.sampling import load_model
+    from medtraverse.classifier import load_classifier
+
+    figures, measured = [], {}
+    with Readers(args.workers) as readers:
+        for name in args.only:
+            study, unet = STUDIES[name], args.unet.get(name)
+            weights = args.classifiers / f"classifier-{study.classifier}.safetensors"
+            model = load_model(args.model, unet, args.device, args.bf16)
+            classifier = load_classifier(weights, device=args.device)
+            settings = settings_of(study, args.model, unet, classifier, args.guidance, args.steps, args.bf16)
+            store = Store(args.out / name, settings, args.resume)
+            data = collect(study, store, model, classifier, args.patients, args.block, readers, guidance=args.guidance, steps=args.steps)
+            measured[name] = data
+            if not study.curve:
+                continue
+            print(f"{name}: phantoms", flush=True)
+            judged = partial(measure_classifier, study.classifier, str(weights), str(args.model / "vae"), args.patients)
+            report = store.kept(f"classifier-{args.patients}.json", judged)
+            neutrals = unseen_neutrals(study.phantoms, UNSEEN, readers)
+            anatomy = readers.read(study.phantoms, (), neutrals)
+            figures += classifier_figures(study, report, args.patients) + cfrt_figures(study, data) + control_figures(study, data)
+            figures += identity_figures(study, data, anatomy)
+            try:
+                found = memorisation(model, data["neutral"], training_images(args.model, unet, study.phantoms), study.phantoms, args.out, readers)
+                figures += memorisation_figures(study, found)
+            except ValueError as error:
+                figures.append(Figure(f"{study.domain}: memorisation", "neutrals nearer to a training image", None, 0, low=0, high=0, note=str(error)))
+    if {"chexpert", "confounded"} <= set(measured):
+        figures += confounded_figures(STUDIES["confounded"], measured["confounded"], STUDIES["chexpert"], measured["chexpert"])
+    return figures
+
+
+def main(argv=None) -> int:
+    args = _arguments(argv)
+    try:
+        figures = evaluate(args)
+    except ValueError as error:
+        sys.exit(f"demo.evaluate: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\ndemo.evaluate: stopped; --resume continues")
+    text = f"{to_text(figures)}\n{NOTICE}"
+    print(text)
+    if args.json:
+        settings = {"patients": args.patients, "guidance": args.guidance, "steps": args.steps, "bfloat16": args.bf16}
+        settings |= {"swap_steps": list(ALL_SWAPS), "device": args.device, "studies": list(args.only)}
+        part = args.json.with_name(args.json.name + ".part")
+        record = {"notice": NOTICE, "settings": settings, "figures": [figure.record() for figure in figures]}
+        part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        os.replace(part, args.json)
+    return 0
+
+
+def _arguments(argv):
+    parser = argparse.ArgumentParser(prog="python -m demo.evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("--patients", type=int, default=500, help="in each domain")
+    parser.add_argument("--model", type=Path, default=WEIGHTS, help="diffusers folder of the base")
+    parser.add_argument("--unet", action="append", default=[], metavar="NAME=FILE",
+                        help="fine-tuned U-Net of chexpert, isic or confounded; a FILE alone is for chexpert and isic "
+                             "(default: phantom-NAME.safetensors beside the base where it is there, else the base's own)")  # fmt: skip
+    parser.add_argument("--classifiers", type=Path, default=WEIGHTS.parent, help="folder of classifier-chexpert and classifier-isic")
+    parser.add_argument("--only", nargs="+", choices=tuple(STUDIES), help="studies to run (default: all that have weights)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 in the U-Net")
+    parser.add_argument("--guidance", type=float, default=7.5)
+    parser.add_argument("--steps", type=int, default=50, choices=range(47, 200), metavar="47…199", help="DDIM steps")
+    parser.add_argument("--block", type=int, help="patients sampled together (default: 4, on a GPU 25); no effect on the result")
+    parser.add_argument("--workers", type=int, help="processes that read images (default: 1, with a GPU one a core)")
+    parser.add_argument("--out", type=Path, default=CACHE / "evaluation", help="folder of the measurements")
+    parser.add_argument("--resume", action="store_true", help="keep the measurements that are there")
+    parser.add_argument("--json", type=Path, help="write the table there too")
+    args = parser.parse_args(argv)
+    if args.patients < 2:
+        parser.error(f"--patients is {args.patients}; a patient is compared with another: give 2 or more")
+    gpu = args.device != "cpu"
+    if gpu:
+        from demo.train import require_device
+
+        require_device(args.device)
+    args.block = args.block or (25 if gpu else 4)
+    args.workers = args.workers or ((os.cpu_count() or 1) if gpu else 1)
+    beside = {name: args.model.parent / f"phantom-{name}.safetensors" for name in STUDIES}
+    given, args.unet = args.unet, {name: path for name, path in beside.items() if path.is_file()}
+    for item in given:
+        name, equals, path = item.partition("=")
+        if equals and name not in STUDIES:
+            parser.error(f"--unet is {item!r}; write NAME=FILE with NAME one of {', '.join(STUDIES)}")
+        args.unet |= {name: Path(path)} if equals else dict.fromkeys(("chexpert", "isic"), Path(item))
+    args.only = tuple(name for name in STUDIES if name in (args.only or STUDIES) and (name != "confounded" or name in args.unet))
+    if not args.only:
+        parser.error("--only is confounded, which has no weights; give --unet confounded=FILE")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())
