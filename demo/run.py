@@ -19,8 +19,8 @@ from medtraverse.run import write
 
 # In this order the server's cache hands the sampled patients on from each to the next.
 WORKFLOWS = (
-    "02-fig3-swap-grid-chexpert", "04-fig4-latent-tsne", "07-cfrt-chexpert", "06-fig6-bezier", "05-fig5-direction-cosine",
-    "10-distance-to-neutral", "03-fig3-swap-grid-isic", "08-cfrt-isic",
+    "07-cfrt-chexpert", "02-fig3-swap-grid-chexpert", "04-fig4-latent-tsne", "10-distance-to-neutral", "06-fig6-bezier", "05-fig5-direction-cosine",
+    "03-fig3-swap-grid-isic", "08-cfrt-isic",
 )
 WEIGHTS = PACK / "demo" / "weights"
 

@@ -1,5 +1,6 @@
 """From a figure to pixels or to a file."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import numpy as np
 from ..notice import NOTICE
 
 FORMATS = ("png", "svg", "pdf")
+_VECTOR = {"svg.fonttype": "none", "pdf.fonttype": 42, "image.composite_image": False}
 
 
 def to_image(figure, dpi: float = 100) -> np.ndarray:
@@ -65,10 +67,26 @@ def save(figure, path: str | os.PathLike, metadata: Mapping[str, str] | None = N
     handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=f".{form}.part")
     try:
         # Text stays text, to be edited and searched: in SVG by the viewer's own fonts, in PDF as TrueType.
-        with os.fdopen(handle, "wb") as file, rc_context({"svg.fonttype": "none", "pdf.fonttype": 42}):
-            FigureCanvasAgg(figure).print_figure(file, format=form, metadata=embedded, dpi=dpi)
+        with os.fdopen(handle, "wb") as file, rc_context(_VECTOR), _own_pixels(figure if form != "png" else None):
+            options = {"pil_kwargs": {"compress_level": 3}} if form == "png" else {}
+            FigureCanvasAgg(figure).print_figure(file, format=form, metadata=embedded, dpi=dpi, **options)
         os.replace(unfinished, path)
     except BaseException:
         os.unlink(unfinished)
         raise
     return path
+
+
+@contextlib.contextmanager
+def _own_pixels(figure):
+    """Put images into a vector file as they are, not resampled to the screen's resolution."""
+    from matplotlib.image import AxesImage
+
+    images = [(image, image.get_interpolation()) for image in figure.findobj(AxesImage)] if figure is not None else []
+    try:
+        for image, _ in images:
+            image.set_interpolation("none")
+        yield
+    finally:
+        for image, interpolation in images:
+            image.set_interpolation(interpolation)

@@ -105,14 +105,15 @@ def test_the_same_again_is_not_run_again_and_another_goes_beside_it(command, cli
 
 
 def test_seeds_are_run_one_after_another_and_what_is_done_stays(command, tmp_path):
-    settings = [part for value in ("Traverse.steps=4", "Traverse.swap_steps=2", "Traverse.patients=2") for part in ("--set", value)]
-    source = json.loads((PACK / "workflows" / "api" / "demo-chexpert.json").read_text(encoding="utf-8"))
-    keep = {key: source[key] for key in ("1", "2", "3", "4")}
-    keep["5"] = {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}, "_meta": {"title": "Show"}}
+    settings = [part for value in ("PromptSwapKSampler.steps=4", "PromptSwapKSampler.swap_steps=2", "PromptSwapKSampler.patients=2") for part in ("--set", value)]
+    source = json.loads((PACK / "workflows" / "api" / "02-fig3-swap-grid-chexpert.json").read_text(encoding="utf-8"))
+    ids = {node["class_type"]: key for key, node in source.items()}
+    keep = {ids[name]: source[ids[name]] for name in ("MedicalCheckpointLoader", "MedicalAttributePrompts", "PromptSwapKSampler", "VAEDecode")}
+    keep["show"] = {"class_type": "PreviewImage", "inputs": {"images": [ids["VAEDecode"], 0]}, "_meta": {"title": "Show"}}
     path = saved(tmp_path / "seeds.json", keep)
     first = command(path, "--seeds", "10-12", "--out", "all", *settings)
     assert first.returncode == 0, first.stderr
-    graphs = {name: json.loads((tmp_path / "all" / name / "run.json").read_text(encoding="utf-8"))["graph"]["3"]["inputs"] for name in ("10-11", "12")}
+    graphs = {name: json.loads((tmp_path / "all" / name / "run.json").read_text(encoding="utf-8"))["graph"][ids["PromptSwapKSampler"]]["inputs"] for name in ("10-11", "12")}
     assert {name: (inputs["seed"], inputs["patients"]) for name, inputs in graphs.items()} == {"10-11": (10, 2), "12": (12, 1)}
     (tmp_path / "all" / "12" / "run.json").unlink()
     before = (tmp_path / "all" / "10-11" / "run.json").stat().st_mtime_ns
@@ -133,7 +134,7 @@ def test_texts_and_reports_become_files(command, graph, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="a console's Ctrl-C cannot be sent to one process there")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_ctrl_c_while_sampling_ends_our_run_and_no_other(sent, command, client, graph, tmp_path):
-    process = command("demo-chexpert", "--set", "Traverse.patients=500", "--set", "Traverse.seed=990001", wait=False)
+    process = command("02-fig3-swap-grid-chexpert", "--set", "PromptSwapKSampler.patients=500", "--set", "PromptSwapKSampler.seed=990001", wait=False)
     until(lambda: client.queue()[0])
     other = client.submit(picture(graph, color=77))
     time.sleep(3)
@@ -184,10 +185,10 @@ def test_a_rejected_graph_says_which_input_of_which_node(command, graph, tmp_pat
 
 @pytest.mark.parametrize(("arguments", "fault"), [
     (["nothing.json"], "there is no file nothing.json"),
-    (["demo-chexpert", "--set", "Traverse.stepz=3"], "did you mean steps"),
-    (["demo-chexpert", "--set", "Traverse.scheduler=diffusers"], "did you mean diffusers_ddim"),
-    (["demo-chexpert", "--seeds", "9-3"], "--seeds"),
-    (["demo-chexpert", "--server"], "--server"),
+    (["02-fig3-swap-grid-chexpert", "--set", "PromptSwapKSampler.stepz=3"], "did you mean steps"),
+    (["02-fig3-swap-grid-chexpert", "--set", "PromptSwapKSampler.scheduler=diffusers"], "did you mean diffusers_ddim"),
+    (["02-fig3-swap-grid-chexpert", "--seeds", "9-3"], "--seeds"),
+    (["02-fig3-swap-grid-chexpert", "--server"], "--server"),
 ])
 def test_bad_arguments_exit_with_2(arguments, fault, command):
     done = command(*arguments)
