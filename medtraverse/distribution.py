@@ -2,7 +2,7 @@
 
 FID (Heusel et al. 2017) is the Fréchet distance of Gaussians with the features' means and covariances; KID (Bińkowski et al. 2018)
 the squared maximum mean discrepancy under the kernel (x·y / C + 1)³, unbiased however few the images. Both compare only between
-results of the same extractor: published values use Inception v3.
+results of the same extractor: published values are as a rule Inception v3's.
 """
 
 import warnings
