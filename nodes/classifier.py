@@ -10,8 +10,8 @@ from comfy_api.latest import io, ui
 from ..medtraverse.classifier import load_classifier
 from ..medtraverse.evaluation import evaluate
 from . import sources
-from .figure_image import figure_image
-from .sockets import CATEGORY, Classifier, Trajectory
+from .figure_image import drawing, figure_image
+from .sockets import CATEGORY, Classifier, Figure, Trajectory
 
 NONE = "none"
 
@@ -90,6 +90,7 @@ class CFRTEvaluator(io.ComfyNode):
                 io.String.Output("table", display_name="table", tooltip="CFRT and mean Δ per attribute as text."),
                 io.String.Output("patients_csv", display_name="patients_csv", tooltip="Success, leaked attribute and Δ of every patient, as CSV."),
                 io.String.Output("report", display_name="report", tooltip="Everything as JSON."),
+                Figure.Output("drawing", display_name="drawing", tooltip="The figure for Save Figure, with its numbers and the paper's."),
             ],
             is_output_node=True,
         )
@@ -97,7 +98,12 @@ class CFRTEvaluator(io.ComfyNode):
     @classmethod
     def execute(cls, trajectory, images, image_classifier, far_points):
         result = evaluate(trajectory, images, image_classifier.predict, image_classifier.classifier.labels, far_points)
-        figure = figure_image(result.figure())
+        plot = result.figure()
+        figure = figure_image(plot)
         report = json.dumps({**result.report(), "classifier": image_classifier.name, "classifier_sha256": image_classifier.classifier.sha256})
         shown = {**ui.PreviewImage(figure, cls=cls).as_dict(), "text": (result.table,), "medtraverse": (report,)}
-        return io.NodeOutput(figure, result.table, result.patients_csv, report, ui=shown)
+        made = drawing(
+            "CFRTEvaluator", plot, result.csv, [trajectory], far_points=list(result.far), labels=list(result.labels),
+            classifier={"name": image_classifier.name, "sha256": image_classifier.classifier.sha256},
+        )
+        return io.NodeOutput(figure, result.table, result.patients_csv, report, made, ui=shown)

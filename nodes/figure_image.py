@@ -1,10 +1,22 @@
-"""From a matplotlib figure to ComfyUI's IMAGE."""
+"""From a matplotlib figure to ComfyUI's IMAGE, and to the drawing that Save Figure takes."""
 
 import torch
 
+from ..medtraverse.digest import versions
+from ..medtraverse.figures.drawing import Drawing
 from ..medtraverse.figures.render import to_image
 
 
 def figure_image(figure, dpi=100):
     """Return the figure as IMAGE [1, H, W, 3]."""
     return torch.from_numpy(to_image(figure, dpi))[None]
+
+
+def drawing(node, figure, table, trajectories, **settings):
+    """Return a node's Drawing: matplotlib figure, CSV, and as settings the node's id and own ones, versions and the trajectories.
+
+    A file of weights that the node used goes into ``settings`` as ``{"name": …, "sha256": …}``.
+    """
+    return Drawing(figure, table, {
+        "node": node, **settings, "versions": versions(), "trajectories": [item.describe() for item in trajectories],
+    })

@@ -1,7 +1,5 @@
 """LatentDirectionCosine, LatentTSNE and IdentityPreservation: what the latents and images of a trajectory say (Figs 4 and 5)."""
 
-import csv
-import io as text_io
 import json
 
 import torch
@@ -12,22 +10,13 @@ from ..medtraverse.figures.cosine import cosine_figure
 from ..medtraverse.figures.latent_map import latent_map_figure
 from ..medtraverse.identity import identity_table
 from ..medtraverse.latent_map import latent_map
-from ..medtraverse.notice import NOTICE
 from ..medtraverse.published import published_curve
+from ..medtraverse.table import csv_text
 from ..medtraverse.trajectory import SWAP
-from .figure_image import figure_image
-from .sockets import CATEGORY, Trajectory
+from .figure_image import drawing, figure_image
+from .sockets import CATEGORY, Figure, Trajectory
 
 MORE = ("trajectory_2", "trajectory_3", "trajectory_4")
-
-
-def csv_text(header, rows):
-    """Return rows as CSV, the notice in a last column."""
-    text = text_io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*header, "notice"])
-    writer.writerows([*row, NOTICE] for row in rows)
-    return text.getvalue()
 
 
 def finite(values):
@@ -60,6 +49,7 @@ class LatentDirectionCosine(io.ComfyNode):
                 io.Image.Output("figure", display_name="figure", tooltip="Mean over patients per attribute, with one standard deviation."),
                 io.String.Output("cosines_csv", display_name="cosines_csv", tooltip="Cosine of every patient, attribute and λ, as CSV."),
                 io.String.Output("report", display_name="report", tooltip="Means and standard deviations as JSON."),
+                Figure.Output("drawing", display_name="drawing", tooltip="The figure for Save Figure, with its numbers and the paper's."),
             ],
             is_output_node=True,
         )
@@ -87,14 +77,17 @@ class LatentDirectionCosine(io.ComfyNode):
         if any(len(item) != patients for item in values):
             raise ValueError("trajectory: the trajectories have different numbers of patients; give each the same.")
         stacked = torch.stack(values)
-        figure = figure_image(cosine_figure(stacked, swap_steps, names, colours, reference))
+        plot = cosine_figure(stacked, swap_steps, names, colours, reference)
+        figure = figure_image(plot)
         report = json.dumps({
             "swap_steps": swap_steps, "patients": patients,
             "mean": {name: finite(item.nanmean(0)) for name, item in zip(names, stacked)},
             "standard_deviation": {name: finite((item - item.nanmean(0)).square().nanmean(0).sqrt()) for name, item in zip(names, stacked)},
         })
-        table = csv_text(["attribute", "seed", *map(str, swap_steps)], rows)
-        return io.NodeOutput(figure, table, report, ui={**ui.PreviewImage(figure, cls=cls).as_dict(), "medtraverse": (report,)})
+        header = ["attribute", "seed", *map(str, swap_steps)]
+        paper = [[name, "mean, from the paper", *(known.get(step, "") for step in swap_steps)] for name, known in reference.items()]
+        made = drawing("LatentDirectionCosine", plot, csv_text(header, rows + paper), trajectories, published=published)
+        return io.NodeOutput(figure, csv_text(header, rows), report, made, ui={**ui.PreviewImage(figure, cls=cls).as_dict(), "medtraverse": (report,)})
 
 
 class LatentTSNE(io.ComfyNode):
@@ -116,6 +109,7 @@ class LatentTSNE(io.ComfyNode):
             outputs=[
                 io.Image.Output("figure", display_name="figure", tooltip="The map."),
                 io.String.Output("coordinates_csv", display_name="coordinates_csv", tooltip="Coordinates of every latent, as CSV."),
+                Figure.Output("drawing", display_name="drawing", tooltip="The map for Save Figure, with its coordinates."),
             ],
             is_output_node=True,
         )
@@ -124,9 +118,7 @@ class LatentTSNE(io.ComfyNode):
     def execute(cls, trajectory, perplexity, seed, thumbnails, images=None):
         places = trajectory.gather(latent_map(trajectory.latents, perplexity, seed))
         pictures = trajectory.gather(images) if images is not None and thumbnails else None
-        figure = figure_image(latent_map_figure(
-            places, trajectory.attributes, trajectory.colours, trajectory.points, trajectory.seeds, pictures
-        ))
+        plot = latent_map_figure(places, trajectory.attributes, trajectory.colours, trajectory.points, trajectory.seeds, pictures)
         rows = [
             [trajectory.neutral, attribute, patient, point, *places[p, a, n].tolist()]
             for p, patient in enumerate(trajectory.seeds)
@@ -134,7 +126,9 @@ class LatentTSNE(io.ComfyNode):
             for n, point in enumerate(trajectory.points)
         ]
         table = csv_text(["neutral", "attribute", "seed", "point", "x", "y"], rows)
-        return io.NodeOutput(figure, table, ui=ui.PreviewImage(figure, cls=cls))
+        figure = figure_image(plot)
+        made = drawing("LatentTSNE", plot, table, [trajectory], perplexity=perplexity, seed=seed)
+        return io.NodeOutput(figure, table, made, ui=ui.PreviewImage(figure, cls=cls))
 
 
 class IdentityPreservation(io.ComfyNode):

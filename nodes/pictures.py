@@ -4,10 +4,10 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..medtraverse.figures.film import film
-from ..medtraverse.figures.grid import strip, trajectory_grid
+from ..medtraverse.figures.grid import grid_table, strip, strip_frames, trajectory_grid
 from ..medtraverse.trajectory import CURVE
-from .figure_image import figure_image
-from .sockets import CATEGORY, Trajectory
+from .figure_image import drawing, figure_image
+from .sockets import CATEGORY, Figure, Trajectory
 
 IMAGES = "Its images: VAE Decode of the LATENT beside it, in the same order."
 
@@ -34,7 +34,10 @@ class TrajectoryGrid(io.ComfyNode):
                 io.String.Input("title", default="", tooltip="Title above the grid."),
                 io.Int.Input("dpi", default=100, min=30, max=600, tooltip="Dots per inch. At 100 a 128-pixel image is shown pixel for pixel; 300 for print."),
             ],
-            outputs=[io.Image.Output("figure", display_name="figure", tooltip="The grid as an image.")],
+            outputs=[
+                io.Image.Output("figure", display_name="figure", tooltip="The grid as an image."),
+                Figure.Output("drawing", display_name="drawing", tooltip="The grid for Save Figure, with a table of its cells."),
+            ],
             is_output_node=True,
         )
 
@@ -44,10 +47,13 @@ class TrajectoryGrid(io.ComfyNode):
         if trajectory.kind == CURVE:
             count = min(frames_shown, pictures.shape[2])
             figure = strip(pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, count, title)
+            points = ["neutral", *(trajectory.points[n] for n in strip_frames(pictures.shape[2], count)[1:])]
         else:
             figure = trajectory_grid(pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, title)
-        image = figure_image(figure, dpi)
-        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
+            points = trajectory.points
+        image, table = figure_image(figure, dpi), grid_table(trajectory.attributes, points, seeds)
+        made = drawing("TrajectoryGrid", figure, table, [trajectory], max_patients=max_patients, title=title)
+        return io.NodeOutput(image, made, ui=ui.PreviewImage(image, cls=cls))
 
 
 class TrajectoryFilm(io.ComfyNode):

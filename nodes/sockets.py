@@ -6,5 +6,6 @@ Trajectory = io.Custom("MEDTRAVERSE_TRAJECTORY")
 Domain = io.Custom("MEDTRAVERSE_DOMAIN")
 Attributes = io.Custom("MEDTRAVERSE_ATTRIBUTES")
 Classifier = io.Custom("MEDTRAVERSE_CLASSIFIER")
+Figure = io.Custom("MEDTRAVERSE_FIGURE")
 
 CATEGORY = "medical/traversal"

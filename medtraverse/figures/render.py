@@ -1,8 +1,10 @@
 """From a figure to pixels or to a file."""
 
 import os
-import tempfile
+import threading
+import uuid
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,23 @@ import numpy as np
 from ..notice import NOTICE
 
 FORMATS = ("png", "svg", "pdf")
+# letters in SVG and TrueType in PDF, so that text can be searched and edited; ids in SVG that do not change
+_WRITING = {"svg.fonttype": "none", "svg.hashsalt": "medtraverse", "pdf.fonttype": 42}
+_one_writer = threading.Lock()
+
+
+@contextmanager
+def _writing():
+    """matplotlib has these settings for the whole process only: they are lent to one writer at a time and put back."""
+    from matplotlib import rcParams
+
+    with _one_writer:
+        before = {key: rcParams[key] for key in _WRITING}
+        try:
+            rcParams.update(_WRITING)
+            yield
+        finally:
+            rcParams.update(before)
 
 
 def to_image(figure, dpi: float = 100) -> np.ndarray:
@@ -30,7 +49,7 @@ def to_image(figure, dpi: float = 100) -> np.ndarray:
 
 
 def save(figure, path: str | os.PathLike, metadata: Mapping[str, str] | None = None, dpi: float = 100) -> Path:
-    """Write a figure as PNG, SVG or PDF, whole or not at all; the same figure gives the same bytes for PNG.
+    """Write a figure as PNG, SVG or PDF, whole or not at all; the same figure gives the same bytes.
 
     Parameters
     ----------
@@ -61,12 +80,13 @@ def save(figure, path: str | os.PathLike, metadata: Mapping[str, str] | None = N
     }[form]
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=f".{form}.part")
+    # not mkstemp, whose files nobody but their owner may read
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(unfinished, "xb") as file, _writing():
             FigureCanvasAgg(figure).print_figure(file, format=form, metadata=embedded, dpi=dpi)
         os.replace(unfinished, path)
     except BaseException:
-        os.unlink(unfinished)
+        unfinished.unlink(missing_ok=True)
         raise
     return path
