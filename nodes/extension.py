@@ -9,6 +9,7 @@ from .measures import IdentityPreservation, LatentDirectionCosine, LatentTSNE
 from .pictures import TrajectoryFilm, TrajectoryGrid
 from .prompts import AttributeConditioning, MedicalAttributePrompts
 from .sampler import PromptSwapKSampler
+from .save_figure import SaveTraversalFigure
 
 NODES = [
     MedicalCheckpointLoader,
@@ -24,6 +25,7 @@ NODES = [
     IdentityPreservation,
     TrajectoryGrid,
     TrajectoryFilm,
+    SaveTraversalFigure,
 ]
 
 
