@@ -2,7 +2,8 @@ import pytest
 
 NODES = ["MedicalCheckpointLoader", "MedicalAttributePrompts", "PromptSwapKSampler", "BezierLatentInterpolate",
          "MedicalClassifierLoader", "CFRTEvaluator", "LatentTSNE", "LatentDirectionCosine", "TrajectoryGrid",
-         "TrajectoryFilm", "IdentityPreservation", "AttributeConditioning", "TrajectorySelect"]
+         "TrajectoryFilm", "IdentityPreservation", "AttributeConditioning", "TrajectorySelect",
+         "SaveTraversalFigure"]
 
 
 @pytest.fixture(scope="module")
