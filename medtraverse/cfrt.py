@@ -5,8 +5,6 @@ the trajectory's far part of (classifier probability of b - that of the patient'
 a success when delta_a > delta_b, strictly, for every other attribute b. CFRT(a) = successes / patients.
 """
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import numpy as np
 
 from .notice import NOTICE
 from .predictions import Predictions, far_points, published_far_points, read_table
+from .table import csv_text
 
 __all__ = ["CFRT", "Predictions", "cfrt", "far_points", "patients_to_csv", "published_far_points", "read_table",
            "to_csv", "to_text", "wilson"]  # fmt: skip
@@ -157,15 +156,22 @@ def to_text(results: Mapping[str, CFRT], attributes: Sequence[str]) -> str:
     return "\n".join([*aligned, NOTICE, ""])
 
 
-def to_csv(results: Mapping[str, CFRT], attributes: Sequence[str]) -> str:
-    """The same as CSV: name, target, cfrt, low, high, successes, patients, delta_<attribute> ..., notice."""
+def to_csv(results: Mapping[str, CFRT], attributes: Sequence[str], published: Mapping[str, float] | None = None) -> str:
+    """The same as CSV: name, target, cfrt, low, high, successes, patients, delta_<attribute> ..., notice.
+
+    `published` (name to the paper's CFRT), if given, fills a column `cfrt_from_the_paper` before the notice.
+    """
     head = ["name", "target", "cfrt", "low", "high", "successes", "patients"]
     rows = [
         [name, attributes[result.target], result.cfrt, *result.interval, result.successes, result.patients,
          *result.deltas.mean(axis=0).tolist()]  # fmt: skip
         for name, result in results.items()
     ]
-    return _csv([*head, *(f"delta_{name}" for name in attributes)], rows)
+    head += [f"delta_{name}" for name in attributes]
+    if published is not None:
+        head.append("cfrt_from_the_paper")
+        rows = [[*row, published.get(row[0], "")] for row in rows]
+    return csv_text(head, rows)
 
 
 def patients_to_csv(results: Mapping[str, CFRT], attributes: Sequence[str], seeds: Sequence) -> str:
@@ -175,12 +181,4 @@ def patients_to_csv(results: Mapping[str, CFRT], attributes: Sequence[str], seed
         for name, result in results.items()
         for seed, won, leak, deltas in zip(seeds, result.success, result.leaked, result.deltas, strict=True)
     ]
-    return _csv(["name", "target", "seed", "success", "leaked", *(f"delta_{name}" for name in attributes)], rows)
-
-
-def _csv(head: list, rows: list) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*head, "notice"])
-    writer.writerows([*row, NOTICE] for row in rows)
-    return text.getvalue()
+    return csv_text(["name", "target", "seed", "success", "leaked", *(f"delta_{name}" for name in attributes)], rows)

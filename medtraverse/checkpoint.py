@@ -76,6 +76,18 @@ def read_diffusers(folder):
     )
 
 
+def weight_files(path):
+    """Return the files of weights that `read_diffusers` or `read_single_file` reads, as ``{name within the checkpoint: path}``.
+
+    The name is relative to the diffusers folder, or empty for a single file.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return {"": path}
+    found = (_part_file(path, part, names) for part, names in WEIGHT_NAMES.items())
+    return {file.relative_to(path).as_posix(): file for file in found if file}
+
+
 def read_single_file(path):
     """Read a single-file checkpoint in the original layout. Raises ValueError when a part is missing."""
     weights = read_weights(path)
@@ -147,10 +159,14 @@ def _text_keys(weights):
     return {key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in weights.items()}
 
 
+def _part_file(folder, part, names):
+    return next((folder / part / name for name in names if (folder / part / name).is_file()), None)
+
+
 def _read_part(folder, part, names):
-    for name in names:
-        if (folder / part / name).is_file():
-            return read_weights(folder / part / name)
+    file = _part_file(folder, part, names)
+    if file:
+        return read_weights(file)
     raise ValueError(
         f"checkpoint: {folder.name}/{part} holds none of {', '.join(names)} (sharded weights and .bin files are not read); save the "
         "folder again with safe_serialization=True, each part in one file."

@@ -6,7 +6,6 @@ replaced by `Dropout(0.3)` and a linear layer with one logit per attribute, on 5
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -16,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .digest import sha256_of
 
 PAPER_INPUT_SIZE = 512
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -135,7 +136,7 @@ def load_classifier(
         members.append(member.to(device))
         named.append(metadata.get("labels"))
         sizes[file.name] = metadata.get("image_size", PAPER_INPUT_SIZE)
-        digests.append(hashlib.sha256(file.read_bytes()).hexdigest())
+        digests.append(sha256_of(file))
     if input_size is None and len(set(sizes.values())) > 1:
         raise ValueError(f"the classifier files name different image sizes ({sizes}); pass input_size")
     size = input_size if input_size is not None else next(iter(sizes.values()))

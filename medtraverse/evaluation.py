@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .cfrt import CFRT, cfrt, far_points, patients_to_csv, published_far_points, to_csv, to_text
+from .published import published_cfrt
 from .trajectory import CURVE
 
 
@@ -34,24 +35,26 @@ class Evaluation:
 
     @property
     def csv(self):
-        """The table as CSV."""
-        return to_csv(self.results, self.labels)
+        """The table as CSV, the paper's values beside it."""
+        return to_csv(self.results, self.labels, self._published)
 
     @property
     def patients_csv(self):
         """One row per attribute and patient, as CSV."""
         return patients_to_csv(self.results, self.labels, self.trajectory.seeds)
 
+    @property
+    def _published(self):
+        return published_cfrt(self.trajectory.kind, self.trajectory.settings.get("domain", ""), self.trajectory.neutral)
+
     def figure(self):
         """Return the matplotlib figure of the table, the paper's values beside it."""
         from .figures.cfrt_table import cfrt_figure
-        from .published import published_cfrt
 
         colours = dict(zip(self.trajectory.attributes, self.trajectory.colours))
-        published = published_cfrt(self.trajectory.kind, self.trajectory.settings.get("domain", ""), self.trajectory.neutral)
         first, last = self.far[0], self.far[-1]
         far = f"frames {first}–{last}" if self.trajectory.kind == CURVE else f"λ = {', '.join(self.far)}"
-        return cfrt_figure(self.results, self.labels, [colours[name] for name in self.results], published, f"CFRT, {far}")
+        return cfrt_figure(self.results, self.labels, [colours[name] for name in self.results], self._published, f"CFRT, {far}")
 
     def report(self):
         """Return everything as a JSON-serialisable dict."""

@@ -44,6 +44,13 @@ class Trajectory:
     def patients(self):
         return self.index.shape[0]
 
+    def describe(self):
+        """Return what the trajectory is without its latents, JSON-serialisable."""
+        return {
+            "kind": self.kind, "neutral": self.neutral, "seeds": list(self.seeds), "attributes": list(self.attributes),
+            "points": list(self.points), "settings": self.settings,
+        }
+
     def gather(self, rows):
         """Return values given per row, [rows, …], as [patients, attributes, points, …].
 

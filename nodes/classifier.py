@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from ..medtraverse.classifier import load_classifier
 from ..medtraverse.evaluation import evaluate
 from . import sources
-from .figure_image import DRAWING, drawing, figure_image
+from .figure_image import drawing, figure_image
 from .managed import managed, progress_of
 from .sockets import CATEGORY, Classifier, Figure, Trajectory
 
@@ -86,7 +86,7 @@ class CFRTEvaluator(io.ComfyNode):
                 io.String.Output("table", display_name="table", tooltip="CFRT and mean Δ per attribute as text."),
                 io.String.Output("patients_csv", display_name="patients_csv", tooltip="Success, leaked attribute and Δ of every patient, as CSV."),
                 io.String.Output("report", display_name="report", tooltip="Everything as JSON."),
-                Figure.Output("drawing", display_name="drawing", tooltip=DRAWING),
+                Figure.Output("drawing", display_name="drawing", tooltip="The figure for Save Figure, with its numbers and the paper's."),
             ],
             is_output_node=True,
         )
@@ -96,8 +96,10 @@ class CFRTEvaluator(io.ComfyNode):
         result = evaluate(trajectory, images, image_classifier.predict, image_classifier.classifier.labels, far_points)
         drawn = result.figure()
         figure = figure_image(drawn)
-        judge = {"classifier": image_classifier.name, "classifier_sha256": image_classifier.classifier.sha256}
-        report = json.dumps({**result.report(), **judge})
+        judge = {"name": image_classifier.name, "sha256": image_classifier.classifier.sha256}
+        report = json.dumps({**result.report(), "classifier": judge["name"], "classifier_sha256": judge["sha256"]})
         shown = {**ui.PreviewImage(figure, cls=cls).as_dict(), "text": (result.table,), "medtraverse": (report,)}
-        saved = drawing(drawn, result.csv, trajectory, far_points=list(result.far), **judge)
-        return io.NodeOutput(figure, result.table, result.patients_csv, report, saved, ui=shown)
+        made = drawing(
+            "CFRTEvaluator", drawn, result.csv, [trajectory], far_points=list(result.far), labels=list(result.labels), classifier=judge
+        )
+        return io.NodeOutput(figure, result.table, result.patients_csv, report, made, ui=shown)

@@ -1,19 +1,22 @@
-"""From a matplotlib figure to ComfyUI's IMAGE, and the output that can be saved."""
+"""From a matplotlib figure to ComfyUI's IMAGE, and to the drawing that Save Figure takes."""
 
 import torch
 
+from ..medtraverse.digest import versions
 from ..medtraverse.figures.drawing import Drawing
 from ..medtraverse.figures.render import to_image
-
-DRAWING = "The figure with its numbers and settings, for Save Figure."
-
-
-def drawing(figure, table, *trajectories, **settings):
-    """Return the Drawing of a figure made from trajectories, one's settings plain, several's as a list."""
-    made = [trajectory.settings for trajectory in trajectories]
-    return Drawing(figure, table, {**(made[0] if len(made) == 1 else {"trajectories": made}), **settings})
 
 
 def figure_image(figure, dpi=100):
     """Return the figure as IMAGE [1, H, W, 3]."""
     return torch.from_numpy(to_image(figure, dpi))[None]
+
+
+def drawing(node, figure, table, trajectories, **settings):
+    """Return a node's Drawing: matplotlib figure, CSV, and as settings the node's id and own ones, versions and the trajectories.
+
+    A file of weights that the node used goes into ``settings`` as ``{"name": …, "sha256": …}``.
+    """
+    return Drawing(figure, table, {
+        "node": node, **settings, "versions": versions(), "trajectories": [item.describe() for item in trajectories],
+    })

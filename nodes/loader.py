@@ -5,15 +5,14 @@ import json
 import folder_paths
 from comfy_api.latest import io
 
-from ..medtraverse.checkpoint import declared_domains, read_diffusers, read_single_file, read_unet
+from ..medtraverse.checkpoint import declared_domains, read_diffusers, read_single_file, read_unet, weight_files
+from ..medtraverse.digest import sha256_of
 from ..medtraverse.domain import guess_domain
 from . import sources
-from .model_building import build_clip, build_model, build_vae
+from .model_building import ORIGIN, build_clip, build_model, build_vae
 from .sockets import CATEGORY, Domain
 
 AUTO = "auto"
-# Under this key a MODEL, and its clones, tell what it was loaded from.
-LOADED = "medtraverse"
 
 
 class MedicalCheckpointLoader(io.ComfyNode):
@@ -61,9 +60,6 @@ class MedicalCheckpointLoader(io.ComfyNode):
             weights, own_heads = read_unet(unet_path)
             heads, name = own_heads or heads, "unet"
         model = build_model(weights, heads, parts.scheduler, name=name)
-        model.set_attachments(LOADED, {
-            "checkpoint": checkpoint, "unet": unet if unet_path else None, "domain": chosen.name, "sha256": sources.weight_hashes(path, unet_path),
-        })
         context = model.model.model_config.unet_config["context_dim"]
         width = parts.text_encoder["text_model.final_layer_norm.weight"].shape[0]
         if context != width:
@@ -71,7 +67,19 @@ class MedicalCheckpointLoader(io.ComfyNode):
         clip = build_clip(
             parts.text_encoder, parts.text_heads, parts.text_activation, folder_paths.get_folder_paths("embeddings")
         )
+        model.set_attachments(ORIGIN, {
+            "checkpoint": checkpoint, "unet": unet if unet_path else None, "domain": chosen.name,
+            "sha256": cls.digests(checkpoint, path, unet, unet_path),
+        })
         return io.NodeOutput(model, clip, build_vae(parts.vae), chosen.with_size(parts.image_size or chosen.size))
+
+    @staticmethod
+    def digests(checkpoint, path, unet, unet_path):
+        """Return the SHA-256 of every file that was read, named by its place under ``models`` (the demo model: by its choice)."""
+        files = {f"{checkpoint}/{name}" if name else f"checkpoints/{checkpoint}": file for name, file in weight_files(path).items()}
+        if unet_path is not None:
+            files[f"diffusion_models/{unet}"] = unet_path
+        return {name: sha256_of(file) for name, file in files.items()}
 
     @classmethod
     def choose_domain(cls, domain, checkpoint, unet, path):

@@ -14,15 +14,20 @@ from ..medtraverse.identity import identity_table
 from ..medtraverse.latent_map import latent_map
 from ..medtraverse.perceptual import ALEXNET, CHOICES, LEFT_OUT, LPIPS, perceptual_distance
 from ..medtraverse.published import published_curve
+from ..medtraverse.table import csv_text
 from ..medtraverse.trajectory import SWAP
 from ..medtraverse.weights import find_weights
-from .figure_image import DRAWING, drawing, figure_image
+from .figure_image import drawing, figure_image
 from .managed import managed, progress_of
 from .sockets import CATEGORY, Figure, Trajectory
 from .sources import fingerprint, metric_folders
-from .table_text import csv_text, finite
 
 MORE = ("trajectory_2", "trajectory_3", "trajectory_4")
+
+
+def finite(values):
+    """Return a tensor as a list for JSON, which has no NaN: null in its place."""
+    return [None if value != value else value for value in values.tolist()]
 
 
 def row_names(trajectories):
@@ -50,7 +55,7 @@ class LatentDirectionCosine(io.ComfyNode):
                 io.Image.Output("figure", display_name="figure", tooltip="Mean over patients per attribute, with one standard deviation."),
                 io.String.Output("cosines_csv", display_name="cosines_csv", tooltip="Cosine of every patient, attribute and λ, as CSV."),
                 io.String.Output("report", display_name="report", tooltip="Means and standard deviations as JSON."),
-                Figure.Output("drawing", display_name="drawing", tooltip=DRAWING),
+                Figure.Output("drawing", display_name="drawing", tooltip="The figure for Save Figure, with its numbers and the paper's."),
             ],
             is_output_node=True,
         )
@@ -83,10 +88,10 @@ class LatentDirectionCosine(io.ComfyNode):
             "mean": {name: finite(item.nanmean(0)) for name, item in zip(names, stacked)},
             "standard_deviation": {name: finite((item - item.nanmean(0)).square().nanmean(0).sqrt()) for name, item in zip(names, stacked)},
         })
-        table = csv_text(["attribute", "seed", *map(str, swap_steps)], rows)
-        return io.NodeOutput(
-            figure, table, report, drawing(drawn, table, *trajectories), ui={**ui.PreviewImage(figure, cls=cls).as_dict(), "medtraverse": (report,)}
-        )
+        header = ["attribute", "seed", *map(str, swap_steps)]
+        paper = [[name, "mean, from the paper", *(known.get(step, "") for step in swap_steps)] for name, known in reference.items()]
+        made = drawing("LatentDirectionCosine", drawn, csv_text(header, rows + paper), trajectories, published=published)
+        return io.NodeOutput(figure, csv_text(header, rows), report, made, ui={**ui.PreviewImage(figure, cls=cls).as_dict(), "medtraverse": (report,)})
 
 
 class LatentTSNE(io.ComfyNode):
@@ -108,7 +113,7 @@ class LatentTSNE(io.ComfyNode):
             outputs=[
                 io.Image.Output("figure", display_name="figure", tooltip="The map."),
                 io.String.Output("coordinates_csv", display_name="coordinates_csv", tooltip="Coordinates of every latent, as CSV."),
-                Figure.Output("drawing", display_name="drawing", tooltip=DRAWING),
+                Figure.Output("drawing", display_name="drawing", tooltip="The map for Save Figure, with its coordinates."),
             ],
             is_output_node=True,
         )
@@ -126,8 +131,8 @@ class LatentTSNE(io.ComfyNode):
             for n, point in enumerate(trajectory.points)
         ]
         table = csv_text(["neutral", "attribute", "seed", "point", "x", "y"], rows)
-        settings = {"perplexity": perplexity, "random_state": seed}
-        return io.NodeOutput(figure, table, drawing(drawn, table, trajectory, tsne=settings), ui=ui.PreviewImage(figure, cls=cls))
+        made = drawing("LatentTSNE", drawn, table, [trajectory], perplexity=perplexity, seed=seed)
+        return io.NodeOutput(figure, table, made, ui=ui.PreviewImage(figure, cls=cls))
 
 
 class IdentityPreservation(io.ComfyNode):
@@ -149,7 +154,7 @@ class IdentityPreservation(io.ComfyNode):
                 io.String.Output("table", display_name="table", tooltip="Per attribute and point, as CSV."),
                 io.String.Output("report", display_name="report", tooltip="The same as JSON."),
                 io.Image.Output("figure", display_name="figure", tooltip="Perceptual distance (1 − SSIM without one) to the own neutral, beside other patients'."),
-                Figure.Output("drawing", display_name="drawing", tooltip=DRAWING),
+                Figure.Output("drawing", display_name="drawing", tooltip="The figure for Save Figure, with its numbers."),
             ],
             is_output_node=True,
         )
@@ -187,7 +192,8 @@ class IdentityPreservation(io.ComfyNode):
         drawn = cls.draw(trajectory, result, distance)
         figure = figure_image(drawn)
         shown = {**ui.PreviewImage(figure, cls=cls).as_dict(), "text": (table,), "medtraverse": (report,)}
-        return io.NodeOutput(table, report, figure, drawing(drawn, table, trajectory, **{"perceptual distance": used}), ui=shown)
+        made = drawing("IdentityPreservation", drawn, table, [trajectory], **{"perceptual distance": used})
+        return io.NodeOutput(table, report, figure, made, ui=shown)
 
     @staticmethod
     def draw(trajectory, result, distance):

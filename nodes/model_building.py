@@ -16,6 +16,17 @@ import torch
 
 from ..medtraverse.checkpoint import sampling_settings, unet_depths
 
+ORIGIN = "medtraverse.origin"
+
+
+def origin(model):
+    """Return which files a MODEL was loaded from, as MedicalCheckpointLoader attached it, or None for a model of other loaders.
+
+    Clones keep it; ``patched_weights`` counts the weights that a LoRA or a merge has changed since.
+    """
+    loaded = model.get_attachment(ORIGIN)
+    return loaded and {**loaded, "patched_weights": len(model.patches)}
+
 
 def build_model(weights, heads, scheduler, dtype=None, name="checkpoint"):
     """Return a ModelPatcher for a U-Net in diffusers or original keys. Raises ValueError for keys that do not fit."""

@@ -4,10 +4,9 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..medtraverse.figures.film import film
-from ..medtraverse.figures.grid import chosen_frames, strip, trajectory_grid
+from ..medtraverse.figures.grid import grid_table, strip, strip_frames, trajectory_grid
 from ..medtraverse.trajectory import CURVE
-from .figure_image import DRAWING, drawing, figure_image
-from .table_text import csv_text
+from .figure_image import drawing, figure_image
 from .sockets import CATEGORY, Figure, Trajectory
 
 IMAGES = "Its images: VAE Decode of the LATENT beside it, in the same order."
@@ -37,7 +36,7 @@ class TrajectoryGrid(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output("figure", display_name="figure", tooltip="The grid as an image."),
-                Figure.Output("drawing", display_name="drawing", tooltip=DRAWING),
+                Figure.Output("drawing", display_name="drawing", tooltip="The grid for Save Figure, with a table of its cells."),
             ],
             is_output_node=True,
         )
@@ -47,15 +46,14 @@ class TrajectoryGrid(io.ComfyNode):
         pictures, seeds = shown(trajectory, images, max_patients)
         if trajectory.kind == CURVE:
             count = min(frames_shown, pictures.shape[2])
-            points = [trajectory.points[n] for n in chosen_frames(pictures.shape[2], count)]
             figure = strip(pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, count, title)
+            points = ["neutral", *(trajectory.points[n] for n in strip_frames(pictures.shape[2], count)[1:])]
         else:
-            points = trajectory.points
             figure = trajectory_grid(pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, title)
-        image = figure_image(figure, dpi)
-        cells = [[seed, attribute, point] for seed in seeds for attribute in trajectory.attributes for point in points]
-        table = csv_text(["seed", "attribute", "point"], cells)
-        return io.NodeOutput(image, drawing(figure, table, trajectory), ui=ui.PreviewImage(image, cls=cls))
+            points = trajectory.points
+        image, table = figure_image(figure, dpi), grid_table(trajectory.attributes, points, seeds)
+        made = drawing("TrajectoryGrid", figure, table, [trajectory], max_patients=max_patients, title=title)
+        return io.NodeOutput(image, made, ui=ui.PreviewImage(image, cls=cls))
 
 
 class TrajectoryFilm(io.ComfyNode):

@@ -2,11 +2,12 @@
 
 from comfy_api.latest import io
 
+from ..medtraverse.digest import versions
 from ..medtraverse.prompts import AttributeSet, PromptedAttribute
 from ..medtraverse.trajectory import Trajectory
 from ..medtraverse.traversal import Plan, parse_swap_steps
 from . import sampling
-from .loader import LOADED
+from .model_building import origin
 from .sockets import CATEGORY, Attributes
 from .sockets import Trajectory as TrajectorySocket
 from .traverse import traverse
@@ -77,7 +78,8 @@ class PromptSwapKSampler(io.ComfyNode):
             "seed": seed, "patients": patients, "steps": steps, "cfg": cfg, "sampler": sampler, "scheduler": scheduler,
             "swap_steps": list(swaps), "noise": noise, "width": width, "height": height, "domain": attributes.domain,
             "neutral": attributes.neutral, "neutral_prompt": attributes.neutral_prompt,
-            "model": model.attachments.get(LOADED), "prompts": {item.name: item.prompt for item in attributes.attributes}, "unet": cost,
+            "prompts": {item.name: item.prompt for item in attributes.attributes}, "unet": cost,
+            "model": origin(model), "versions": versions(),
         }
         trajectory = Trajectory(
             latents, Plan(patients, len(conditionings), swaps).index(), seeds, tuple(item.name for item in attributes.attributes),

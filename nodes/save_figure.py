@@ -1,4 +1,4 @@
-"""SaveTraversalFigure: a figure as PNG, vector and table, side by side in ComfyUI's output folder."""
+"""SaveTraversalFigure: a drawing as files in ComfyUI's output folder, with the graph and the settings that made it."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import comfy.cli_args
 import folder_paths
 from comfy_api.latest import io
 
-from ..medtraverse.figures.drawing import VECTORS
+from ..medtraverse.figures.drawing import VECTORS, write
 from .sockets import CATEGORY, Figure
 
 
@@ -18,13 +18,14 @@ class SaveTraversalFigure(io.ComfyNode):
             node_id="SaveTraversalFigure",
             display_name="Save Figure",
             category=CATEGORY,
-            description="Saves a figure as PNG, with its settings, hashes and workflow inside, and beside it as SVG or PDF and its numbers as CSV.",
+            description="Saves a figure for a paper: PNG with graph, settings and hashes in it, SVG or PDF, and its numbers as CSV, all by one name.",
             inputs=[
-                Figure.Input("drawing", tooltip="The output drawing of a figure's node."),
-                io.String.Input("filename_prefix", default="medtraverse/figure", tooltip="Folder and beginning of the name, inside ComfyUI's output folder."),
-                io.Combo.Input("vector", options=list(VECTORS), default="svg", tooltip="Vector file beside the PNG: svg, pdf or none."),
-                io.Boolean.Input("table", default=True, tooltip="Save the figure's numbers as CSV beside it."),
-                io.Int.Input("dpi", default=200, min=30, max=1200, tooltip="Dots per inch of the PNG. 100 shows a 128-pixel image pixel for pixel, 300 is for print."),
+                Figure.Input("drawing", tooltip="The drawing of a figure node."),
+                io.String.Input("filename_prefix", default="medtraverse/figure",
+                                tooltip="Name within ComfyUI's output folder, folders included; a number is added that counts up."),
+                io.Combo.Input("vector", options=list(VECTORS), default=VECTORS[0], tooltip="Vector file beside the PNG; text in it can be edited."),
+                io.Boolean.Input("table", default=True, tooltip="CSV beside it: the figure's numbers, or what each cell of a grid shows."),
+                io.Int.Input("dpi", default=200, min=30, max=600, tooltip="Dots per inch of the PNG, and of photographs in the vector file."),
             ],
             outputs=[],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -33,11 +34,31 @@ class SaveTraversalFigure(io.ComfyNode):
 
     @classmethod
     def execute(cls, drawing, filename_prefix, vector, table, dpi):
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, folder_paths.get_output_directory())
-        metadata = {}
-        if not comfy.cli_args.args.disable_metadata:
-            graph = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
-            metadata = {key: json.dumps(value) for key, value in graph.items() if value is not None}
-        paths = drawing.save(Path(folder) / f"{name}_{counter:05}_", vector, table, dpi, metadata)
-        files = [{"filename": path.name, "subfolder": subfolder, "type": "output"} for path in paths]
-        return io.NodeOutput(ui={"images": files[:1], "files": files[1:]})
+        if not filename_prefix.strip():
+            raise ValueError("filename_prefix: it is empty; give a name such as medtraverse/figure.")
+        width, height = (round(inches * dpi) for inches in drawing.figure.get_size_inches())
+        try:
+            folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+                filename_prefix, folder_paths.get_output_directory(), width, height
+            )
+        except OSError:
+            raise
+        except Exception as error:  # core has none of its own for this
+            raise ValueError(
+                f"filename_prefix: {filename_prefix!r} leads out of ComfyUI's output folder; give a name such as medtraverse/figure."
+            ) from error
+        quiet = comfy.cli_args.args.disable_metadata
+        files = write(
+            drawing, Path(folder, f"{name}_{counter:05}_"), vector, table, dpi,
+            metadata={} if quiet else None, png_metadata={} if quiet else cls.graph(),
+        )
+        saved = [{"filename": file.name, "subfolder": subfolder, "type": "output"} for file in files]
+        return io.NodeOutput(ui={"images": saved[:1], "files": saved[1:]})
+
+    @classmethod
+    def graph(cls):
+        """Return ``prompt`` and ``workflow`` as core's SaveImage writes them, so that the PNG opens as a graph."""
+        if not cls.hidden:
+            return {}
+        texts = {"prompt": cls.hidden.prompt} if cls.hidden.prompt else {}
+        return {key: json.dumps(value) for key, value in {**texts, **(cls.hidden.extra_pnginfo or {})}.items()}

@@ -1,6 +1,5 @@
 """The files that a graph may name: what stands in the lists of the loaders, and the path of each choice."""
 
-import hashlib
 import logging
 from pathlib import Path
 
@@ -67,30 +66,6 @@ def pick(choices, choice, name):
     if choice not in choices:
         raise ValueError(f"{name}: there is no {choice!r}; the choices are {', '.join(map(repr, choices))}.")
     return choices[choice]
-
-
-_HASHES = {}
-
-
-def weight_hashes(*paths):
-    """Return ``{file name: sha256}`` of the weights at each path, a file or a diffusers folder; hashed anew only when a file has changed."""
-    hashes = {}
-    for path in filter(None, paths):
-        files = [path] if path.is_file() else [file for part in ("unet", "vae", "text_encoder") for file in sorted((path / part).glob("*.safetensors"))]
-        for file in files:
-            key = (str(file), file.stat().st_mtime_ns, file.stat().st_size)
-            if key not in _HASHES:
-                with open(file, "rb") as weights:
-                    _HASHES[key] = _digest(weights)
-            hashes[file.relative_to(path.parent).as_posix()] = _HASHES[key]
-    return hashes
-
-
-def _digest(file):
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def fingerprint(*paths):

@@ -9,9 +9,13 @@ from textwrap import wrap
 import numpy as np
 
 from ..cfrt import CFRT
-from .sheet import FOOTER, HAIRLINE, HEADER, INK, LABEL, MUTED, axes_in, check_colours, clear_frame, sheet
+from .sheet import FOOTER, HAIRLINE, HEADER, INK, LABEL, MUTED, SMALL, axes_in, check_colours, clear_frame, sheet
 
-ROW, NAMES, BARS, SCORES, COLUMN, HEADS = 0.62, 2.3, 4.6, 2.2, 1.1, 0.75
+ROW, NAMES, BARS, COLUMN, HEADS = 0.62, 2.3, 4.6, 1.1, 0.75
+# from the bars to the table of changes; with the published values and without
+WITH_PUBLISHED, OURS_ALONE = 2.5, 1.45
+# columns of numbers right of the bars, in units of the bars' axis
+OURS, PAPERS = 1.04, 1.27
 
 
 def cfrt_figure(results: Mapping[str, CFRT], attributes: Sequence[str], colours: Sequence[str],
@@ -26,7 +30,8 @@ def cfrt_figure(results: Mapping[str, CFRT], attributes: Sequence[str], colours:
         Names of the classifier's attributes, in the order of the results' deltas.
     colours : sequence, one per result
     published : mapping of row name to float, optional
-        The paper's values (`medtraverse.published.published_cfrt`), drawn as diamonds; names without a row are left out.
+        The paper's values (`medtraverse.published.published_cfrt`), drawn as diamonds and written in a column of their own,
+        which says that they are from the paper; names without a row are left out.
 
     Returns
     -------
@@ -45,13 +50,14 @@ def cfrt_figure(results: Mapping[str, CFRT], attributes: Sequence[str], colours:
     colours = check_colours(colours, list(results))
     published = {name: value for name, value in (published or {}).items() if name in results}
 
-    below = 0.95 if published else 0.62
+    below = 0.95 if published else 0.8
     inner = ROW * len(results)
-    width = NAMES + BARS + SCORES + COLUMN * len(attributes) + 0.35
+    gap = WITH_PUBLISHED if published else OURS_ALONE
+    width = NAMES + BARS + gap + COLUMN * len(attributes) + 0.35
     figure = sheet(width, HEADER + HEADS + inner + below + FOOTER, title, note)
     bars = axes_in(figure, NAMES, FOOTER + below, BARS, inner)
     _bars(bars, results, colours, published)
-    table = axes_in(figure, NAMES + BARS + SCORES, FOOTER + below, COLUMN * len(attributes), inner)
+    table = axes_in(figure, NAMES + BARS + gap, FOOTER + below, COLUMN * len(attributes), inner)
     _deltas(table, results, attributes)
     return figure
 
@@ -67,11 +73,16 @@ def _bars(axes, results, colours, published) -> None:
         if name in published:
             axes.plot(
                 published[name], row, marker="D", markersize=9, color="white", markeredgecolor=INK, markeredgewidth=1.8,
-                linestyle="none", clip_on=False, zorder=4, label="from the paper, on real data" if name == next(iter(published)) else None,
+                linestyle="none", clip_on=False, zorder=4, label="from the paper (real data, other models)" if name == next(iter(published)) else None,
             )  # fmt: skip
-        axes.text(1.04, row, f"{result.cfrt:.3f}", fontsize=LABEL, fontweight="bold", color=INK, va="bottom")
-        beside = f", paper {published[name]:.3f}" if name in published else ""
-        axes.text(1.04, row + 0.06, f"{result.successes} of {result.patients}{beside}", fontsize=LABEL - 2, color=MUTED, va="top")
+        axes.text(OURS, row, f"{result.cfrt:.3f}", fontsize=LABEL, fontweight="bold", color=INK, va="bottom")
+        axes.text(OURS, row + 0.06, f"{result.successes} of {result.patients}", fontsize=SMALL, color=MUTED, va="top")
+        if name in published:
+            axes.text(PAPERS, row, f"{published[name]:.3f}", fontsize=LABEL, color=INK, va="center")
+    if published:
+        for place, head in ((OURS, "here"), (PAPERS, "from the\npaper")):
+            axes.annotate(head, (place, -0.5), (0, 10), textcoords="offset points", fontsize=SMALL, color=MUTED, va="bottom",
+                          annotation_clip=False)  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(len(results) - 0.5, -0.5), xticks=np.linspace(0, 1, 6))
     axes.set_yticks(rows, ["\n".join(wrap(name, 20)) for name in results], fontsize=LABEL)
     axes.tick_params(axis="y", length=0)
@@ -79,7 +90,7 @@ def _bars(axes, results, colours, published) -> None:
     axes.set_axisbelow(True)
     axes.set_title("share of patients in whom the target rises most", fontsize=LABEL - 1, color=MUTED, loc="left", pad=10)
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles, labels, ncols=2, fontsize=LABEL - 2, frameon=False, loc="upper left",
+    axes.legend(handles, labels, ncols=2, fontsize=SMALL, frameon=False, loc="upper left",
                 bbox_to_anchor=(-0.02, -0.36 / (ROW * len(results))), borderaxespad=0, labelcolor=INK)  # fmt: skip
 
 
@@ -92,7 +103,7 @@ def _deltas(axes, results, attributes) -> None:
         for column, value in enumerate(means[row]):
             ink = "white" if abs(value) > 0.5 else INK
             weight = "bold" if column == result.target else "normal"
-            axes.text(column, row, f"{value:+.2f}", fontsize=LABEL, fontweight=weight, color=ink, ha="center", va="center")
+            axes.text(column, row, _signed(value), fontsize=LABEL, fontweight=weight, color=ink, ha="center", va="center")
         axes.add_patch(Rectangle((result.target - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=2, clip_on=False))
     axes.set_xticks(range(len(attributes)), [name.replace(" ", "\n") for name in attributes], fontsize=LABEL - 1)
     axes.xaxis.tick_top()
@@ -100,3 +111,8 @@ def _deltas(axes, results, attributes) -> None:
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.set_xlabel("mean Δ of probability", fontsize=LABEL - 2, color=MUTED, labelpad=8, loc="left")
+
+
+def _signed(value: float) -> str:
+    """Two decimals and the sign, a true minus; what rounds to nothing is +0.00."""
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")

@@ -1,78 +1,84 @@
-"""A figure with the numbers it shows and the settings that made them: what a paper needs, saved side by side."""
+"""A figure with its numbers and the settings that made it, written as the files that a paper needs."""
 
 import json
 import os
-import platform
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import __version__
+from ..digest import hashes
 from .render import save
 
 VECTORS = ("svg", "pdf", "none")
+SETTINGS, HASHES = "medtraverse", "medtraverse sha256"
 
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A figure ready to be saved.
+    """What a figure node hands on.
 
     Attributes
     ----------
     figure : matplotlib Figure
-    table : str
-        The figure's numbers as CSV, the notice among them.
+    table_csv : str
+        The figure's numbers as CSV, the notice in its last column; of a grid what each cell shows.
     settings : dict
-        Everything that the figure depends on, JSON-serialisable.
+        Everything that the figure depends on, JSON-serialisable; the digest of each weight file under a key `sha256`.
     """
 
     figure: object
-    table: str
+    table_csv: str
     settings: dict = field(default_factory=dict)
 
-    def save(self, stem, vector: str = "svg", table: bool = True, dpi: float = 200, metadata: Mapping[str, str] | None = None) -> list[Path]:
-        """Write ``stem.png`` and, as asked, ``stem.svg`` or ``.pdf`` and ``stem.csv``, each whole or not at all.
+    def metadata(self) -> dict:
+        """Texts for `save`: the settings as JSON under "medtraverse", their digests as JSON under "medtraverse sha256"."""
+        return {SETTINGS: json.dumps(self.settings), HASHES: json.dumps(hashes(self.settings))}
 
-        Parameters
-        ----------
-        stem : path
-            Without suffix.
-        vector : ``"svg"``, ``"pdf"`` or ``"none"``
-        table : bool
-            Write the CSV.
-        dpi : float
-            Of the PNG.
-        metadata : mapping of str to str, optional
-            More text for the PNG, such as ComfyUI's ``prompt`` and ``workflow``. All files but the CSV hold ``settings`` and ``versions``.
 
-        Returns
-        -------
-        list of Path
-            The PNG first.
+def write(drawing: Drawing, stem: str | os.PathLike, vector: str = "none", table: bool = True, dpi: float = 200,
+          metadata: Mapping[str, str] | None = None, png_metadata: Mapping[str, str] | None = None) -> list[Path]:  # fmt: skip
+    """Write a drawing as STEM.png, STEM.svg or STEM.pdf, and STEM.csv; all of them, or none where one cannot be made.
 
-        Raises
-        ------
-        ValueError
-            Another `vector`.
-        """
-        if vector not in VECTORS:
-            raise ValueError(f"vector: there is no {vector!r}; the choices are {', '.join(VECTORS)}.")
-        stem = Path(stem)
-        own = {"settings": json.dumps(self.settings, ensure_ascii=False), "versions": json.dumps(versions())}
-        paths = [save(self.figure, stem.with_name(f"{stem.name}.png"), {**(metadata or {}), **own}, dpi)]
+    Parameters
+    ----------
+    drawing : Drawing
+    stem : path without suffix
+        A dot in it belongs to the name. The folder is made if need be, files in the way are replaced.
+    vector : "svg", "pdf" or "none"
+    table : bool
+        Write the CSV.
+    dpi : float
+        Dots per inch of the PNG, and of images within the SVG or PDF.
+    metadata : mapping of str to str, optional
+        Texts for PNG and vector file instead of `drawing.metadata()`.
+    png_metadata : mapping of str to str, optional
+        Further texts for the PNG alone.
+
+    Returns
+    -------
+    list of Path
+        In the order above.
+
+    Raises
+    ------
+    ValueError
+        Another `vector`.
+    """
+    if vector not in VECTORS:
+        raise ValueError(f"vector is {vector!r}; choose {', '.join(VECTORS)}")
+    stem = Path(stem)
+    texts = dict(drawing.metadata() if metadata is None else metadata)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    # made apart and moved when complete, so that one that fails leaves none of the others behind
+    with tempfile.TemporaryDirectory(dir=stem.parent, prefix=".medtraverse-") as apart:
+        made = [save(drawing.figure, Path(apart, f"{stem.name}.png"), {**(png_metadata or {}), **texts}, dpi)]
         if vector != "none":
-            paths.append(save(self.figure, stem.with_name(f"{stem.name}.{vector}"), own, dpi))
+            made.append(save(drawing.figure, Path(apart, f"{stem.name}.{vector}"), texts, dpi))
         if table:
-            path = stem.with_name(f"{stem.name}.csv")
-            part = path.with_name(f"{path.name}.part")
-            part.write_text(self.table, encoding="utf-8")
-            os.replace(part, path)
-            paths.append(path)
-        return paths
-
-
-def versions() -> dict:
-    """Versions of what computes: MedTraverse, Python, torch."""
-    import torch
-
-    return {"medtraverse": __version__, "python": platform.python_version(), "torch": torch.__version__}
+            made.append(Path(apart, f"{stem.name}.csv"))
+            made[-1].write_text(drawing.table_csv, encoding="utf-8", newline="")
+        written = [stem.parent / path.name for path in made]
+        for path, place in zip(made, written):
+            os.replace(path, place)
+    return written

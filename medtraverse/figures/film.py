@@ -44,7 +44,7 @@ def film(images, attributes: Sequence[str], colours: Sequence[str], seeds: Seque
     step_x, step_y = across + 2 * BORDER + GAP, down + 2 * BORDER + GAP
     size = [GAP + (columns + 1) * step_x, HEAD + patients * step_y + FOOT]
     size = tuple(side + side % 2 for side in size)
-    label, small = ImageFont.load_default(18), ImageFont.load_default(13)
+    label, small = ImageFont.load_default(18), ImageFont.load_default(17)
 
     empty = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(empty)

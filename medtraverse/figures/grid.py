@@ -5,6 +5,7 @@ from textwrap import wrap
 
 import numpy as np
 
+from ..table import csv_text
 from .sheet import FOOTER, HEADER, INK, LABEL, MUTED, NEUTRAL, axes_in, check_colours, sheet
 
 # inches; at 100 dpi a cell shows a 128-pixel image pixel for pixel
@@ -86,17 +87,26 @@ def strip(frames, attributes: Sequence[str], colours: Sequence[str], points: Seq
     columns, 2 or more, at most F.
     Raises ValueError as `trajectory_grid` does, and for a count that cannot be.
     """
-    total = frames.shape[2] if len(frames.shape) == 6 else 0
-    if total and not 2 <= count <= total:
-        raise ValueError(f"count is {count}; choose 2 to {total} of the {total} frames")
-    chosen = chosen_frames(total, count)
+    if len(frames.shape) != 6:
+        return trajectory_grid(frames, attributes, colours, points, seeds, title, note)
+    chosen = strip_frames(frames.shape[2], count)
     labels = ["neutral", *(f"frame {points[n]}" for n in chosen[1:])]
-    return trajectory_grid(frames[:, :, chosen] if total else frames, attributes, colours, labels, seeds, title, note)
+    return trajectory_grid(frames[:, :, chosen], attributes, colours, labels, seeds, title, note)
 
 
-def chosen_frames(total: int, count: int) -> list[int]:
-    """Numbers of `count` frames out of `total`, evenly spread, first and last included."""
-    return np.linspace(0, max(total - 1, 0), count).round().astype(int).tolist()
+def strip_frames(total: int, count: int) -> list[int]:
+    """Which of `total` frames a `strip` of `count` columns shows. ValueError unless count is 2 to total."""
+    if not 2 <= count <= total:
+        raise ValueError(f"count is {count}; choose 2 to {total} of the {total} frames")
+    return np.linspace(0, total - 1, count).round().astype(int).tolist()
+
+
+def grid_table(attributes: Sequence[str], points: Sequence[str], seeds: Sequence) -> str:
+    """What each cell of a grid shows, as CSV: row and column (from 1, at the top left), seed, attribute, point, notice."""
+    rows = [(seed, attribute) for seed in seeds for attribute in attributes]
+    return csv_text(["row", "column", "seed", "attribute", "point"], [
+        [row, column, *named, point] for row, named in enumerate(rows, 1) for column, point in enumerate(points, 1)
+    ])
 
 
 def _name_row(axes, middle: float, attribute: str, colour: str, seed) -> None:

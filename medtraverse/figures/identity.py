@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .sheet import INK, LABEL, MUTED, check_colours, legend_beside, line_sheet
+from .sheet import DASHES, FROM_THE_PAPER, INK, LABEL, MUTED, check_colours, legend_beside, line_sheet
 
 
 def identity_figure(values, others, steps: Sequence[int], attributes: Sequence[str], colours: Sequence[str], measure: str,
@@ -49,13 +49,13 @@ def identity_figure(values, others, steps: Sequence[int], attributes: Sequence[s
     steps = np.asarray(steps, dtype=float)
     patients = values.shape[0]
     note = f"mean over {patients} patients, bands ± 1 SD" if patients > 1 else "1 patient"
-    figure, axes = line_sheet(title, note)
+    figure, axes = line_sheet(title, note, ["other patients", *attributes])
     if others.size and np.isfinite(others).all():
         level, spread = others.mean(axis=(0, 1)), others.std(axis=(0, 1))
         axes.fill_between(steps, level - spread, level + spread, color=MUTED, alpha=0.12, linewidth=0)
         for edge in (level - spread, level + spread):
-            axes.plot(steps, edge, color=MUTED, linewidth=0.9, linestyle=(0, (4, 2.5)))
-        axes.plot(steps, level, color=MUTED, linewidth=1.8, linestyle=(0, (4, 2.5)), label="other patients")
+            axes.plot(steps, edge, color=MUTED, linewidth=0.9, linestyle=DASHES)
+        axes.plot(steps, level, color=MUTED, linewidth=1.8, linestyle=DASHES, label="other patients")
     for name, colour, mean, spread in zip(attributes, colours, values.mean(axis=0), values.std(axis=0), strict=True):
         if patients > 1:
             axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
@@ -63,7 +63,7 @@ def identity_figure(values, others, steps: Sequence[int], attributes: Sequence[s
         axes.plot(steps, mean, color=colour, linewidth=2.6, label=name, **marker)
         known = (published or {}).get(name)
         if known:
-            axes.plot(*zip(*known.items()), color=colour, linewidth=1.8, linestyle=(0, (4, 2.5)), label=f"{name}, from the paper")
+            axes.plot(*zip(*known.items()), color=colour, linewidth=1.8, linestyle=DASHES, label=f"{name}{FROM_THE_PAPER}")
     if curve and len(steps):
         axes.set_xlim(steps.min() - 0.5, steps.max() + 0.5)
     elif len(steps):

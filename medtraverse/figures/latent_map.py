@@ -8,8 +8,8 @@ from .sheet import FOOTER, HEADER, INK, LABEL, MUTED, NEUTRAL, SMALL, axes_in, c
 
 # inches
 WIDTH, HEIGHT, EDGE, LEGEND, FRAME = 11.0, 9.0, 0.25, 0.45, 0.035
-LARGEST, SMALLEST, SHARE, UNDER = 1.15, 0.5, 0.24, 0.16
-CROWD = 40
+LARGEST, SMALLEST, SHARE, UNDER = 1.15, 0.5, 0.24, 0.2
+CROWD = 32
 
 
 def latent_map_figure(coordinates, attributes: Sequence[str], colours: Sequence[str], points: Sequence[str],
@@ -28,7 +28,7 @@ def latent_map_figure(coordinates, attributes: Sequence[str], colours: Sequence[
     images : array or tensor [P, A, N, H, W, 3] in 0..1, optional
         Thumbnails: the neutral framed in black, the others in their attribute's colour.
     shown : sequence of int, optional
-        Which points get a thumbnail; unless given, the neutral, the last and, where that makes at most 40, the middle one.
+        Which points get a thumbnail; unless given, the neutral, the last and, where that makes at most 32, the middle one.
 
     Returns
     -------
@@ -76,7 +76,8 @@ def latent_map_figure(coordinates, attributes: Sequence[str], colours: Sequence[
         if n == 0:
             below = corner + (side / 2, -0.03)
             name = f"seed {seeds[p]}" if side > 0.8 else str(seeds[p])
-            axes.text(*below, name, fontsize=SMALL - 1, color=INK, ha="center", va="top", zorder=6)
+            axes.text(*below, name, fontsize=SMALL, color=INK, ha="center", va="top", zorder=6,
+                      bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.6})  # fmt: skip
     axes.set(xlim=(0, room[0]), ylim=(0, room[1]), aspect="auto")
     _legend(figure, attributes, colours, points)
     return figure
@@ -115,8 +116,10 @@ def _beside_points(places, wanted, side, room) -> list:
     dots = np.concatenate([lines.reshape(-1, 2), places.reshape(-1, 2)])
     angles = np.arange(24) * np.pi / 12
     ways = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    offsets = np.concatenate([ways * side * reach for reach in (0.85, 1.1, 1.45, 1.9, 2.5, 3.2)])
+    offsets = np.concatenate([ways * side * reach for reach in (0.85, 1.1, 1.45, 1.9, 2.5, 3.2, 4.0)])
     half, taken, corners = side / 2 + 0.05, np.empty((0, 2)), []
+    # between middles of thumbnails, with room for a seed under the upper one
+    clear = np.array([2 * half + 0.06, 2 * half + 0.06 + UNDER])
     for p, a, n in wanted:
         dot = places[p, a, n]
         middles = np.clip(dot + offsets, (half, half + UNDER), room - half)
@@ -126,7 +129,8 @@ def _beside_points(places, wanted, side, room) -> list:
         covered = (np.abs(middles[:, None] - dots[None]) < half).all(axis=2)
         cost += 0.18 * covered.sum(axis=1)
         apart = np.abs(middles[:, None] - taken[None])
-        cost += 60 * np.clip(2 * half + 0.12 - apart, 0, None).prod(axis=2).sum(axis=1) / side**2
+        shared = np.clip(clear - apart, 0, None).prod(axis=2)
+        cost += 60 * shared.sum(axis=1) / side**2 + 4 * (shared > 0).sum(axis=1)
         best = middles[cost.argmin()]
         taken = np.concatenate([taken, best[None]])
         corners.append(best - side / 2)

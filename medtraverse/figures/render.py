@@ -1,9 +1,10 @@
 """From a figure to pixels or to a file."""
 
-import contextlib
 import os
-import tempfile
+import threading
+import uuid
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,38 @@ import numpy as np
 from ..notice import NOTICE
 
 FORMATS = ("png", "svg", "pdf")
-_VECTOR = {"svg.fonttype": "none", "pdf.fonttype": 42, "image.composite_image": False}
+# letters in SVG and TrueType in PDF, so that text can be searched and edited; ids in SVG that do not change
+_WRITING = {"svg.fonttype": "none", "svg.hashsalt": "medtraverse", "pdf.fonttype": 42, "image.composite_image": False}
+_one_writer = threading.Lock()
+
+
+@contextmanager
+def _writing():
+    """matplotlib has these settings for the whole process only: they are lent to one writer at a time and put back."""
+    from matplotlib import rcParams
+
+    with _one_writer:
+        before = {key: rcParams[key] for key in _WRITING}
+        try:
+            rcParams.update(_WRITING)
+            yield
+        finally:
+            rcParams.update(before)
+
+
+@contextmanager
+def _own_pixels(figure):
+    """Put images into a vector file as they are, not resampled to the screen's resolution."""
+    from matplotlib.image import AxesImage
+
+    images = [(image, image.get_interpolation()) for image in figure.findobj(AxesImage)] if figure is not None else []
+    try:
+        for image, _ in images:
+            image.set_interpolation("none")
+        yield
+    finally:
+        for image, interpolation in images:
+            image.set_interpolation(interpolation)
 
 
 def to_image(figure, dpi: float = 100) -> np.ndarray:
@@ -32,7 +64,7 @@ def to_image(figure, dpi: float = 100) -> np.ndarray:
 
 
 def save(figure, path: str | os.PathLike, metadata: Mapping[str, str] | None = None, dpi: float = 100) -> Path:
-    """Write a figure as PNG, SVG or PDF, whole or not at all; the same figure gives the same bytes for PNG.
+    """Write a figure as PNG, SVG or PDF, whole or not at all; the same figure gives the same bytes.
 
     Parameters
     ----------
@@ -48,7 +80,6 @@ def save(figure, path: str | os.PathLike, metadata: Mapping[str, str] | None = N
     ValueError
         Another suffix.
     """
-    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     path = Path(path)
@@ -64,29 +95,14 @@ def save(figure, path: str | os.PathLike, metadata: Mapping[str, str] | None = N
     }[form]
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=f".{form}.part")
+    # not mkstemp, whose files nobody but their owner may read
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
-        # Text stays text, to be edited and searched: in SVG by the viewer's own fonts, in PDF as TrueType.
-        with os.fdopen(handle, "wb") as file, rc_context(_VECTOR), _own_pixels(figure if form != "png" else None):
+        with open(unfinished, "xb") as file, _writing(), _own_pixels(figure if form != "png" else None):
             options = {"pil_kwargs": {"compress_level": 3}} if form == "png" else {}
             FigureCanvasAgg(figure).print_figure(file, format=form, metadata=embedded, dpi=dpi, **options)
         os.replace(unfinished, path)
     except BaseException:
-        os.unlink(unfinished)
+        unfinished.unlink(missing_ok=True)
         raise
     return path
-
-
-@contextlib.contextmanager
-def _own_pixels(figure):
-    """Put images into a vector file as they are, not resampled to the screen's resolution."""
-    from matplotlib.image import AxesImage
-
-    images = [(image, image.get_interpolation()) for image in figure.findobj(AxesImage)] if figure is not None else []
-    try:
-        for image, _ in images:
-            image.set_interpolation("none")
-        yield
-    finally:
-        for image, interpolation in images:
-            image.set_interpolation(interpolation)

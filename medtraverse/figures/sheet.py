@@ -7,6 +7,8 @@ from ..notice import NOTICE
 TITLE, LABEL, SMALL = 18, 14, 12
 INK, MUTED, HAIRLINE = "#1A1A1A", "#666666", "#D9D9D9"
 NEUTRAL = "#000000"
+# how the paper's values are drawn, and the end of their label
+DASHES, FROM_THE_PAPER = (0, (4, 2.5)), ", from the paper"
 
 # inches kept free for the title and the footer
 HEADER, FOOTER = 0.6, 0.42
@@ -42,9 +44,11 @@ def clear_frame(axes) -> None:
     axes.tick_params(labelsize=LABEL - 2, color=MUTED, labelcolor=INK)
 
 
-def line_sheet(title: str, note: str):
-    """A figure and its axes for lines against the swap step; `legend_beside` fills the room on the right."""
-    width, height, legend = 12.6, 6.0, 4.0
+def line_sheet(title: str, note: str, names):
+    """A figure and its axes for a line of each name against the swap step; as high as the legend that `legend_beside` puts on the right."""
+    width, legend = 11.6, 2.6
+    lines = sum(len(_wrapped(name)) for name in names) + 2
+    height = max(6.0, FOOTER + HEADER + 0.85 + 0.27 * lines)
     figure = sheet(width, height, title, note)
     axes = axes_in(figure, 0.95, FOOTER + 0.75, width - legend - 1.2, height - FOOTER - HEADER - 0.85)
     clear_frame(axes)
@@ -54,12 +58,21 @@ def line_sheet(title: str, note: str):
 
 
 def legend_beside(axes) -> None:
-    """Put the legend right of the axes, where it covers no line."""
-    lines, names = axes.get_legend_handles_labels()
+    """Put the legend right of the axes, where it covers no line; lines labelled `FROM_THE_PAPER` share one entry."""
+    from matplotlib.lines import Line2D
+
+    entries = list(zip(*axes.get_legend_handles_labels()))
+    shown = [(line, "\n".join(_wrapped(name))) for line, name in entries if not name.endswith(FROM_THE_PAPER)]
+    if len(shown) < len(entries):
+        shown.append((Line2D([], [], color=MUTED, linewidth=1.8, linestyle=DASHES), "from the paper\n(real data)"))
     axes.legend(
-        lines, ["\n".join(wrap(name, 27)) for name in names],
-        fontsize=LABEL - 1, frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, handlelength=2.6, labelcolor=INK
-    )
+        *zip(*shown), fontsize=LABEL - 1, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0, handlelength=2.4,
+        labelspacing=0.35, labelcolor=INK,
+    )  # fmt: skip
+
+
+def _wrapped(name):
+    return wrap(name, 18) or [""]
 
 
 def check_colours(colours, attributes) -> list:

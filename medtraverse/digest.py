@@ -1,0 +1,44 @@
+"""Which files and versions a result depends on."""
+
+import hashlib
+import os
+from functools import lru_cache
+
+from . import __version__
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """SHA-256 of a file in hexadecimal, read in pieces. A file whose time and size are unchanged is not read again."""
+    stat = os.stat(path)
+    return _sha256(os.path.abspath(path), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: str, mtime_ns: int, size: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def hashes(settings) -> dict:
+    """Every `sha256` in nested settings as {where it stands: digest}, such as {"model/unet.safetensors": "9f86…"}.
+
+    A `sha256` is a digest or a mapping of file name to digest.
+    """
+    found = {}
+    items = settings.items() if isinstance(settings, dict) else enumerate(settings) if isinstance(settings, (list, tuple)) else ()
+    for key, value in items:
+        if key == "sha256":
+            found |= {str(name): digest for name, digest in value.items()} if isinstance(value, dict) else {"": value}
+        else:
+            found |= {f"{key}/{name}" if name else str(key): digest for name, digest in hashes(value).items()}
+    return found
+
+
+def versions() -> dict:
+    """Versions of MedTraverse and torch."""
+    import torch
+
+    return {"medtraverse": __version__, "torch": torch.__version__}
