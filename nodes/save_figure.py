@@ -57,8 +57,14 @@ class SaveTraversalFigure(io.ComfyNode):
 
     @classmethod
     def graph(cls):
-        """Return ``prompt`` and ``workflow`` as core's SaveImage writes them, so that the PNG opens as a graph."""
+        """Return ``prompt`` and ``workflow`` as core's SaveImage writes them, so that the PNG opens as a graph.
+
+        What core noted for its cache (``is_changed``) stays out: other packs' holds paths of the machine.
+        """
         if not cls.hidden:
             return {}
-        texts = {"prompt": cls.hidden.prompt} if cls.hidden.prompt else {}
+        prompt = {
+            number: {key: value for key, value in node.items() if key != "is_changed"} for number, node in (cls.hidden.prompt or {}).items()
+        }
+        texts = {"prompt": prompt} if prompt else {}
         return {key: json.dumps(value) for key, value in {**texts, **(cls.hidden.extra_pnginfo or {})}.items()}

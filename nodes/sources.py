@@ -1,5 +1,6 @@
 """The files that a graph may name: what stands in the lists of the loaders, and the path of each choice."""
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -69,9 +70,9 @@ def pick(choices, choice, name):
 
 
 def fingerprint(*paths):
-    """Return what changes when one of the files changes, for ComfyUI's cache."""
+    """Return a digest that changes when one of the files changes, for ComfyUI's cache; saved images hold it, so it shows no path."""
     marks = []
     for path in filter(None, map(lambda p: p and Path(p), paths)):
         files = [path] if path.is_file() else sorted(path.rglob("*.safetensors")) + sorted(path.rglob("*.json"))
         marks += [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
-    return marks
+    return hashlib.sha256(repr(marks).encode()).hexdigest()

@@ -60,7 +60,7 @@ def rows_of(table):
 
 def test_the_png_holds_graph_settings_and_hashes(output, save, cosine, folder_digests):
     prompt, workflow = {"1": {"class_type": "SaveTraversalFigure", "inputs": {"ä": 1}}}, {"nodes": [{"id": 1}]}
-    ui = save(cosine, prompt, workflow)
+    ui = save(cosine, {"1": {**prompt["1"], "is_changed": ["/somebody's/folder"]}}, workflow)
     picture = Image.open(file_of(output, ui["images"][0]))
     assert json.loads(picture.info["prompt"]) == prompt and json.loads(picture.info["workflow"]) == workflow
     settings = json.loads(picture.info["medtraverse"])
