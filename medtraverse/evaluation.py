@@ -36,7 +36,7 @@ class Evaluation:
     @property
     def csv(self):
         """The table as CSV, the paper's values beside it."""
-        return to_csv(self.results, self.labels, self._published)
+        return to_csv(self.results, self.labels, self.published)
 
     @property
     def patients_csv(self):
@@ -44,7 +44,8 @@ class Evaluation:
         return patients_to_csv(self.results, self.labels, self.trajectory.seeds)
 
     @property
-    def _published(self):
+    def published(self):
+        """The paper's CFRT by attribute, empty where it has none."""
         return published_cfrt(self.trajectory.kind, self.trajectory.settings.get("domain", ""), self.trajectory.neutral)
 
     def figure(self):
@@ -54,7 +55,7 @@ class Evaluation:
         colours = dict(zip(self.trajectory.attributes, self.trajectory.colours))
         first, last = self.far[0], self.far[-1]
         far = f"frames {first}–{last}" if self.trajectory.kind == CURVE else f"λ = {', '.join(self.far)}"
-        return cfrt_figure(self.results, self.labels, [colours[name] for name in self.results], self._published, f"CFRT, {far}")
+        return cfrt_figure(self.results, self.labels, [colours[name] for name in self.results], self.published, f"CFRT, {far}")
 
     def report(self):
         """Return everything as a JSON-serialisable dict."""

@@ -11,6 +11,7 @@ from . import sources
 from .figure_image import drawing, figure_image
 from .managed import managed, progress_of
 from .sockets import CATEGORY, Classifier, Figure, Trajectory
+from .views import cfrt_view
 
 NONE = "none"
 
@@ -98,7 +99,7 @@ class CFRTEvaluator(io.ComfyNode):
         figure = figure_image(drawn)
         judge = {"name": image_classifier.name, "sha256": image_classifier.classifier.sha256}
         report = json.dumps({**result.report(), "classifier": judge["name"], "classifier_sha256": judge["sha256"]})
-        shown = {**ui.PreviewImage(figure, cls=cls).as_dict(), "text": (result.table,), "medtraverse": (report,)}
+        shown = {**ui.PreviewImage(figure, cls=cls).as_dict(), "text": (result.table,), "medtraverse": (report,), **cfrt_view(result, result.published)}
         made = drawing(
             "CFRTEvaluator", drawn, result.csv, [trajectory], far_points=list(result.far), labels=list(result.labels), classifier=judge
         )

@@ -8,6 +8,7 @@ from ..medtraverse.predictions import far_points
 from ..medtraverse.trajectory import SWAP, Trajectory, control_points
 from .sockets import CATEGORY
 from .sockets import Trajectory as TrajectorySocket
+from .views import latent_view
 
 
 class BezierLatentInterpolate(io.ComfyNode):
@@ -44,7 +45,7 @@ class BezierLatentInterpolate(io.ComfyNode):
         points = trajectory.gather(trajectory.latents)
         curves = torch.stack([torch.stack([interpolate(attribute, frames, method, spacing) for attribute in patient]) for patient in points])
         curve = trajectory.curve(curves, {"frames": frames, "method": method, "spacing": spacing})
-        return io.NodeOutput({**kept, "samples": curve.latents}, curve)
+        return io.NodeOutput({**kept, "samples": curve.latents}, curve, ui=latent_view(curve))
 
 
 class TrajectorySelect(io.ComfyNode):

@@ -21,6 +21,7 @@ from .figure_image import drawing, figure_image
 from .managed import managed, progress_of
 from .sockets import CATEGORY, Figure, Trajectory
 from .sources import fingerprint, metric_folders
+from .views import map_view
 
 MORE = ("trajectory_2", "trajectory_3", "trajectory_4")
 
@@ -120,7 +121,8 @@ class LatentTSNE(io.ComfyNode):
 
     @classmethod
     def execute(cls, trajectory, perplexity, seed, thumbnails, images=None):
-        places = trajectory.gather(latent_map(trajectory.latents, perplexity, seed))
+        coordinates = latent_map(trajectory.latents, perplexity, seed)
+        places = trajectory.gather(coordinates)
         pictures = trajectory.gather(images) if images is not None and thumbnails else None
         drawn = latent_map_figure(places, trajectory.attributes, trajectory.colours, trajectory.points, trajectory.seeds, pictures)
         figure = figure_image(drawn)
@@ -132,7 +134,8 @@ class LatentTSNE(io.ComfyNode):
         ]
         table = csv_text(["neutral", "attribute", "seed", "point", "x", "y"], rows)
         made = drawing("LatentTSNE", drawn, table, [trajectory], perplexity=perplexity, seed=seed)
-        return io.NodeOutput(figure, table, made, ui=ui.PreviewImage(figure, cls=cls))
+        view = map_view(trajectory, coordinates, perplexity, seed, images)
+        return io.NodeOutput(figure, table, made, ui={**ui.PreviewImage(figure, cls=cls).as_dict(), **view})
 
 
 class IdentityPreservation(io.ComfyNode):

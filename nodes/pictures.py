@@ -8,6 +8,7 @@ from ..medtraverse.figures.grid import grid_table, strip, strip_frames, trajecto
 from ..medtraverse.trajectory import CURVE
 from .figure_image import drawing, figure_image
 from .sockets import CATEGORY, Figure, Trajectory
+from .views import trajectory_view
 
 IMAGES = "Its images: VAE Decode of the LATENT beside it, in the same order."
 
@@ -53,7 +54,7 @@ class TrajectoryGrid(io.ComfyNode):
             points = trajectory.points
         image, table = figure_image(figure, dpi), grid_table(trajectory.attributes, points, seeds)
         made = drawing("TrajectoryGrid", figure, table, [trajectory], max_patients=max_patients, title=title)
-        return io.NodeOutput(image, made, ui=ui.PreviewImage(image, cls=cls))
+        return io.NodeOutput(image, made, ui={**ui.PreviewImage(image, cls=cls).as_dict(), **trajectory_view(trajectory, images)})
 
 
 class TrajectoryFilm(io.ComfyNode):

@@ -11,6 +11,7 @@ from .model_building import origin
 from .sockets import CATEGORY, Attributes
 from .sockets import Trajectory as TrajectorySocket
 from .traverse import traverse
+from .views import latent_view
 
 SWAP_STEPS = "45,40,35,30,25,20,15,10,5"
 
@@ -72,7 +73,8 @@ class PromptSwapKSampler(io.ComfyNode):
         start = sampling.patient_noise(seeds, shape, noise)
         conditionings = [item.conditioning for item in attributes.attributes]
         latents, cost = traverse(
-            model, neutral, conditionings, negative, start, seeds, swaps, steps, cfg, sampler, scheduler, rows_per_call, cache_mb
+            model, neutral, conditionings, negative, start, seeds, swaps, steps, cfg, sampler, scheduler, rows_per_call, cache_mb,
+            [item.name for item in attributes.attributes],
         )
         settings = {
             "seed": seed, "patients": patients, "steps": steps, "cfg": cfg, "sampler": sampler, "scheduler": scheduler,
@@ -86,4 +88,4 @@ class PromptSwapKSampler(io.ComfyNode):
             tuple(item.colour for item in attributes.attributes), tuple(item.labels for item in attributes.attributes),
             ("neutral", *map(str, swaps)), neutral=attributes.neutral, settings=settings,
         )
-        return io.NodeOutput({"samples": latents}, trajectory)
+        return io.NodeOutput({"samples": latents}, trajectory, ui=latent_view(trajectory))

@@ -11,9 +11,11 @@ from ..medtraverse.traversal import NEUTRAL, Plan
 from . import sampling
 from .evaluation_cache import cache_for, fingerprint
 from .guider import TraversalGuider, TraversalSampler
+from .live import progress_text, say, traversal_preview
 
 
-def traverse(model, neutral, attributes, negative, noise, seeds, swap_steps, steps, cfg, sampler, scheduler, rows_per_call=0, cache_mb=0):
+def traverse(model, neutral, attributes, negative, noise, seeds, swap_steps, steps, cfg, sampler, scheduler, rows_per_call=0, cache_mb=0,
+             names=()):
     """Sample the latents of all rows of a traversal.
 
     Parameters
@@ -28,6 +30,8 @@ def traverse(model, neutral, attributes, negative, noise, seeds, swap_steps, ste
         patient does not grow, and memory does not either, with their number.
     cache_mb : int
         See ``cache_for``.
+    names : sequence of str
+        Attributes' names, for the progress text.
 
     Returns
     -------
@@ -65,9 +69,10 @@ def traverse(model, neutral, attributes, negative, noise, seeds, swap_steps, ste
         )
         rows = noise[block][plan.patient()]
 
-        def preview(step, denoised, x, total_steps, guider=guider, shown=shown):
+        def preview(step, denoised, x, total_steps, guider=guider, plan=plan, shown=shown, block=block):
+            say(progress_text(seeds[block], names, swap_steps, step, steps))
             if previewer:
-                picture = previewer.decode_latent_to_preview_image("JPEG", denoised)
+                picture = traversal_preview(previewer, denoised, plan, step)
                 bar.update_absolute(min(shown + guider.rows + guider.served, total), total, picture)
 
         sampled = guider.sample(

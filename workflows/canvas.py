@@ -7,6 +7,9 @@ TITLE, SLOT, WIDGET, TEXT_WIDGET, BELOW, GAP, PREVIEW = 30, 20, 24, 110, 16, 26,
 GROUP_EDGE, GROUP_TITLE, GROUP_GAP = 20, 50, 60
 PRIMITIVES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 SEEDS = ("seed", "noise_seed")
+# Room for the widget that a node shows after a run.
+VIEWS = {"PromptSwapKSampler": 390, "BezierLatentInterpolate": 330, "TrajectoryGrid": 400, "LatentTSNE": 420, "CFRTEvaluator": 260}
+VIEW_WIDTH = 460
 COLOURS = {"note": "#8c6d3f", "model": "#3f789e", "traverse": "#8A8", "measure": "#a1309b", "figure": "#b58b2a"}
 
 
@@ -124,7 +127,9 @@ class Node:
         widgets = sum(TEXT_WIDGET if options.get("multiline") else WIDGET * (2 if self._controlled(name, options) else 1)
                       for name, (kind, options) in self.specs.items() if kind in PRIMITIVES)
         shown = PREVIEW if pictures or info["output_node"] else 0
-        self.size = [FIGURE_WIDTH if pictures else NODE_WIDTH, rows * SLOT + widgets + BELOW + shown]
+        view = VIEWS.get(class_type, 0)
+        width = FIGURE_WIDTH if pictures else VIEW_WIDTH if view else NODE_WIDTH
+        self.size = [width, rows * SLOT + widgets + BELOW + shown + view]
 
     def __getitem__(self, output):
         """The output of that name, as a link."""

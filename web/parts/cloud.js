@@ -1,6 +1,6 @@
 /** The rows of a 'map' view as typed arrays, scaled to the square -0.5 to 0.5, with a grid that finds the nearest. */
 export class Cloud {
-  /** @param {object} view a 'map' view */
+  /** @param {any} view a 'map' view */
   constructor(view) {
     const rows = Math.min(view.x.length, view.y.length)
     this.count = rows

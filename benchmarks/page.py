@@ -1,0 +1,107 @@
+"""The widgets on the canvas in Chromium: ``python -m benchmarks.page``.
+
+Frames a second of the latent map at 37,000 points while it pans and zooms, time from "Run has ended" to the viewer's first picture, and the page's memory
+after 5 and after 25 runs. Needs Playwright and Chromium; software rendering, so a machine with a GPU does better.
+"""
+
+import os
+import re
+import shutil
+import statistics
+import tempfile
+
+from demo.comfyui import start_server
+
+POINTS = (3_700, 37_000)
+MAP = """async ([count, frames]) => {
+  const { LatentMapView } = await import('/extensions/MedTraverse/parts/map.js')
+  const points = 10, attributes = 2, patients = count / (1 + attributes * (points - 1)) | 0, x = [], y = [], index = []
+  for (let p = 0; p < patients; p++) {
+    const base = x.length, angle = p * 2.4, r = Math.sqrt(p)
+    x.push(r * Math.cos(angle)); y.push(r * Math.sin(angle))
+    index.push(Array.from({ length: attributes }, (_, a) => [base, ...Array.from({ length: points - 1 }, (_, n) => {
+      x.push(x[base] + n * Math.cos(a + p)); y.push(y[base] + n * Math.sin(a + p)); return x.length - 1 })]))
+  }
+  const view = new LatentMapView({ state: {}, save() {}, t: text => text })
+  const box = document.createElement('div')
+  box.style = 'position: fixed; inset: 50px auto auto 50px; width: 700px; height: 700px; z-index: 9999'
+  box.append(view.element); document.body.append(box)
+  view.show({ view: 'map', key: 'benchmark', kind: 'swap', neutral: 'normal', notice: '', seeds: index.map((_, p) => p), index, x, y, sheets: null, perplexity: 2, seed: 0,
+    attributes: [{ name: 'a', colour: '#00CC00', labels: ['a'] }, { name: 'b', colour: '#CC00CC', labels: ['b'] }], points: ['neutral', 45, 40, 35, 30, 25, 20, 15, 10, 5].map(String) })
+  await new Promise(done => setTimeout(done, 500))
+  const canvas = view.element.querySelector('canvas'), rect = canvas.getBoundingClientRect(), times = []
+  const event = (type, more) => canvas.dispatchEvent(new (type === 'wheel' ? WheelEvent : PointerEvent)(type,
+    { bubbles: true, cancelable: true, pointerId: 1, button: 0, buttons: 1, clientX: rect.x + 350, clientY: rect.y + 350, ...more }))
+  let last = performance.now()
+  for (let i = 0; i < frames; i++) {
+    event('wheel', { deltaY: i % 20 < 10 ? -40 : 40, clientX: rect.x + 200 + 10 * (i % 30) })
+    await new Promise(requestAnimationFrame)
+    const now = performance.now(); times.push(now - last); last = now
+  }
+  view.dispose(); box.remove()
+  return { points: x.length, times }
+}"""
+FEWER = """for (const node of app.graph._nodes) for (const widget of node.widgets ?? []) {
+  if (node.type === 'PromptSwapKSampler' && widget.name === 'steps') widget.value = 10
+  if (widget.name === 'swap_steps') widget.value = '7,4,1' }"""
+SEED = "seed => { app.graph._nodes.find(node => node.type === 'PromptSwapKSampler').widgets.find(widget => widget.name === 'seed').value = seed }"
+# From the message that the node has ended to the first pixel on its viewer.
+WATCH = """() => new Promise(done => app.api.addEventListener('executed', ({ detail }) => {
+  if (!detail.output?.medtraverse_view || !app.graph.getNodeById(detail.node)?.type.includes('Grid')) return
+  const begun = performance.now()
+  const look = () => {
+    const canvas = document.querySelector('.mt-view[data-mt-node=TrajectoryGrid] .mt-viewer canvas')
+    if (canvas?.width && canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(value => value)) done(performance.now() - begun)
+    else requestAnimationFrame(look)
+  }
+  look()
+}))"""
+
+
+def heap(page):
+    """The page's JavaScript heap in MB after a collection."""
+    session = page.context.new_cdp_session(page)
+    session.send("HeapProfiler.collectGarbage")
+    size = session.send("Runtime.getHeapUsage")["usedSize"] / 1e6
+    session.detach()
+    return size
+
+
+def run_once(page, seed):
+    page.evaluate(SEED, seed)
+    page.evaluate(f"() => {{ window.first = ({WATCH})() }}")
+    page.get_by_role("button", name=re.compile("^Run")).first.click()
+    first = page.evaluate("() => window.first")
+    page.wait_for_timeout(400)
+    return first
+
+
+def main():
+    from playwright.sync_api import sync_playwright
+
+    named = os.environ.get("MEDTRAVERSE_BROWSER", "")
+    program = named if os.path.isfile(named) else shutil.which("chromium") or shutil.which("google-chrome")
+    with tempfile.TemporaryDirectory() as base, start_server(base=base) as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.request.post(f"{url}/settings", data={"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False})
+        page.goto(f"{url}/?template=00-start-here&source=MedTraverse")
+        page.wait_for_function("window.app?.graph?._nodes.length > 0", timeout=60_000)
+        page.wait_for_timeout(2000)
+        for count in POINTS:
+            measured = page.evaluate(MAP, [count, 90])
+            times = sorted(measured["times"][10:])
+            print(f"map of {measured['points']} points: {1000 / statistics.mean(times):.0f} frames/s; slowest of twenty {times[int(len(times) * 0.95)]:.0f} ms")
+        page.evaluate(FEWER)
+        waits, heaps = [], {}
+        for number in range(1, 26):
+            waits.append(run_once(page, 7000 + number))
+            if number in (5, 15, 25):
+                heaps[number] = heap(page)
+        print(f"first picture {statistics.median(waits):.0f} ms after its node had ended (greatest of {len(waits)}: {max(waits):.0f} ms)")
+        print("heap " + ", ".join(f"{size:.1f} MB after {number} runs" for number, size in heaps.items()))
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What a node shows while it samples: the branches of the first patient beside its neutral path, and a line of text."""
+
+from comfy_execution.utils import get_executing_context
+from PIL import Image
+
+# Pictures of a preview; more attributes than fit are left out.
+MOST_CELLS, SIDE = 40, 128
+
+
+def progress_text(seeds, attributes, swap_steps, step, steps):
+    """Return which patients, attributes and λ the batch of a step (from 0) holds: those after λ have left the neutral path."""
+    patients = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}–{seeds[-1]}"
+    joined = [str(swap) for swap in swap_steps if step > swap]
+    text = f"{patients} · step {step + 1}/{steps} · neutral"
+    return f"{text} and λ {', '.join(joined)} of {', '.join(attributes)}" if joined else text
+
+
+def say(text):
+    """Show a line of text on the node that is running, where a page is open."""
+    context = get_executing_context()
+    if context is not None:
+        from server import PromptServer
+
+        PromptServer.instance.send_progress_text(text, context.node_id)
+
+
+def traversal_preview(previewer, denoised, plan, step):
+    """Return core's preview triple of the first patient: rows are attributes, columns neutral and λ; a branch appears when it has left the neutral.
+
+    ``denoised`` [rows, C, h, w] are the latents as the model would end now, in the order of ``plan``.
+    """
+    index = plan.index()[0]
+    attributes = max(1, min(len(index), MOST_CELLS // index.shape[1]))
+    drawn, mosaic, kind = {}, None, "JPEG"
+    for a in range(attributes):
+        for n, row in enumerate(index[a].tolist()):
+            if (n and step <= plan.swap_steps[n - 1]) or (n == 0 and a):
+                continue
+            if row not in drawn:
+                kind, drawn[row], _ = previewer.decode_latent_to_preview_image("JPEG", denoised[row : row + 1])
+            picture = drawn[row]
+            if mosaic is None:
+                side = max(8, min(SIDE, 1024 // index.shape[1]))
+                mosaic = Image.new("RGB", (index.shape[1] * side, attributes * side), "#202020")
+            mosaic.paste(picture.convert("RGB").resize((side, side), Image.BILINEAR), (n * side, a * side))
+    return kind, mosaic, max(mosaic.size)

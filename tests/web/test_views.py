@@ -1,0 +1,211 @@
+"""The widgets on the canvas in both renderers: a run by clicking Run, then looked at as a user does."""
+import itertools
+import json
+import re
+import urllib.request
+
+import pytest
+
+SEEDS = itertools.count(1600, 10)
+FEWER = """for (const node of app.graph._nodes) for (const widget of node.widgets ?? []) {
+  if (node.type === 'PromptSwapKSampler' && widget.name === 'steps') widget.value = 18
+  if (node.type === 'PromptSwapKSampler' && widget.name === 'patients') widget.value = Math.min(widget.value, 2)
+  if (widget.name === 'swap_steps') widget.value = '15,10,5'
+}"""
+# What the server has kept is not run again, and shows nothing on a page that was opened later.
+SEED = """seed => { for (const node of app.graph._nodes) for (const widget of node.widgets ?? [])
+  if (node.type === 'PromptSwapKSampler' && widget.name === 'seed') widget.value = seed }"""
+CENTRE = """id => { const node = app.graph._nodes.find(node => node.type === id); app.canvas.ds.scale = 1
+  app.canvas.ds.offset = [-node.pos[0] + 300, -node.pos[1] + 100]; app.canvas.setDirty(true, true) }"""
+PIXELS = "canvas => canvas.toDataURL()"
+STATE = "id => app.graph._nodes.find(node => node.type === id).properties.medtraverse_view?.state"
+PROMPT = "app.graphToPrompt().then(prompt => prompt.output)"
+
+
+def setting(server, **values):
+    body = json.dumps({name.replace("_", "."): value for name, value in values.items()}).encode()
+    urllib.request.urlopen(urllib.request.Request(f"{server}/settings", body, {"Content-Type": "application/json"})).close()
+
+
+@pytest.fixture(params=["legacy canvas", "Nodes 2.0"])
+def canvas(request, tab, server):
+    """A tab in one of the frontend's renderers."""
+    setting(server, Comfy_VueNodes_Enabled=request.param == "Nodes 2.0", Comfy_Workflow_Persist=True)
+    tab.seed = next(SEEDS)
+    # The frontend logs this by itself when a template opens, with the pack's scripts blocked too.
+    tab.own_errors = lambda: {error for error in tab.errors if "reading 'id')\n    at onChange" not in error}
+    yield tab
+    setting(server, Comfy_VueNodes_Enabled=False, Comfy_Workflow_Persist=False)
+
+
+def view(tab, node):
+    return tab.page.locator(f".mt-view[data-mt-node={node}]").first
+
+
+def opened(tab, name):
+    """The tab with a workflow of fewer steps, patients and λ."""
+    tab.template(name)
+    tab.page.wait_for_timeout(1500)  # Nodes 2.0 still writes its own values into the widgets
+    tab.evaluate(FEWER)
+    tab.page.evaluate(SEED, tab.seed)
+    return tab
+
+
+def run(tab, node, part):
+    """Click Run and wait for a node's view; return it, in the middle of the window."""
+    tab.page.get_by_role("button", name=re.compile("^Run")).first.click()
+    tab.page.wait_for_function(f"document.querySelector('.mt-view[data-mt-node={node}] .{part}')", timeout=240_000)
+    tab.page.evaluate(CENTRE, node)
+    tab.page.wait_for_timeout(800)
+    return view(tab, node)
+
+
+def settled(tab, picture):
+    """The picture's pixels once two looks agree."""
+    before = None
+    for _ in range(40):
+        after = picture.evaluate(PIXELS)
+        if after == before:
+            return after
+        before = after
+        tab.page.wait_for_timeout(150)
+    raise AssertionError("the picture does not come to rest")
+
+
+def press(tab, viewer, key):
+    viewer.locator(".mt-viewer").focus()
+    tab.page.keyboard.press(key)
+
+
+def test_a_trajectory_is_moved_through(canvas, bare_errors):
+    tab = opened(canvas, "00-start-here")
+    before = tab.evaluate(PROMPT)
+    viewer = run(tab, "TrajectoryGrid", "mt-viewer")
+    picture, slider = viewer.locator("canvas"), viewer.locator("input[type=range]")
+    assert "not for clinical use" in viewer.inner_text().lower()
+    at_the_end = settled(tab, picture)
+    assert viewer.locator("output").inner_text() == "λ = 5"
+
+    box = slider.bounding_box()
+    tab.page.mouse.move(box["x"] + box["width"] - 8, box["y"] + box["height"] / 2)
+    tab.page.mouse.down()
+    tab.page.mouse.move(box["x"] + 8, box["y"] + box["height"] / 2, steps=5)
+    tab.page.mouse.up()
+    assert viewer.locator("output").inner_text() == "neutral"
+    at_neutral = settled(tab, picture)
+    assert at_neutral != at_the_end
+
+    press(tab, viewer, "ArrowRight")
+    assert viewer.locator("output").inner_text() == "λ = 15"
+    press(tab, viewer, "End")
+    assert settled(tab, picture) == at_the_end
+    press(tab, viewer, "d")
+    assert viewer.get_by_role("button", name=re.compile("^Difference")).get_attribute("aria-pressed") == "true"
+    assert settled(tab, picture) != at_the_end
+    press(tab, viewer, "d")
+    press(tab, viewer, "p")
+    press(tab, viewer, "Home")
+    press(tab, viewer, "p")
+    assert len(tab.page.evaluate(STATE, "TrajectoryGrid")["pins"]) == 2
+    with tab.page.expect_download() as download:
+        viewer.get_by_role("button", name="Download strip").click()
+    assert download.value.suggested_filename == f"trajectory-seed-{tab.seed}.png"
+
+    viewer.get_by_role("button", name=re.compile("^Play")).click()
+    tab.page.wait_for_function("document.querySelector('.mt-view[data-mt-node=TrajectoryGrid] output').textContent === 'λ = 10'", timeout=15_000)
+    viewer.get_by_role("button", name=re.compile("^Pause")).click()
+    assert tab.evaluate(PROMPT) == before
+    assert tab.own_errors() <= bare_errors
+
+    state = tab.page.evaluate(STATE, "TrajectoryGrid")
+    tab.page.wait_for_timeout(1500)
+    tab.page.reload()
+    tab.page.wait_for_function("document.querySelector('.mt-view[data-mt-node=TrajectoryGrid] .mt-viewer')", timeout=60_000)
+    assert tab.page.evaluate(STATE, "TrajectoryGrid") == state
+    assert view(tab, "TrajectoryGrid").locator("output").inner_text() != ""
+
+
+def test_a_view_survives_copy_collapse_and_undo_and_ends_with_its_node(canvas, bare_errors):
+    tab = opened(canvas, "00-start-here")
+    viewer = run(tab, "TrajectoryGrid", "mt-viewer")
+    press(tab, viewer, "Home")
+    count = "document.querySelectorAll('.mt-view[data-mt-node=TrajectoryGrid] .mt-viewer').length"
+    tab.evaluate("""() => { const node = app.graph._nodes.find(node => node.type === 'TrajectoryGrid'); const copy = node.clone()
+      copy.pos = [node.pos[0], node.pos[1] + 1200]; app.graph.add(copy); copy.onConfigure?.(copy.serialize()) }""")
+    tab.page.wait_for_timeout(1000)
+    states = tab.evaluate("app.graph._nodes.filter(node => node.type === 'TrajectoryGrid').map(node => node.properties.medtraverse_view)")
+    assert len(states) == 2 and states[0]["file"] == states[1]["file"] and states[0]["state"]["point"] == states[1]["state"]["point"] == 0
+    press(tab, viewer, "End")
+    states = tab.evaluate("app.graph._nodes.filter(node => node.type === 'TrajectoryGrid').map(node => node.properties.medtraverse_view.state.point)")
+    assert sorted(states) == [0, 3]
+    tab.evaluate("() => app.graph.remove(app.graph._nodes.filter(node => node.type === 'TrajectoryGrid')[1])")
+    tab.page.wait_for_timeout(500)
+    assert tab.evaluate(count) <= 1
+    tab.evaluate("() => { const node = app.graph._nodes.find(node => node.type === 'TrajectoryGrid'); node.collapse(); node.collapse() }")
+    tab.page.wait_for_timeout(800)
+    assert viewer.locator("canvas").is_visible()
+    tab.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
+    tab.page.wait_for_timeout(1500)
+    assert tab.evaluate("app.graph._nodes.filter(node => node.type === 'TrajectoryGrid').length") == 1
+    assert tab.evaluate("!!app.graph._nodes.find(node => node.type === 'TrajectoryGrid').widgets.find(widget => widget.name === 'medtraverse_view')")
+    assert tab.own_errors() <= bare_errors
+
+
+def test_files_that_are_gone_are_said_to_be_gone(canvas, bare_errors):
+    tab = opened(canvas, "00-start-here")
+    tab.evaluate("""() => { const graph = app.graph.serialize()
+      graph.nodes.find(node => node.type === 'TrajectoryGrid').properties.medtraverse_view = {file: {filename: 'none.json', subfolder: 'medtraverse', type: 'temp'}, state: {}}
+      return app.loadGraphData(graph) }""")
+    tab.page.wait_for_function("document.querySelector('.mt-view[data-mt-node=TrajectoryGrid]')?.textContent.includes('gone')", timeout=15_000)
+    assert all("404" in error for error in tab.own_errors() - bare_errors)
+
+
+def test_the_map_shows_the_thumbnail_under_the_pointer(canvas, bare_errors):
+    tab = opened(canvas, "04-fig4-latent-tsne")
+    view_of_map = run(tab, "LatentTSNE", "mt-map")
+    plot = view_of_map.locator(".mt-map-plot")
+    before = settled(tab, plot.locator("canvas").first)
+    box = plot.bounding_box()
+    tip = view_of_map.locator(".mt-map-tip")
+    places = ((x, y) for y in range(6, int(box["height"]), 12) for x in range(6, int(box["width"]), 12))
+    for x, y in places:
+        tab.page.mouse.move(box["x"] + x, box["y"] + y)
+        if tip.is_visible():
+            break
+    assert "seed" in tip.inner_text() and re.search("λ|neutral", tip.inner_text())
+    tab.page.wait_for_function("new Set(document.querySelector('.mt-map-tip canvas').getContext('2d').getImageData(0, 0, 96, 96).data).size > 30", timeout=10_000)
+    view_of_map.get_by_role("button", name="support devices").click()
+    assert settled(tab, plot.locator("canvas").first) != before
+    view_of_map.get_by_role("button", name="support devices").click()
+    view_of_map.locator(".mt-map").focus()
+    tab.page.keyboard.press("l")
+    tab.page.mouse.move(box["x"] + 2, box["y"] + 2)
+    tab.page.mouse.down()
+    for x, y in ((1, 0), (1, 1), (0, 1), (0, 0)):
+        tab.page.mouse.move(box["x"] + 2 + x * (box["width"] - 4), box["y"] + 2 + y * (box["height"] - 4), steps=4)
+    tab.page.mouse.up()
+    seeds = view_of_map.locator("textarea").input_value()
+    widgets = {widget: tab.page.evaluate("name => app.graph._nodes.find(node => node.type === 'PromptSwapKSampler').widgets.find(widget => widget.name === name).value", widget)
+               for widget in ("seed", "patients")}
+    assert {int(seed) for seed in re.findall(r"\d+", seeds)} == set(range(widgets["seed"], widgets["seed"] + widgets["patients"]))
+    with tab.page.expect_download() as download:
+        view_of_map.get_by_role("button", name="CSV").click()
+    assert download.value.suggested_filename.endswith(".csv")
+    assert tab.own_errors() <= bare_errors
+
+
+def test_a_bar_opens_its_patients_and_the_viewer_draws_their_probabilities(canvas, bare_errors):
+    tab = opened(canvas, "07-cfrt-chexpert")
+    panel = run(tab, "CFRTEvaluator", "mt-cfrt")
+    bar = panel.locator(".mt-cfrt-bar").first
+    assert "published" in bar.get_attribute("aria-label")
+    bar.click()
+    assert bar.get_attribute("aria-expanded") == "true"
+    panel.get_by_label("all patients").first.check()
+    assert str(tab.seed) in panel.inner_text()
+    assert tab.page.evaluate(STATE, "CFRTEvaluator")
+    judged = tab.page.evaluate("""async seed => { const { predictions, probabilityOf, readView } = await import('/extensions/MedTraverse/parts/server.js')
+      const sampled = await readView(app.graph._nodes.find(node => node.type === 'PromptSwapKSampler').properties.medtraverse_view.file)
+      return probabilityOf(predictions.find(sampled.key), seed, 'support devices', '5') }""", tab.seed)
+    assert len(judged) == 2 and all(0 <= value <= 1 for value in judged)
+    assert tab.own_errors() <= bare_errors

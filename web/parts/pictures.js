@@ -1,0 +1,84 @@
+/** Images of a trajectory, fetched when needed and kept up to a number of pixels; and what is drawn from them. */
+import { fileURL } from './server.js'
+import { diverging } from './scales.js'
+
+const KEPT_PIXELS = 48e6
+
+export class Pictures {
+  /** @param {any} view a trajectory view */
+  constructor(view) {
+    this.view = view
+    /** @type {Map<number, {bitmap?: ImageBitmap, promise: Promise<ImageBitmap>}>} */
+    this.kept = new Map()
+    this.most = Math.max(64, Math.floor(KEPT_PIXELS / (view.size[0] * view.size[1])))
+  }
+
+  /** @param {number} row @returns {ImageBitmap | undefined} */
+  at(row) {
+    return this.kept.get(row)?.bitmap
+  }
+
+  /** @param {number} row @returns {Promise<ImageBitmap>} */
+  load(row) {
+    let entry = this.kept.get(row)
+    if (entry) {
+      this.kept.delete(row)
+    } else {
+      const { prefix, suffix, subfolder, type } = this.view.images
+      const made = { promise: fetchBitmap(fileURL({ filename: `${prefix}${row}${suffix}`, subfolder, type })) }
+      entry = made
+      made.promise.then((bitmap) => Object.assign(made, { bitmap }), () => this.kept.delete(row))
+    }
+    this.kept.set(row, entry)
+    for (const [old, { bitmap }] of this.kept) {
+      if (this.kept.size <= this.most) break
+      this.kept.delete(old)
+      bitmap?.close()
+    }
+    return entry.promise
+  }
+
+  dispose() {
+    for (const { promise } of this.kept.values()) promise.then((bitmap) => bitmap.close(), () => {})
+    this.kept.clear()
+  }
+}
+
+/** @param {string} url */
+async function fetchBitmap(url) {
+  const answer = await fetch(url)
+  if (!answer.ok) throw new Error(`${answer.status}`)
+  return createImageBitmap(await answer.blob())
+}
+
+/** @param {number} width @param {number} height @returns {[HTMLCanvasElement, CanvasRenderingContext2D]} */
+export function sheet(width, height) {
+  const canvas = document.createElement('canvas')
+  canvas.width = width
+  canvas.height = height
+  return [canvas, /** @type {CanvasRenderingContext2D} */ (canvas.getContext('2d', { willReadFrequently: true }))]
+}
+
+/**
+ * Signed difference of brightness, `image` less `neutral`, over the neutral in grey: one end of the scale is brighter, the other darker.
+ * @param {ImageBitmap} image @param {ImageBitmap} neutral
+ * @returns {HTMLCanvasElement}
+ */
+export function difference(image, neutral) {
+  const { width, height } = neutral
+  const [canvas, context] = sheet(width, height)
+  context.drawImage(neutral, 0, 0)
+  const before = context.getImageData(0, 0, width, height)
+  context.drawImage(image, 0, 0, width, height)
+  const after = context.getImageData(0, 0, width, height).data
+  const out = before.data
+  for (let i = 0; i < out.length; i += 4) {
+    const grey = 0.299 * out[i] + 0.587 * out[i + 1] + 0.114 * out[i + 2]
+    const change = (0.299 * after[i] + 0.587 * after[i + 1] + 0.114 * after[i + 2] - grey) / 255
+    const share = Math.min(1, Math.abs(change) * 3)
+    const colour = diverging(Math.max(-1, Math.min(1, change * 2)))
+    for (let c = 0; c < 3; c++) out[i + c] = grey * 0.6 * (1 - share) + colour[c] * share
+  }
+  context.putImageData(before, 0, 0)
+  return canvas
+}

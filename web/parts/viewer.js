@@ -1,0 +1,390 @@
+/** Trajectory viewer: one patient, attributes side by side, a slider over λ or over the curve. */
+import { Pictures, difference, sheet } from './pictures.js'
+import { decoded, predictions, probabilityOf } from './server.js'
+
+export const css = `
+.mt-viewer { display: flex; flex-direction: column; gap: 4px; padding: 6px; }
+.mt-viewer .mt-bar { display: flex; flex-wrap: wrap; gap: 4px; align-items: center; flex: none; }
+.mt-viewer .mt-bar label { display: flex; gap: 4px; align-items: center; }
+.mt-viewer .mt-bar input[type=range] { flex: 1; min-width: 80px; accent-color: var(--p-primary-color, #64b5f6); }
+.mt-viewer output { min-width: 5.5em; font-variant-numeric: tabular-nums; }
+.mt-viewer .mt-stage { flex: 1; min-height: 40px; position: relative; }
+.mt-viewer .mt-stage canvas { position: absolute; inset: 0; width: 100%; height: 100%; cursor: pointer; }
+.mt-viewer .mt-note { flex: none; color: var(--descrip-text, #999); font-size: 11px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+`
+const CURVES = 72
+const LABEL = 18
+const SPEED = { swap: 2.5, curve: 14 }
+const STYLES = [[], [6, 3], [2, 3], [8, 3, 2, 3], [1, 4], [12, 4]]
+
+/** @param {string} name @param {Record<string, any>} [properties] @param {(Node | string)[]} [children] @returns {any} */
+function element(name, properties = {}, children = []) {
+  const made = document.createElement(name)
+  for (const [key, value] of Object.entries(properties)) key.includes('-') ? made.setAttribute(key, value) : Object.assign(made, { [key]: value })
+  made.append(...children)
+  return made
+}
+
+/** The decoded view if it holds the same patients, attributes and points. @param {any} other @param {any} view */
+function sameTrajectory(other, view) {
+  const said = (/** @type {any} */ { seeds, attributes, points }) => JSON.stringify([seeds, attributes, points])
+  return other && said(other) === said(view) ? other : undefined
+}
+
+export class TrajectoryView {
+  /** @param {{state: any, save: () => void, t: (text: string) => string}} host */
+  constructor(host) {
+    this.host = host
+    const { t } = host
+    this.patient = element('select', { 'aria-label': t('Patient'), onchange: () => this.set({ patient: this.patient.selectedIndex }, true) })
+    this.attribute = element('select', { 'aria-label': t('Attribute'), onchange: () => this.set({ attribute: this.attribute.value }, true) })
+    this.slider = element('input', { type: 'range', min: '0', value: '0', 'aria-label': 'λ', oninput: () => this.set({ point: +this.slider.value }, false), onchange: () => this.host.save() })
+    this.value = element('output')
+    this.button = (/** @type {string} */ text, /** @type {string} */ label, /** @type {() => void} */ act, pressed = false) =>
+      element('button', { type: 'button', textContent: text, title: label, 'aria-label': label, onclick: act, ...(pressed ? { 'aria-pressed': 'false' } : {}) })
+    this.play = this.button('▶', `${t('Play')} (Space)`, () => this.toggle(), true)
+    this.loop = this.button('⟲', t('Loop'), () => this.set({ loop: !this.state.loop }, true), true)
+    this.diff = this.button(t('Difference'), `${t('Difference')} (D)`, () => this.set({ difference: !this.state.difference }, true), true)
+    this.unpin = this.button(t('Clear pins'), t('Clear pins'), () => this.set({ pins: [] }, true))
+    this.canvas = element('canvas', { role: 'img', onclick: (/** @type {MouseEvent} */ event) => this.click(event) })
+    this.note = element('div', { className: 'mt-note' })
+    this.element = element('div', { className: 'mt-viewer', tabIndex: 0, role: 'group', 'aria-label': 'MedTraverse' }, [
+      element('div', { className: 'mt-bar' }, [
+        element('label', {}, [t('Patient'), this.patient]), element('label', {}, [t('Attribute'), this.attribute]),
+        this.diff, this.button(t('Pin'), `${t('Pin')} (P)`, () => this.pin()), this.unpin,
+        this.button(t('Copy image'), t('Copy image'), () => this.copy()), this.button(t('Download strip'), t('Download strip'), () => this.download()),
+      ]),
+      element('div', { className: 'mt-stage' }, [this.canvas]),
+      element('div', { className: 'mt-bar' }, [this.play, this.loop, this.slider, this.value]),
+      this.note,
+    ])
+    this.element.addEventListener('keydown', (/** @type {KeyboardEvent} */ event) => this.key(event))
+    for (const kind of ['pointerdown', 'pointermove', 'pointerup', 'dblclick', 'contextmenu', 'keyup'])
+      this.element.addEventListener(kind, (/** @type {Event} */ event) => event.stopPropagation())
+    this.resized = new ResizeObserver(() => this.draw())
+    this.resized.observe(this.canvas)
+    this.judged = () => this.draw()
+    predictions.addEventListener('change', this.judged)
+    this.found = () => this.view?.approximate && decoded.find(this.view.key) && this.show(this.view)
+    decoded.addEventListener('change', this.found)
+    this.timer = 0
+  }
+
+  /** Where the user is: patient, attribute ("" for all), point, difference, loop and pins. */
+  get state() {
+    return this.host.state
+  }
+
+  /** @param {any} view */
+  show(view) {
+    this.stop()
+    // Latents whose images another node has decoded are shown by those.
+    if (view.approximate) view = sameTrajectory(decoded.find(view.key), view) ?? view
+    else decoded.add(view)
+    this.pictures?.dispose()
+    this.view = view
+    this.pictures = new Pictures(view)
+    this.patient.replaceChildren(...view.seeds.map((/** @type {number} */ seed) => element('option', { textContent: `${this.host.t('seed')} ${seed}` })))
+    const names = view.attributes.map((/** @type {{name: string}} */ attribute) => attribute.name)
+    this.attribute.replaceChildren(element('option', { value: '', textContent: this.host.t('All attributes') }),
+      ...names.map((/** @type {string} */ name) => element('option', { value: name, textContent: name })))
+    const { patient, attribute, point, pins } = this.state
+    const last = view.points.length - 1
+    Object.assign(this.state, {
+      patient: patient < view.seeds.length ? patient : 0, attribute: names.includes(attribute) ? attribute : '', point: point <= last ? point : last,
+      loop: this.state.loop ?? true,
+      pins: (pins ?? []).filter((/** @type {number[]} */ [p, a, n]) => p < view.seeds.length && a < names.length && n <= last),
+    })
+    this.slider.max = String(last)
+    const left = view.left_out ? `${view.left_out} ${this.host.t('patients')} not shown. ` : ''
+    this.note.textContent = `${left}${view.approximate ? 'Rough preview of latents; Trajectory Grid shows the decoded images. ' : ''}${view.notice}`
+    this.set({}, false)
+  }
+
+  /** @param {Record<string, any>} change @param {boolean} save */
+  set(change, save) {
+    Object.assign(this.state, change)
+    if (save) this.host.save()
+    if (!this.view) return
+    const { patient, attribute, point, loop, pins } = this.state
+    this.patient.selectedIndex = patient
+    this.attribute.value = attribute
+    this.slider.value = String(point)
+    this.value.textContent = this.slider.ariaValueText = this.pointName(point)
+    this.diff.setAttribute('aria-pressed', String(!!this.state.difference))
+    this.loop.setAttribute('aria-pressed', String(!!loop))
+    this.unpin.disabled = !pins.length
+    this.fetchAround()
+    this.draw()
+  }
+
+  /** @param {number} n */
+  pointName(n) {
+    const point = this.view.points[n]
+    if (this.view.kind === 'curve') return `${this.host.t('frame')} ${point}`
+    return n ? `λ = ${point}` : this.host.t('neutral')
+  }
+
+  /** Indices of the attributes side by side. */
+  columns() {
+    const all = this.view.attributes.map((/** @type {any} */ _, /** @type {number} */ a) => a)
+    return this.state.attribute ? all.filter((/** @type {number} */ a) => this.view.attributes[a].name === this.state.attribute) : all
+  }
+
+  /** Load what is shown first, then the rest of this patient's trajectory from here outwards. */
+  async fetchAround() {
+    const { view, pictures } = this
+    const { patient, point } = this.state
+    const turn = (this.turn = (this.turn ?? 0) + 1)
+    const columns = this.columns()
+    const wanted = [view.index[patient][columns[0]][0], ...columns.map((/** @type {number} */ a) => view.index[patient][a][point]),
+      ...this.state.pins.map((/** @type {number[]} */ [p, a, n]) => view.index[p][a][n]), ...this.state.pins.map((/** @type {number[]} */ [p, a]) => view.index[p][a][0])]
+    const get = (/** @type {number[]} */ rows) => Promise.all([...new Set(rows)].map((row) => pictures?.load(row)))
+    try {
+      await get(wanted)
+      if (turn === this.turn) this.draw()
+      const most = Math.floor((pictures?.most ?? 0) / 2 / columns.length)
+      const near = view.points.map((/** @type {string} */ _, /** @type {number} */ n) => n)
+        .sort((/** @type {number} */ a, /** @type {number} */ b) => Math.abs(a - point) - Math.abs(b - point)).slice(0, most)
+      for (let i = 0; i < near.length && turn === this.turn; i += 2)
+        await get(near.slice(i, i + 2).flatMap((/** @type {number} */ n) => columns.map((/** @type {number} */ a) => view.index[patient][a][n])))
+    } catch {
+      if (pictures === this.pictures) this.note.textContent = this.host.t('The files of this run are gone; run again.')
+    }
+  }
+
+  /** Cells of the picture: label, row, row of its neutral, colour. */
+  cells() {
+    const { view } = this
+    const { patient: p, point: n, pins } = this.state
+    const cell = (/** @type {number} */ p, /** @type {number} */ a, /** @type {number} */ n, /** @type {string} */ label) =>
+      ({ place: [p, a, n], label, row: view.index[p][a][n], neutral: view.index[p][a][0], colour: n ? view.attributes[a].colour : '' })
+    const columns = this.columns()
+    return [
+      cell(p, columns[0], 0, view.kind === 'curve' ? `${this.host.t('frame')} 0` : this.host.t('neutral')),
+      ...columns.map((/** @type {number} */ a) => cell(p, a, n, view.attributes[a].name)),
+      ...pins.map((/** @type {number[]} */ [p, a, n], /** @type {number} */ i) => cell(p, a, n, `${'AB'[i]}: ${view.seeds[p]} ${view.attributes[a].name} ${this.pointName(n)}`)),
+    ]
+  }
+
+  draw() {
+    if (!this.view || !this.canvas.clientWidth) return
+    const ratio = Math.min(devicePixelRatio || 1, 2)
+    const width = this.canvas.clientWidth, height = this.canvas.clientHeight
+    if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(height * ratio)) {
+      this.canvas.width = Math.round(width * ratio)
+      this.canvas.height = Math.round(height * ratio)
+    }
+    const context = this.canvas.getContext('2d')
+    context.setTransform(ratio, 0, 0, ratio, 0, 0)
+    context.clearRect(0, 0, width, height)
+    const judge = predictions.find(this.view.key)
+    const room = height - (judge ? CURVES : 0)
+    const cells = this.cells()
+    const style = getComputedStyle(this.element)
+    const ink = style.getPropertyValue('--input-text').trim() || '#ddd'
+    const [w, h] = this.view.size
+    // The number of columns that makes the cells largest.
+    let best = { scale: 0, across: 1 }
+    for (let across = 1; across <= cells.length; across++) {
+      const down = Math.ceil(cells.length / across)
+      const scale = Math.min((width / across - 4) / w, (room / down - LABEL - 2) / h)
+      if (scale > best.scale) best = { scale, across }
+    }
+    const { scale, across } = best
+    this.placed = []
+    context.font = '11px system-ui, sans-serif'
+    context.imageSmoothingEnabled = scale < 3 || this.view.approximate
+    const left = (width - across * (w * scale + 4)) / 2
+    cells.forEach((cell, i) => {
+      const x = left + (i % across) * (w * scale + 4) + 2
+      const y = Math.floor(i / across) * (h * scale + LABEL + 2)
+      const picture = this.picture(cell)
+      if (picture) context.drawImage(picture, x, y, w * scale, h * scale)
+      if (cell.colour) {
+        context.strokeStyle = cell.colour
+        context.lineWidth = 2
+        context.strokeRect(x, y, w * scale, h * scale)
+      }
+      context.fillStyle = ink
+      context.fillText(cell.label, x, y + h * scale + 13, w * scale)
+      this.placed.push({ x, y, width: w * scale, height: h * scale, place: cell.place })
+    })
+    if (judge) this.curves(context, judge, room, width, ink)
+    this.canvas.ariaLabel = `${this.view.seeds[this.state.patient]}, ${this.pointName(this.state.point)}: ${cells.map((cell) => cell.label).join(', ')}`
+  }
+
+  /** @param {any} cell @returns {ImageBitmap | HTMLCanvasElement | undefined} */
+  picture({ row, neutral }) {
+    const image = this.pictures?.at(row), before = this.pictures?.at(neutral)
+    if (!this.state.difference || row === neutral) return image
+    return image && before && difference(image, before)
+  }
+
+  /** Probability of every label along the trajectory, the current point marked. @param {CanvasRenderingContext2D} context @param {any} judge @param {number} top @param {number} width @param {string} ink */
+  curves(context, judge, top, width, ink) {
+    const { view } = this
+    const seed = view.seeds[this.state.patient], last = view.points.length - 1
+    const columns = this.columns()
+    const each = width / columns.length
+    columns.forEach((/** @type {number} */ a, /** @type {number} */ i) => {
+      const { name } = view.attributes[a]
+      const x = (/** @type {number} */ n) => i * each + 26 + (n / last) * (each - 36)
+      const y = (/** @type {number} */ value) => top + 16 + (1 - value) * (CURVES - 22)
+      context.strokeStyle = context.fillStyle = ink
+      context.globalAlpha = 0.35
+      context.lineWidth = 1
+      context.setLineDash([])
+      context.strokeRect(x(0), y(1), x(last) - x(0), y(0) - y(1))
+      context.beginPath()
+      context.moveTo(x(this.state.point), y(1))
+      context.lineTo(x(this.state.point), y(0))
+      context.stroke()
+      context.globalAlpha = 1
+      context.fillText('1', x(0) - 10, y(1) + 8)
+      context.fillText('0', x(0) - 10, y(0))
+      const values = view.points.map((/** @type {string} */ point) => probabilityOf(judge, seed, name, point))
+      const shown = /** @type {string[]} */ ([])
+      judge.labels.forEach((/** @type {string} */ label, /** @type {number} */ b) => {
+        const own = view.attributes.findIndex((/** @type {any} */ attribute) => attribute.labels.includes(label))
+        context.strokeStyle = context.fillStyle = own < 0 ? ink : view.attributes[own].colour
+        context.lineWidth = own === a ? 2.5 : 1.3
+        context.setLineDash(STYLES[b % STYLES.length])
+        context.beginPath()
+        let open = false
+        values.forEach((/** @type {number[] | undefined} */ row, /** @type {number} */ n) => {
+          if (!row) return
+          open ? context.lineTo(x(n), y(row[b])) : context.moveTo(x(n), y(row[b]))
+          open = true
+        })
+        context.stroke()
+        const now = values[this.state.point]?.[b]
+        if (now === undefined) return
+        context.fillRect(x(this.state.point) - 2.5, y(now) - 2.5, 5, 5)
+        shown.push(`${label} ${now.toFixed(2)}`)
+      })
+      context.setLineDash([])
+      context.fillStyle = ink
+      context.fillText(shown.join('  '), x(0), top + 12, each - 36)
+    })
+  }
+
+  toggle() {
+    if (this.timer) return this.stop(), this.host.save()
+    const { points, kind } = this.view
+    if (this.state.point >= points.length - 1) this.set({ point: 0 }, false)
+    this.play.setAttribute('aria-pressed', 'true')
+    this.play.textContent = '⏸'
+    this.play.title = this.play.ariaLabel = `${this.host.t('Pause')} (Space)`
+    let begun = performance.now()
+    const advance = (/** @type {number} */ now) => {
+      if (!this.timer) return
+      if (!this.element.isConnected) return this.stop()
+      if (now - begun >= 1000 / (kind === 'curve' ? SPEED.curve : SPEED.swap)) {
+        begun = now
+        const next = this.state.point + 1
+        if (next < points.length) this.set({ point: next }, false)
+        else if (this.state.loop) this.set({ point: 0 }, false)
+        else return this.stop()
+      }
+      this.timer = requestAnimationFrame(advance)
+    }
+    this.timer = requestAnimationFrame(advance)
+  }
+
+  stop() {
+    cancelAnimationFrame(this.timer)
+    this.timer = 0
+    this.play.setAttribute('aria-pressed', 'false')
+    this.play.textContent = '▶'
+    this.play.title = this.play.ariaLabel = `${this.host.t('Play')} (Space)`
+  }
+
+  /** Pin a point, by its place or the first attribute's at the slider; a third one takes the place of the first. @param {number[]} [place] */
+  pin(place) {
+    const here = place ?? [this.state.patient, this.columns()[0], this.state.point]
+    this.set({ pins: [...this.state.pins, here].slice(-2) }, true)
+  }
+
+  /** @param {MouseEvent} event */
+  click({ offsetX, offsetY }) {
+    const hit = this.placed?.find(({ x, y, width, height }) => offsetX >= x && offsetX <= x + width && offsetY >= y && offsetY <= y + height)
+    if (hit) this.pin(hit.place)
+  }
+
+  /** @param {KeyboardEvent} event */
+  key(event) {
+    event.stopPropagation()
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target instanceof HTMLSelectElement) return
+    if (event.key === ' ' && event.target instanceof HTMLButtonElement) return
+    const { point, patient } = this.state
+    const clamp = (/** @type {number} */ value, /** @type {number} */ last) => Math.max(0, Math.min(last, value))
+    const lastPoint = this.view.points.length - 1, lastPatient = this.view.seeds.length - 1
+    /** @type {Record<string, () => void>} */
+    const keys = {
+      ArrowLeft: () => this.set({ point: clamp(point - 1, lastPoint) }, true), ArrowRight: () => this.set({ point: clamp(point + 1, lastPoint) }, true),
+      ArrowUp: () => this.set({ patient: clamp(patient - 1, lastPatient) }, true), ArrowDown: () => this.set({ patient: clamp(patient + 1, lastPatient) }, true),
+      Home: () => this.set({ point: 0 }, true), End: () => this.set({ point: lastPoint }, true),
+      ' ': () => this.toggle(), d: () => this.diff.click(), p: () => this.pin(), l: () => this.loop.click(),
+    }
+    const act = keys[event.key] ?? keys[event.key.toLowerCase()]
+    if (!act) return
+    event.preventDefault()
+    act()
+  }
+
+  async copy() {
+    const cell = this.cells()[1]
+    const image = this.picture(cell)
+    if (!image) return
+    const [canvas, context] = sheet(this.view.size[0], this.view.size[1])
+    context.drawImage(image, 0, 0)
+    const blob = await new Promise((/** @type {(blob: Blob | null) => void} */ done) => canvas.toBlob(done))
+    try {
+      if (blob) await navigator.clipboard.write([new ClipboardItem({ 'image/png': blob })])
+      this.note.textContent = `${cell.label}, ${this.pointName(this.state.point)}: ✓ ${this.view.notice}`
+    } catch {
+      this.note.textContent = 'The browser does not let this page copy images; use Download strip.'
+    }
+  }
+
+  /** The patient's trajectory as one PNG: a row an attribute, a column a point, the notice below. */
+  async download() {
+    const { view, pictures } = this
+    const { patient } = this.state
+    const columns = this.columns()
+    const [w, h] = view.size
+    const points = this.sampled()
+    const [canvas, context] = sheet(w * points.length, (h + LABEL) * columns.length + LABEL)
+    context.fillStyle = '#fff'
+    context.fillRect(0, 0, canvas.width, canvas.height)
+    context.font = '12px system-ui, sans-serif'
+    for (const [i, a] of columns.entries())
+      for (const [k, n] of points.entries()) {
+        const row = view.index[patient][a][n], neutral = view.index[patient][a][0]
+        await Promise.all([pictures?.load(row), pictures?.load(neutral)])
+        const image = this.picture({ row, neutral })
+        if (image) context.drawImage(image, k * w, i * (h + LABEL))
+        context.fillStyle = '#000'
+        context.fillText(`${k ? '' : `${view.attributes[a].name}, ${this.host.t('seed')} ${view.seeds[patient]}: `}${this.pointName(n)}`, k * w + 3, i * (h + LABEL) + h + 13, w - 6)
+      }
+    context.fillText(view.notice, 3, canvas.height - 5)
+    const link = element('a', { href: canvas.toDataURL('image/png'), download: `trajectory-seed-${view.seeds[patient]}.png` })
+    link.click()
+  }
+
+  /** All points of a swap; of a curve at most twelve, ends included. */
+  sampled() {
+    const last = this.view.points.length - 1
+    const count = Math.min(last + 1, 12)
+    return Array.from({ length: count }, (_, i) => Math.round((i * last) / (count - 1)))
+  }
+
+  dispose() {
+    this.stop()
+    this.resized.disconnect()
+    predictions.removeEventListener('change', this.judged)
+    decoded.removeEventListener('change', this.found)
+    this.pictures?.dispose()
+  }
+}
