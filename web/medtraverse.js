@@ -37,7 +37,8 @@ function attach(node, { View, height, width }) {
     save() {
       node.properties[PROPERTY] = { ...node.properties[PROPERTY], state: { ...host.state } }
       // The frontend keeps drafts and undo by this.
-      /** @type {any} */ (app.extensionManager)?.workflow?.activeWorkflow?.changeTracker?.checkState?.()
+      const manager = /** @type {any} */ (app.extensionManager)
+      manager?.workflow?.activeWorkflow?.changeTracker?.checkState?.()
     },
     t: translate,
   }

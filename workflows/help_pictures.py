@@ -1,6 +1,6 @@
 """Pictures of the help pages: each node on the canvas after a run of a bundled workflow, ``python -m workflows.help_pictures``.
 
-Runs ComfyUI with the shipped model, two patients, and Chromium (Playwright's, or the one named in MEDTRAVERSE_BROWSER or on the path).
+Runs ComfyUI with the shipped model, three patients and 18 steps, and Chromium (Playwright's, or the one named in MEDTRAVERSE_BROWSER or on the path).
 """
 
 import argparse
@@ -23,22 +23,21 @@ SHOWN = {
     "04-fig4-latent-tsne": ("LatentTSNE", "SaveTraversalFigure"),
     "05-fig5-direction-cosine": ("LatentDirectionCosine",),
     "06-fig6-bezier": ("BezierLatentInterpolate", "TrajectoryFilm"),
-    "07-cfrt-chexpert": ("MedicalClassifierLoader", "TrajectorySelect", "CFRTEvaluator", "DistributionDistance"),
-    "10-distance-to-neutral": ("IdentityPreservation",),
 }
 WIDTH = 560
-PATIENTS = """for (const node of app.graph._nodes) for (const widget of node.widgets ?? [])
-  if (node.type === 'PromptSwapKSampler' && widget.name === 'patients') widget.value = Math.min(widget.value, 4)"""
-# Nodes of no bundled workflow, wired to what is there.
+# Short runs: the pictures show the nodes.
+SHORT = """for (const node of app.graph._nodes) for (const widget of node.widgets ?? []) {
+  if (node.type === 'PromptSwapKSampler' && widget.name === 'patients') widget.value = Math.min(widget.value, 3)
+  if (node.type === 'PromptSwapKSampler' && widget.name === 'steps') widget.value = 18
+  if (widget.name === 'swap_steps') widget.value = '15,10,5'
+}"""
+# Nodes of no bundled workflow, wired to what is there after the run.
 ADDED = """() => {
   const find = type => app.graph._nodes.filter(node => node.type === type)
   const add = type => { const node = LiteGraph.createNode(type); node.pos = [0, 3000]; app.graph.add(node); return node }
-  const [prompts] = find('MedicalAttributePrompts'), [classifier] = find('MedicalClassifierLoader'), decoded = find('VAEDecode')
+  const [prompts] = find('MedicalAttributePrompts')
   const wire = (from, output, to, input) => from.connect(from.findOutputSlot(output), to, to.findInputSlot(input))
-  if (classifier) {
-    const node = add('DistributionDistance')
-    wire(decoded[0], 'IMAGE', node, 'images'); wire(decoded[1], 'IMAGE', node, 'reference_images'); wire(classifier, 'classifier', node, 'image_classifier')
-  } else if (app.graph._nodes.length < 8) {
+  if (app.graph._nodes.length < 8) {
     const node = add('AttributeConditioning')
     wire(prompts, 'neutral', node, 'conditioning'); wire(prompts, 'attributes', node, 'others')
   }
@@ -77,12 +76,12 @@ def main(argv=None):
             page.goto(f"{url}/?template={name}&source=MedTraverse")
             page.wait_for_function("window.app?.graph?._nodes.length > 0", timeout=60_000)
             page.wait_for_timeout(1500)
-            page.evaluate(PATIENTS)
-            page.evaluate(ADDED)
+            page.evaluate(SHORT)
             with page.expect_event("console", predicate=lambda message: message.text == "medtraverse: ended", timeout=600_000):
                 page.evaluate("app.api.addEventListener('execution_success', () => console.log('medtraverse: ended'))")
                 page.get_by_role("button", name=re.compile("^Run")).first.click()
             page.wait_for_timeout(3000)
+            page.evaluate(ADDED)
             for node in SHOWN[name]:
                 save(picture(page, node), FOLDER / f"{node}.jpg", quality=78)
                 print(FOLDER / f"{node}.jpg")
