@@ -151,15 +151,6 @@ def test_a_view_survives_copy_collapse_and_undo_and_ends_with_its_node(canvas, b
     assert tab.own_errors() <= bare_errors
 
 
-def test_files_that_are_gone_are_said_to_be_gone(canvas, bare_errors):
-    tab = opened(canvas, "00-start-here")
-    tab.evaluate("""() => { const graph = app.graph.serialize()
-      graph.nodes.find(node => node.type === 'TrajectoryGrid').properties.medtraverse_view = {file: {filename: 'none.json', subfolder: 'medtraverse', type: 'temp'}, state: {}}
-      return app.loadGraphData(graph) }""")
-    tab.page.wait_for_function("document.querySelector('.mt-view[data-mt-node=TrajectoryGrid]')?.textContent.includes('gone')", timeout=15_000)
-    assert all("404" in error for error in tab.own_errors() - bare_errors)
-
-
 def test_the_map_shows_the_thumbnail_under_the_pointer(canvas, bare_errors):
     tab = opened(canvas, "04-fig4-latent-tsne")
     view_of_map = run(tab, "LatentTSNE", "mt-map")
@@ -167,7 +158,7 @@ def test_the_map_shows_the_thumbnail_under_the_pointer(canvas, bare_errors):
     before = settled(tab, plot.locator("canvas").first)
     box = plot.bounding_box()
     tip = view_of_map.locator(".mt-map-tip")
-    places = ((x, y) for y in range(6, int(box["height"]), 12) for x in range(6, int(box["width"]), 12))
+    places = ((x, y) for y in range(6, int(box["height"]), 15) for x in range(6, int(box["width"]), 15))
     for x, y in places:
         tab.page.mouse.move(box["x"] + x, box["y"] + y)
         if tip.is_visible():
@@ -209,3 +200,13 @@ def test_a_bar_opens_its_patients_and_the_viewer_draws_their_probabilities(canva
       return probabilityOf(predictions.find(sampled.key), seed, 'support devices', '5') }""", tab.seed)
     assert len(judged) == 2 and all(0 <= value <= 1 for value in judged)
     assert tab.own_errors() <= bare_errors
+
+
+def test_files_that_are_gone_are_said_to_be_gone(canvas, bare_errors):
+    tab = opened(canvas, "00-start-here")
+    tab.evaluate("""() => { const graph = app.graph.serialize()
+      graph.nodes.find(node => node.type === 'TrajectoryGrid').properties.medtraverse_view = {file: {filename: 'none.json', subfolder: 'medtraverse', type: 'temp'}, state: {}}
+      return app.loadGraphData(graph) }""")
+    tab.page.wait_for_function("document.querySelector('.mt-view[data-mt-node=TrajectoryGrid]')?.textContent.includes('gone')", timeout=15_000)
+    # Last, because its draft is kept.
+    assert all("404" in error for error in tab.own_errors() - bare_errors)
