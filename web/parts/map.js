@@ -1,47 +1,22 @@
 /** The t-SNE of a traversal's latents: a scatter to zoom, colour, select from and export. */
 import { Cloud } from './cloud.js'
+import { copySeeds, downloadPicture, downloadTable } from './map_files.js'
+import { drawDots, drawOver } from './map_paint.js'
 import { Raster } from './raster.js'
 import { GREY, categorical, diverging, fromHex, sequential, toCSS, toPixel } from './scales.js'
 import { predictions, probabilityOf } from './server.js'
 import { Sheets } from './sheets.js'
 
-export const css = `
-.mt-map { display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%; min-height: 0; color: var(--fg-color, #ddd); font: 12px sans-serif; }
-.mt-map:focus-visible, .mt-map :focus-visible { outline: 2px solid var(--p-primary-color, #4a9eff); outline-offset: -2px; }
-.mt-map-bar { display: flex; flex-wrap: wrap; gap: 4px; align-items: center; }
-.mt-map-bar :is(button, select) { font: inherit; padding: 2px 6px; border: 1px solid var(--border-color, #555); border-radius: 4px;
-  background: var(--comfy-input-bg, #222); color: var(--input-text, #ddd); cursor: pointer; }
-.mt-map-bar button[aria-pressed=true] { border-color: var(--p-primary-color, #4a9eff); }
-.mt-map-legend button[aria-pressed=false] { opacity: .5; text-decoration: line-through; }
-.mt-map-legend i { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 4px; }
-.mt-map-plot { position: relative; flex: 1; min-height: 80px; overflow: hidden; }
-.mt-map-plot > canvas { position: absolute; inset: 0; width: 100%; height: 100%; touch-action: none; cursor: grab; }
-.mt-map-plot.mt-lasso > canvas { cursor: crosshair; }
-.mt-map-tip { position: absolute; pointer-events: none; padding: 4px; border: 1px solid var(--border-color, #555); border-radius: 4px;
-  background: var(--comfy-menu-bg, #333); color: var(--fg-color, #ddd); white-space: pre-line; }
-.mt-map-tip canvas { display: block; width: 96px; height: 96px; }
-.mt-map-picked { display: flex; gap: 4px; }
-.mt-map-picked textarea { flex: 1; height: 3em; resize: none; font: inherit; border: 1px solid var(--border-color, #555);
-  background: var(--comfy-input-bg, #222); color: var(--input-text, #ddd); }
-.mt-map [hidden] { display: none; }
-.mt-map-said { color: var(--descrip-text, #999); min-height: 1.2em; }
-`
+export { css } from './map_paint.js'
 
 const REACH = 10
-const LONGEST = 40
+const CLOSEST = 40
 
 /** @param {string} tag @param {object} [fields] @param {...(Node|string)} children @returns {any} */
 function make(tag, fields = {}, ...children) {
   const made = Object.assign(document.createElement(tag), fields)
   made.append(...children)
   return made
-}
-
-/** @param {Blob} blob @param {string} name */
-function download(blob, name) {
-  const url = URL.createObjectURL(blob)
-  make('a', { href: url, download: name }).click()
-  setTimeout(() => URL.revokeObjectURL(url), 1000)
 }
 
 export class LatentMapView {
@@ -84,11 +59,12 @@ export class LatentMapView {
     this.legend = make('span', { className: 'mt-map-bar mt-map-legend' })
     this.legend.setAttribute('role', 'group')
     this.legend.setAttribute('aria-label', t('Attributes shown'))
-    const bar = make('div', { className: 'mt-map-bar' }, this.choice, this.lassoButton, button('Reset', 'Show the whole map (0)', () => this.#reset()),
-      button('CSV', 'Download the coordinates', () => this.#downloadTable()), button('PNG', 'Download this picture', () => this.#downloadPicture()), this.legend)
+    const bar = make('div', { className: 'mt-map-bar' }, this.choice, this.lassoButton,
+      button('Reset', 'Show the whole map (0)', () => this.#reset()), button('CSV', 'Download the coordinates', () => downloadTable(this)),
+      button('PNG', 'Download this picture', () => downloadPicture(this)), this.legend)
     this.seedsBox = make('textarea', { readOnly: true })
     this.seedsBox.setAttribute('aria-label', t('Seeds inside the lasso'))
-    this.copyButton = button('Copy', 'Copy the seeds', () => this.#copy())
+    this.copyButton = button('Copy', 'Copy the seeds', () => copySeeds(this))
     this.picked = make('div', { className: 'mt-map-bar mt-map-picked', hidden: true }, this.seedsBox, this.copyButton)
     this.said = make('div', { className: 'mt-map-said' })
     this.said.setAttribute('role', 'status')
@@ -96,7 +72,8 @@ export class LatentMapView {
     this.element = make('div', { className: 'mt-map', tabIndex: 0 }, bar, this.plot, this.picked, this.said)
     this.element.setAttribute('role', 'group')
     this.element.setAttribute('aria-label', t('t-SNE map of latents. Arrows pan, plus and minus zoom, 0 shows all, L draws a lasso, Enter names the dot in the middle.'))
-    for (const name of ['pointerdown', 'pointermove', 'pointerup', 'dblclick']) this.element.addEventListener(name, (event) => event.stopPropagation())
+    this.element.addEventListener('pointerdown', (event) => event.button === 0 && event.stopPropagation())
+    this.element.addEventListener('dblclick', (event) => event.stopPropagation())
     this.element.addEventListener('keydown', (event) => this.#key(event))
     this.canvas.addEventListener('wheel', (event) => this.#wheel(event), { passive: false })
     this.canvas.addEventListener('pointerdown', (event) => this.#press(event))
@@ -118,7 +95,7 @@ export class LatentMapView {
       return this.invalidate()
     }
     this.sheets = view.sheets && new Sheets(view.sheets)
-    this.zoom = Math.min(LONGEST, Math.max(0.5, Number(this.state.zoom) || 1))
+    this.zoom = Math.min(CLOSEST, Math.max(0.5, Number(this.state.zoom) || 1))
     this.pan = [0, 1].map((i) => Number(this.state.pan?.[i]) || 0)
     this.hidden = new Set(Array.isArray(this.state.hidden) ? this.state.hidden : [])
     this.lasso = []
@@ -189,7 +166,7 @@ export class LatentMapView {
   }
 
   /** A row is shown while its attribute is; a shared one while any is. */
-  #shown(row) {
+  shown(row) {
     const a = this.cloud.attribute[row]
     return this.cloud.patient[row] >= 0 && (a < 0 ? this.visible.includes(true) : this.visible[a])
   }
@@ -201,7 +178,7 @@ export class LatentMapView {
   }
 
   /** @returns {[number, number]} CSS pixels */
-  #place(x, y) {
+  place(x, y) {
     return [this.width / 2 + (x - this.pan[0]) * this.scale, this.height / 2 + (y - this.pan[1]) * this.scale]
   }
 
@@ -211,11 +188,6 @@ export class LatentMapView {
     const box = this.canvas.getBoundingClientRect(), shrunk = this.width / (box.width || 1)
     return [((event.clientX - box.left) * shrunk - this.width / 2) / this.scale + this.pan[0],
       ((event.clientY - box.top) * shrunk - this.height / 2) / this.scale + this.pan[1]]
-  }
-
-  /** @param {string} name of a CSS variable @param {string} fallback */
-  #theme(name, fallback) {
-    return getComputedStyle(this.element).getPropertyValue(name).trim() || fallback
   }
 
   draw() {
@@ -228,91 +200,23 @@ export class LatentMapView {
       this.stale = true
     }
     if (!this.view) return context.clearRect(0, 0, width, height)
-    if (this.stale) this.#drawDots(context, width, height, ratio)
+    if (this.stale) {
+      this.visible = this.view.attributes.map(({ name }) => !this.hidden.has(name))
+      drawDots(this, context, ratio)
+    }
     this.stale = false
     context.putImageData(this.raster.image, 0, 0)
     context.setTransform(ratio, 0, 0, ratio, 0, 0)
-    this.#drawOver(context)
+    drawOver(this, context)
     context.setTransform(1, 0, 0, 1, 0, 0)
-  }
-
-  #drawDots(context, width, height, ratio) {
-    const { cloud, raster, colours } = this, { paths, steps, attributes } = cloud
-    context.fillStyle = '#222'
-    context.fillStyle = this.#theme('--comfy-input-bg', '#222')
-    context.fillRect(0, 0, 1, 1)
-    raster.clear(width, height, toPixel(context.getImageData(0, 0, 1, 1).data))
-    this.visible = this.view.attributes.map(({ name }) => !this.hidden.has(name))
-    const k = this.scale * ratio, left = width / 2 - this.pan[0] * k, top = height / 2 - this.pan[1] * k
-    const faint = cloud.count > 5000 ? 40 : 110
-    for (let at = 0; at < paths.length; at++) {
-      const row = paths[at], before = at % steps ? paths[at - 1] : -1
-      if (row < 0 || before < 0 || !this.visible[Math.floor(at / steps) % attributes]) continue
-      raster.line(left + cloud.x[before] * k, top + cloud.y[before] * k, left + cloud.x[row] * k, top + cloud.y[row] * k, colours[row], faint)
-    }
-    const size = ratio * Math.min(2.5, this.zoom ** 0.3) * Math.min(1, Math.max(0.45, (2000 / cloud.count) ** 0.25))
-    const radius = (n) => Math.max(0.8, size * (1.8 + (2.6 * n) / Math.max(1, steps - 1)))
-    const stamps = this.view.points.map((_, n) => raster.stamp(radius(n), 0.9))
-    const rims = this.colour === 'delta' ? this.view.points.map((_, n) => raster.stamp(radius(n) + 0.7 * ratio, 0.6)) : undefined
-    const rim = toPixel(GREY)
-    for (let row = 0; row < cloud.count; row++) {
-      if (!this.#shown(row)) continue
-      const x = left + cloud.x[row] * k, y = top + cloud.y[row] * k, n = cloud.point[row]
-      if (rims) raster.dot(x, y, rims[n], rim)
-      raster.dot(x, y, stamps[n], colours[row])
-    }
-  }
-
-  /** The scale of the colours, the axes' names, the lasso and the dot under the pointer. */
-  #drawOver(context) {
-    const { view, cloud, width, height } = this
-    const strong = this.#theme('--fg-color', '#ddd')
-    context.font = '11px sans-serif'
-    context.fillStyle = this.#theme('--descrip-text', '#999')
-    context.fillText(`t-SNE 1 →   ↑ t-SNE 2   ${this.host.t('perplexity')} ${view.perplexity}, ${this.host.t('seed')} ${view.seed}`, 6, height - 6)
-    if (this.colour === 'lambda' || this.colour === 'delta') this.#drawScale(context, width - 126, 8)
-    context.strokeStyle = strong
-    if (this.hovered >= 0) {
-      const row = this.hovered, a = Math.max(0, cloud.attribute[row]), start = (cloud.patient[row] * cloud.attributes + a) * cloud.steps
-      const path = [...cloud.paths.subarray(start, start + cloud.steps)].filter((r) => r >= 0)
-      context.lineWidth = 1.5
-      context.beginPath()
-      if (cloud.attribute[row] >= 0) path.forEach((r) => context.lineTo(...this.#place(cloud.x[r], cloud.y[r])))
-      context.stroke()
-      context.beginPath()
-      context.arc(...this.#place(cloud.x[row], cloud.y[row]), 7, 0, 2 * Math.PI)
-      context.stroke()
-    }
-    if (this.lasso.length) {
-      context.lineWidth = 1
-      context.setLineDash([4, 3])
-      context.beginPath()
-      this.lasso.forEach(([x, y]) => context.lineTo(...this.#place(x, y)))
-      context.closePath()
-      context.stroke()
-      context.setLineDash([])
-    }
-  }
-
-  #drawScale(context, x, y) {
-    const delta = this.colour === 'delta'
-    for (let i = 0; i < 120; i++) {
-      context.fillStyle = toCSS(delta ? (this.delta ? diverging(i / 59.5 - 1) : GREY) : sequential(i / 119))
-      context.fillRect(x + i, y, 1.5, 8)
-    }
-    context.fillStyle = this.#theme('--fg-color', '#ddd')
-    const names = delta ? ['-1', 'Δ', '+1'] : [this.view.points[0], 'λ', this.view.points.at(-1)]
-    names.forEach((name, i) => {
-      context.textAlign = ['left', 'center', 'right'][i]
-      context.fillText(name, x + 60 * i, y + 20)
-    })
-    context.textAlign = 'left'
   }
 
   /** @param {number} row @returns {string[]} what there is to say of a dot */
   #words(row) {
     const { cloud, view } = this, t = this.host.t, point = view.points[cloud.point[row]], a = cloud.attribute[row]
-    const said = [`${t('seed')} ${view.seeds[cloud.patient[row]]}`, a < 0 ? view.neutral || t('neutral') : view.attributes[a].name, `λ ${point}`]
+    const said = [`${t('seed')} ${view.seeds[cloud.patient[row]]}`, a < 0 ? view.neutral || t('neutral') : view.attributes[a].name]
+    if (view.kind === 'curve') said.push(`${t('point')} ${point}`)
+    else if (cloud.point[row]) said.push(`λ ${point}`)
     if (this.delta && Number.isFinite(this.delta[row])) said.push(`Δ ${this.delta[row].toFixed(3)}`)
     return said
   }
@@ -331,13 +235,13 @@ export class LatentMapView {
     this.sheets?.draw(row, picture, () => this.hovered === row).catch(() => {
       if (this.hovered === row) picture.hidden = true
     })
-    const [x, y] = this.#place(this.cloud.x[row], this.cloud.y[row]), { offsetWidth, offsetHeight } = this.tip
+    const [x, y] = this.place(this.cloud.x[row], this.cloud.y[row]), { offsetWidth, offsetHeight } = this.tip
     this.tip.style.left = `${Math.max(0, x + 14 + offsetWidth > this.width ? x - 14 - offsetWidth : x + 14)}px`
     this.tip.style.top = `${Math.max(0, Math.min(y - 10, this.height - offsetHeight))}px`
   }
 
   #near(x, y, reach) {
-    return this.visible ? this.cloud.nearest(x, y, reach / this.scale, (row) => this.#shown(row)) : -1
+    return this.visible ? this.cloud.nearest(x, y, reach / this.scale, (row) => this.shown(row)) : -1
   }
 
   #moved() {
@@ -351,7 +255,7 @@ export class LatentMapView {
   }
 
   #zoomAt(factor, [x, y]) {
-    const zoom = Math.min(LONGEST, Math.max(0.5, this.zoom * factor)), kept = this.zoom / zoom
+    const zoom = Math.min(CLOSEST, Math.max(0.5, this.zoom * factor)), kept = this.zoom / zoom
     this.pan = [x + (this.pan[0] - x) * kept, y + (this.pan[1] - y) * kept]
     this.zoom = zoom
     this.#moved()
@@ -389,6 +293,7 @@ export class LatentMapView {
     if (!this.view) return
     const at = this.#at(event)
     if (!this.gesture) return this.#hover(this.#near(...at, REACH))
+    event.stopPropagation()
     if (this.gesture.lasso) {
       this.lasso.push(at)
       return this.invalidate(false)
@@ -398,14 +303,16 @@ export class LatentMapView {
   }
 
   #release(event) {
-    const lasso = this.gesture?.lasso
+    if (!this.gesture) return
+    event.stopPropagation()
+    const { lasso } = this.gesture
     this.gesture = undefined
     if (this.canvas.hasPointerCapture(event.pointerId)) this.canvas.releasePointerCapture(event.pointerId)
     if (lasso && this.view) this.#pick()
   }
 
   #pick() {
-    const rows = this.lasso.length > 2 && this.visible ? this.cloud.inside(this.lasso, (row) => this.#shown(row)) : []
+    const rows = this.lasso.length > 2 && this.visible ? this.cloud.inside(this.lasso, (row) => this.shown(row)) : []
     const seeds = [...new Set(rows.map((row) => this.view.seeds[this.cloud.patient[row]]))]
     if (!rows.length) this.lasso = []
     this.seedsBox.value = seeds.join(', ')
@@ -414,17 +321,6 @@ export class LatentMapView {
     this.said.textContent = `${t('Inside the lasso')}: ${rows.length} ${t('dots')}, ${seeds.length} ${t('seeds')}`
     this.#toggleLasso(false)
     this.invalidate(false)
-  }
-
-  async #copy() {
-    try {
-      await navigator.clipboard.writeText(this.seedsBox.value)
-      this.said.textContent = this.host.t('Copied.')
-    } catch {
-      this.seedsBox.focus()
-      this.seedsBox.select()
-      this.said.textContent = this.host.t('Press Ctrl+C to copy.')
-    }
   }
 
   #key(event) {
@@ -449,39 +345,5 @@ export class LatentMapView {
     if (does) return does()
     this.pan = this.pan.map((v, i) => v + step * pans[event.key][i])
     this.#moved()
-  }
-
-  #downloadTable() {
-    if (!this.view) return
-    const { cloud, view } = this, cell = (value) => (/[",\n\r]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value)
-    const lines = [['row', 'seed', 'attribute', 'point', 'x', 'y', 'delta']]
-    for (let row = 0; row < cloud.count; row++) {
-      if (cloud.patient[row] < 0) continue
-      const delta = this.delta && Number.isFinite(this.delta[row]) ? this.delta[row].toFixed(6) : ''
-      lines.push([row, view.seeds[cloud.patient[row]], view.attributes[cloud.attribute[row]]?.name ?? '', view.points[cloud.point[row]], view.x[row], view.y[row], delta])
-    }
-    lines.push([view.notice])
-    download(new Blob([lines.map((line) => line.map(cell).join(',') + '\n').join('')], { type: 'text/csv' }), 'latent_map.csv')
-  }
-
-  #downloadPicture() {
-    if (!this.view) return
-    this.draw()
-    const { canvas, width } = this, ratio = canvas.width / width, foot = 40
-    const page = make('canvas', { width: canvas.width, height: canvas.height + foot * ratio }), context = page.getContext('2d')
-    context.fillStyle = this.#theme('--comfy-input-bg', '#222')
-    context.fillRect(0, 0, page.width, page.height)
-    context.drawImage(canvas, 0, 0)
-    context.scale(ratio, ratio)
-    context.font = '12px sans-serif'
-    let x = 6
-    if (this.colour === 'attribute') for (const { name, colour } of this.view.attributes.filter((_, a) => this.visible[a])) {
-      context.fillStyle = toCSS(fromHex(colour))
-      context.fillText(`● ${name}`, x, this.height + 14)
-      x += context.measureText(`● ${name}  `).width
-    }
-    context.fillStyle = this.#theme('--fg-color', '#ddd')
-    context.fillText(this.view.notice, 6, this.height + 32, width - 12)
-    page.toBlob((blob) => blob && download(blob, 'latent_map.png'))
   }
 }
