@@ -9,8 +9,9 @@ import { Sheets } from './sheets.js'
 
 export { css } from './map_paint.js'
 
-const REACH = 10
-const CLOSEST = 40
+const REACH = 10, CLOSEST = 40
+/** From here on, a map that moves is drawn coarse on fine screens. */
+const MANY = 10_000
 
 /** @param {string} tag @param {object} [fields] @param {...(Node|string)} children @returns {any} */
 function make(tag, fields = {}, ...children) {
@@ -34,9 +35,7 @@ export class LatentMapView {
     this.observer.observe(this.plot)
   }
 
-  get state() {
-    return this.host.state
-  }
+  get state() { return this.host.state }
 
   #build() {
     const t = this.host.t
@@ -64,8 +63,8 @@ export class LatentMapView {
       button('PNG', 'Download this picture', () => downloadPicture(this)), this.legend)
     this.seedsBox = make('textarea', { readOnly: true })
     this.seedsBox.setAttribute('aria-label', t('Seeds inside the lasso'))
-    this.copyButton = button('Copy', 'Copy the seeds', () => copySeeds(this))
-    this.picked = make('div', { className: 'mt-map-bar mt-map-picked', hidden: true }, this.seedsBox, this.copyButton)
+    const copy = button('Copy', 'Copy the seeds', () => copySeeds(this))
+    this.picked = make('div', { className: 'mt-map-bar mt-map-picked', hidden: true }, this.seedsBox, copy)
     this.said = make('div', { className: 'mt-map-said' })
     this.said.setAttribute('role', 'status')
     this.said.setAttribute('aria-live', 'polite')
@@ -191,7 +190,8 @@ export class LatentMapView {
   }
 
   draw() {
-    const context = this.canvas.getContext('2d', { willReadFrequently: true }), ratio = Math.min(2, window.devicePixelRatio || 1)
+    const context = this.canvas.getContext('2d', { willReadFrequently: true })
+    const ratio = Math.min(this.saving && this.cloud.count > MANY ? 1 : 2, window.devicePixelRatio || 1)
     this.#measure()
     const width = Math.round(this.width * ratio), height = Math.round(this.height * ratio)
     if (!width || !height) return
@@ -200,10 +200,8 @@ export class LatentMapView {
       this.stale = true
     }
     if (!this.view) return context.clearRect(0, 0, width, height)
-    if (this.stale) {
-      this.visible = this.view.attributes.map(({ name }) => !this.hidden.has(name))
-      drawDots(this, context, ratio)
-    }
+    this.visible = this.view.attributes.map(({ name }) => !this.hidden.has(name))
+    if (this.stale) drawDots(this, context, ratio)
     this.stale = false
     context.putImageData(this.raster.image, 0, 0)
     context.setTransform(ratio, 0, 0, ratio, 0, 0)
@@ -249,6 +247,8 @@ export class LatentMapView {
     this.invalidate()
     clearTimeout(this.saving)
     this.saving = setTimeout(() => {
+      this.saving = 0
+      this.invalidate()
       Object.assign(this.state, { zoom: this.zoom, pan: [...this.pan] })
       this.host.save()
     }, 300)
