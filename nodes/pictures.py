@@ -78,4 +78,6 @@ class TrajectoryFilm(io.ComfyNode):
     def execute(cls, trajectory, images, max_patients, there_and_back):
         pictures, seeds = shown(trajectory, images, max_patients)
         frames = torch.from_numpy(film(pictures, trajectory.attributes, trajectory.colours, seeds))
-        return io.NodeOutput(torch.cat([frames, frames.flip(0)[1:]]) if there_and_back else frames)
+        played = torch.cat([frames, frames.flip(0)[1:]]) if there_and_back else frames
+        # The film has no viewer; by its images the curve's own viewer shows pictures instead of latents.
+        return io.NodeOutput(played, ui=trajectory_view(trajectory, images))

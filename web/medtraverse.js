@@ -2,7 +2,7 @@
 import { app } from '/scripts/app.js'
 import { CFRTView } from './parts/cfrt.js'
 import { LatentMapView } from './parts/map.js'
-import { predictions, readView, readWords, translate } from './parts/server.js'
+import { decoded, predictions, readView, readWords, translate } from './parts/server.js'
 import { addStyle } from './parts/style.js'
 import { TrajectoryView } from './parts/viewer.js'
 
@@ -14,6 +14,8 @@ const VIEWS = {
   LatentTSNE: { View: LatentMapView, height: 400, width: 460 },
   CFRTEvaluator: { View: CFRTView, height: 240, width: 460 },
 }
+/** Node classes without a view of their own, whose decoded images the viewers of the same trajectory show. */
+const SOURCES = ['TrajectoryFilm']
 const HINT = 30
 /** What is kept in the workflow: where the last run's file is, and where the user was in it. */
 const PROPERTY = 'medtraverse_view'
@@ -89,6 +91,20 @@ function attach(node, { View, height, width }) {
     box.style.minHeight = ''
   }
 
+  follow(node, host, open)
+  const removed = node.onRemoved
+  node.onRemoved = function () {
+    removed?.apply(this, arguments)
+    asked++
+    close()
+  }
+}
+
+/**
+ * Open the file of every run, and the one that a workflow brings along.
+ * @param {any} node @param {{state: Record<string, any>}} host @param {(file: any, grow: boolean) => void} open
+ */
+function follow(node, host, open) {
   const executed = node.onExecuted
   node.onExecuted = function (/** @type {any} */ output) {
     executed?.apply(this, arguments)
@@ -97,7 +113,6 @@ function attach(node, { View, height, width }) {
     node.properties[PROPERTY] = { file: { filename: file.filename, subfolder: file.subfolder, type: file.type }, state: { ...host.state } }
     open(file, true)
   }
-
   const configure = node.onConfigure
   node.onConfigure = function () {
     configure?.apply(this, arguments)
@@ -107,13 +122,6 @@ function attach(node, { View, height, width }) {
     node.properties[PROPERTY] = structuredClone(kept)
     host.state = { ...kept.state }
     open(kept.file, false)
-  }
-
-  const removed = node.onRemoved
-  node.onRemoved = function () {
-    removed?.apply(this, arguments)
-    asked++
-    close()
   }
 }
 
@@ -125,5 +133,7 @@ app.registerExtension({
   nodeCreated(/** @type {any} */ node) {
     const kind = VIEWS[/** @type {keyof typeof VIEWS} */ (node.comfyClass)]
     if (kind) attach(node, kind)
+    if (SOURCES.includes(node.comfyClass))
+      follow(node, { state: {} }, (file) => readView(file).then((view) => decoded.add(view), () => {}))
   },
 })

@@ -23,23 +23,33 @@ SHOWN = {
     "04-fig4-latent-tsne": ("LatentTSNE", "SaveTraversalFigure"),
     "05-fig5-direction-cosine": ("LatentDirectionCosine",),
     "06-fig6-bezier": ("BezierLatentInterpolate", "TrajectoryFilm"),
+    "07-cfrt-chexpert": ("MedicalClassifierLoader", "TrajectorySelect", "CFRTEvaluator", "DistributionDistance"),
+    "10-distance-to-neutral": ("IdentityPreservation",),
 }
 WIDTH = 560
+ENDED = """() => { for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
+  app.api.addEventListener(kind, ({ detail }) => { window.ended = detail }) }"""
 # Short runs: the pictures show the nodes.
 SHORT = """for (const node of app.graph._nodes) for (const widget of node.widgets ?? []) {
   if (node.type === 'PromptSwapKSampler' && widget.name === 'patients') widget.value = Math.min(widget.value, 3)
   if (node.type === 'PromptSwapKSampler' && widget.name === 'steps') widget.value = 18
   if (widget.name === 'swap_steps') widget.value = '15,10,5'
 }"""
-# Nodes of no bundled workflow, wired to what is there after the run.
-ADDED = """() => {
+# Nodes of no bundled workflow, wired to what is there.
+ADDED = """stem => {
   const find = type => app.graph._nodes.filter(node => node.type === type)
   const add = type => { const node = LiteGraph.createNode(type); node.pos = [0, 3000]; app.graph.add(node); return node }
   const [prompts] = find('MedicalAttributePrompts')
   const wire = (from, output, to, input) => from.connect(from.findOutputSlot(output), to, to.findInputSlot(input))
-  if (app.graph._nodes.length < 8) {
+  if (stem === '00-start-here') {
     const node = add('AttributeConditioning')
     wire(prompts, 'neutral', node, 'conditioning'); wire(prompts, 'attributes', node, 'others')
+  }
+  if (stem === '07-cfrt-chexpert') {
+    const node = add('DistributionDistance'), [classifier] = find('MedicalClassifierLoader'), [swaps, frames] = find('VAEDecode')
+    wire(frames, 'IMAGE', node, 'images'); wire(swaps, 'IMAGE', node, 'reference_images'); wire(classifier, 'classifier', node, 'image_classifier')
+    for (const widget of node.widgets) if (widget.name === 'extractor') widget.value = 'classifier'
+    for (const widget of node.widgets) if (widget.name === 'kid_subset_size') widget.value = 10
   }
 }"""
 CENTRE = """id => { const node = app.graph._nodes.find(node => node.type === id); app.canvas.ds.scale = 1; app.canvas.ds.offset = [-node.pos[0] + 400, -node.pos[1] + 150]
@@ -77,11 +87,14 @@ def main(argv=None):
             page.wait_for_function("window.app?.graph?._nodes.length > 0", timeout=60_000)
             page.wait_for_timeout(1500)
             page.evaluate(SHORT)
-            with page.expect_event("console", predicate=lambda message: message.text == "medtraverse: ended", timeout=600_000):
-                page.evaluate("app.api.addEventListener('execution_success', () => console.log('medtraverse: ended'))")
-                page.get_by_role("button", name=re.compile("^Run")).first.click()
+            page.evaluate(ADDED, name)
+            page.evaluate(ENDED)
+            page.get_by_role("button", name=re.compile("^Run")).first.click()
+            page.wait_for_function("window.ended", timeout=600_000)
+            failed = page.evaluate("window.ended.exception_message")
+            if failed:
+                raise SystemExit(f"{name}: {failed}")
             page.wait_for_timeout(3000)
-            page.evaluate(ADDED)
             for node in SHOWN[name]:
                 save(picture(page, node), FOLDER / f"{node}.jpg", quality=78)
                 print(FOLDER / f"{node}.jpg")

@@ -40,14 +40,18 @@ def context(browser, server):
 
 
 class Page:
-    """The frontend in a tab; ``errors`` are the console errors and exceptions since it was opened."""
+    """The frontend in a tab; ``errors`` are the console's errors and deprecation warnings and the exceptions since it was opened."""
 
     def __init__(self, page, url):
         self.page, self.url, self.errors = page, url, []
         # The frontend asks ComfyUI's registry about every pack that a workflow names, and its own policy forbids it.
-        page.on("console", lambda message: message.type == "error" and "//api.comfy.org/" not in message.text
-                and self.errors.append(f"{message.text} {message.location.get('url', '')}"))
+        page.on("console", self.log)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def log(self, message):
+        bad = message.type == "error" or message.type == "warning" and "deprecat" in message.text.lower()
+        if bad and "//api.comfy.org/" not in message.text:
+            self.errors.append(f"{message.text} {message.location.get('url', '')}")
 
     def open(self, query=""):
         self.page.goto(f"{self.url}/{query}")

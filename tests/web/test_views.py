@@ -1,10 +1,14 @@
 """The widgets on the canvas in both renderers: a run by clicking Run, then looked at as a user does."""
 import itertools
 import json
+import os
 import re
 import urllib.request
+from pathlib import Path
 
 import pytest
+
+REFERENCE = Path(__file__).with_name("reference")
 
 SEEDS = itertools.count(1600, 10)
 FEWER = """for (const node of app.graph._nodes) for (const widget of node.widgets ?? []) {
@@ -31,7 +35,7 @@ def setting(server, **values):
 def canvas(request, tab, server):
     """A tab in one of the frontend's renderers."""
     setting(server, Comfy_VueNodes_Enabled=request.param == "Nodes 2.0", Comfy_Workflow_Persist=True)
-    tab.seed = next(SEEDS)
+    tab.seed, tab.renderer = next(SEEDS), request.param.replace(" ", "-").lower()
     # The frontend logs this by itself when a template opens, with the pack's scripts blocked too.
     tab.own_errors = lambda: {error for error in tab.errors if "reading 'id')\n    at onChange" not in error}
     yield tab
@@ -72,6 +76,13 @@ def settled(tab, picture):
     raise AssertionError("the picture does not come to rest")
 
 
+def keep(tab, shown, name):
+    """Write what a person should compare with, where MEDTRAVERSE_SCREENSHOTS is set."""
+    if os.environ.get("MEDTRAVERSE_SCREENSHOTS"):
+        tab.page.wait_for_timeout(500)
+        shown.screenshot(path=REFERENCE / f"{name}-{tab.renderer}.jpg", type="jpeg", quality=85)
+
+
 def press(tab, viewer, key):
     viewer.locator(".mt-viewer").focus()
     tab.page.keyboard.press(key)
@@ -107,6 +118,8 @@ def test_a_trajectory_is_moved_through(canvas, bare_errors):
     press(tab, viewer, "Home")
     press(tab, viewer, "p")
     assert len(tab.page.evaluate(STATE, "TrajectoryGrid")["pins"]) == 2
+    press(tab, viewer, "End")
+    keep(tab, viewer, "viewer")
     with tab.page.expect_download() as download:
         viewer.get_by_role("button", name="Download strip").click()
     assert download.value.suggested_filename == f"trajectory-seed-{tab.seed}.png"
@@ -165,6 +178,7 @@ def test_the_map_shows_the_thumbnail_under_the_pointer(canvas, bare_errors):
             break
     assert "seed" in tip.inner_text() and re.search("λ|neutral", tip.inner_text())
     tab.page.wait_for_function("new Set(document.querySelector('.mt-map-tip canvas').getContext('2d').getImageData(0, 0, 96, 96).data).size > 30", timeout=10_000)
+    keep(tab, view_of_map, "map")
     view_of_map.get_by_role("button", name="support devices").click()
     assert settled(tab, plot.locator("canvas").first) != before
     view_of_map.get_by_role("button", name="support devices").click()
@@ -195,6 +209,7 @@ def test_a_bar_opens_its_patients_and_the_viewer_draws_their_probabilities(canva
     panel.get_by_label("all patients").first.check()
     assert str(tab.seed) in panel.inner_text()
     assert tab.page.evaluate(STATE, "CFRTEvaluator")
+    keep(tab, panel, "cfrt")
     judged = tab.page.evaluate("""async seed => { const { predictions, probabilityOf, readView } = await import('/extensions/MedTraverse/parts/server.js')
       const sampled = await readView(app.graph._nodes.find(node => node.type === 'PromptSwapKSampler').properties.medtraverse_view.file)
       return probabilityOf(predictions.find(sampled.key), seed, 'support devices', '5') }""", tab.seed)

@@ -36,7 +36,7 @@ export function drawDots(map, context, ratio) {
   context.fillStyle = '#222'
   context.fillStyle = theme(map.element, '--comfy-input-bg', '#222')
   context.fillRect(0, 0, 1, 1)
-  raster.clear(width, height, toPixel(context.getImageData(0, 0, 1, 1).data))
+  raster.clear(width, height, toPixel(/** @type {any} */ (context.getImageData(0, 0, 1, 1).data)))
   const k = map.scale * ratio, left = width / 2 - map.pan[0] * k, top = height / 2 - map.pan[1] * k
   const faint = cloud.count > 5000 ? 40 : 110
   for (let at = 0; at < paths.length; at++) {
@@ -61,6 +61,7 @@ export function drawDots(map, context, ratio) {
 /** The scale of the colours, the axes' names, the lasso and the dot under the pointer. @param {any} map @param {CanvasRenderingContext2D} context */
 export function drawOver(map, context) {
   const { view, cloud, width, height } = map
+  const at = (/** @type {number} */ x, /** @type {number} */ y) => /** @type {[number, number]} */ (map.place(x, y))
   const strong = theme(map.element, '--fg-color', '#ddd')
   context.font = '11px sans-serif'
   context.fillStyle = theme(map.element, '--descrip-text', '#999')
@@ -72,17 +73,17 @@ export function drawOver(map, context) {
     const path = [...cloud.paths.subarray(start, start + cloud.steps)].filter((r) => r >= 0)
     context.lineWidth = 1.5
     context.beginPath()
-    if (cloud.attribute[row] >= 0) path.forEach((r) => context.lineTo(...map.place(cloud.x[r], cloud.y[r])))
+    if (cloud.attribute[row] >= 0) path.forEach((r) => context.lineTo(...at(cloud.x[r], cloud.y[r])))
     context.stroke()
     context.beginPath()
-    context.arc(...map.place(cloud.x[row], cloud.y[row]), 7, 0, 2 * Math.PI)
+    context.arc(...at(cloud.x[row], cloud.y[row]), 7, 0, 2 * Math.PI)
     context.stroke()
   }
   if (map.lasso.length) {
     context.lineWidth = 1
     context.setLineDash([4, 3])
     context.beginPath()
-    map.lasso.forEach(([x, y]) => context.lineTo(...map.place(x, y)))
+    map.lasso.forEach((/** @type {[number, number]} */ [x, y]) => context.lineTo(...at(x, y)))
     context.closePath()
     context.stroke()
     context.setLineDash([])

@@ -96,8 +96,11 @@ export class TrajectoryView {
       pins: (pins ?? []).filter((/** @type {number[]} */ [p, a, n]) => p < view.seeds.length && a < names.length && n <= last),
     })
     this.slider.max = String(last)
-    const left = view.left_out ? `${view.left_out} ${this.host.t('patients')} not shown. ` : ''
-    this.note.textContent = `${left}${view.approximate ? 'Rough preview of latents; Trajectory Grid shows the decoded images. ' : ''}${view.notice}`
+    const { t } = this.host
+    const said = [view.notice]
+    if (view.approximate) said.unshift(t('Rough preview of latents; Trajectory Grid shows the decoded images.'))
+    if (view.left_out) said.unshift(t('{patients} more patients are not shown.').replace('{patients}', view.left_out))
+    this.note.textContent = this.note.title = said.join(' ')
     this.set({}, false)
   }
 
@@ -344,7 +347,7 @@ export class TrajectoryView {
       if (blob) await navigator.clipboard.write([new ClipboardItem({ 'image/png': blob })])
       this.note.textContent = `${cell.label}, ${this.pointName(this.state.point)}: ✓ ${this.view.notice}`
     } catch {
-      this.note.textContent = 'The browser does not let this page copy images; use Download strip.'
+      this.note.textContent = this.host.t('The browser does not let this page copy images; use Download strip.')
     }
   }
 
