@@ -48,9 +48,10 @@ def picture(graph, **inputs):
     return graph
 
 
-def slow(graph, seed=1):
+def slow(graph, seed=1, blurs=100):
+    """About a second for each blur."""
     image = graph.add("EmptyImage", width=700, height=700, batch_size=1, color=seed)
-    for _ in range(100):
+    for _ in range(blurs):
         image = graph.add("ImageBlur", image=image[0], blur_radius=31, sigma=10.0)
     graph.add("PreviewImage", images=image[0])
     return graph
@@ -215,7 +216,7 @@ def test_a_failing_node_is_named_by_its_title(command, graph, tmp_path):
 
 def test_a_dropped_connection_is_taken_up_again(command, client, server, graph, tmp_path):
     with line_to(server) as (url, drop):
-        process = command(saved(tmp_path / "flow.json", slow(graph, 8)), "--out", "here", url=url, wait=False)
+        process = command(saved(tmp_path / "flow.json", slow(graph, 8, blurs=8)), "--out", "here", url=url, wait=False)
         until(lambda: client.queue()[0])
         time.sleep(1)
         assert drop() > 0
