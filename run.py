@@ -32,7 +32,8 @@ from urllib.parse import urlsplit
 from demo import environment
 from demo.comfyui import PACK, SetupError, start_server
 
-STAGES = ("tests/library", "tests/nodes", "tests/server", "tests/web", "tests/test_run.py")
+# What is tested, and by how many processes besides the first: from the third on, ComfyUI itself takes the cores.
+STAGES = {"tests/library": 2, "tests/nodes": 2, "tests/server": 0, "tests/web": 0, "tests/test_run.py": 0}
 NO_TESTS_COLLECTED = 5
 
 
@@ -76,12 +77,12 @@ def test(comfyui, arguments):
     pytest = str(environment.venv_program("pytest"))
     if any(os.path.exists(os.path.join(str(PACK), argument.split("::")[0])) for argument in arguments):
         return call([pytest] + arguments, chosen)
-    # A process for each stage, so that the library is tested without ComfyUI anywhere near.
+    # Processes of its own for each stage, so that the library is tested without ComfyUI anywhere near.
     ran = False
-    for stage in STAGES:
+    for stage, processes in STAGES.items():
         if (PACK / stage).exists():
             print("\n{0}:".format(stage), flush=True)
-            returncode = call([pytest, stage] + arguments, chosen)
+            returncode = call([pytest, stage, "-n", str(processes)] + arguments, chosen)
             if returncode not in (0, NO_TESTS_COLLECTED):
                 return returncode
             ran = ran or returncode == 0

@@ -176,7 +176,7 @@ def test_the_map_shows_the_thumbnail_under_the_pointer(canvas, bare_errors):
         tab.page.mouse.move(box["x"] + x, box["y"] + y)
         if tip.is_visible():
             break
-    assert "seed" in tip.inner_text() and re.search("λ|neutral", tip.inner_text())
+    assert "seed" in tip.inner_text() and re.search("λ|normal", tip.inner_text())
     tab.page.wait_for_function("new Set(document.querySelector('.mt-map-tip canvas').getContext('2d').getImageData(0, 0, 96, 96).data).size > 30", timeout=10_000)
     keep(tab, view_of_map, "map")
     view_of_map.get_by_role("button", name="support devices").click()
