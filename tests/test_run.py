@@ -143,9 +143,9 @@ def ready_made(bare, pytest_script):
 
 @posix
 @pytest.mark.parametrize("failing, returncode, ran", [
-    ("none", 0, ["tests/library", "tests/nodes", "tests/server"]),
-    ("tests/nodes", 1, ["tests/library", "tests/nodes"]),
-    ("tests/library", 1, ["tests/library"]),
+    ("none", 0, ["tests/library -n 2", "tests/nodes -n 2", "tests/server -n 0"]),
+    ("tests/nodes", 1, ["tests/library -n 2", "tests/nodes -n 2"]),
+    ("tests/library", 1, ["tests/library -n 2"]),
 ])
 def test_the_library_comes_first_and_a_failure_ends_it(bare, failing, returncode, ran):
     ready_made(bare, f'echo "$@ in $MEDTRAVERSE_COMFYUI" >> ran\n[ "$1" != "{failing}" ]\n')

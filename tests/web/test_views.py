@@ -164,6 +164,23 @@ def test_a_view_survives_copy_collapse_and_undo_and_ends_with_its_node(canvas, b
     assert tab.own_errors() <= bare_errors
 
 
+def test_a_view_inside_a_subgraph_shows_its_run(canvas, bare_errors):
+    tab = opened(canvas, "00-start-here")
+    tab.evaluate("() => { app.graph.convertToSubgraph(new Set(app.graph._nodes.filter(node => ['VAEDecode', 'TrajectoryGrid'].includes(node.type)))) }")
+    tab.page.get_by_role("button", name=re.compile("^Run")).first.click()
+    tab.page.wait_for_function("app.graph._nodes.some(node => node.subgraph?._nodes.some(inner => inner.properties.medtraverse_view))", timeout=240_000)
+    tab.evaluate("() => { const node = app.graph._nodes.find(node => node.subgraph); app.canvas.openSubgraph(node.subgraph, node) }")
+    tab.page.wait_for_timeout(1500)
+    tab.page.evaluate(CENTRE.replace("app.graph", "app.canvas.graph"), "TrajectoryGrid")
+    viewer = view(tab, "TrajectoryGrid")
+    at_the_end = settled(tab, viewer.locator("canvas"))
+    press(tab, viewer, "Home")
+    assert settled(tab, viewer.locator("canvas")) != at_the_end
+    assert tab.evaluate("app.canvas.graph._nodes.find(node => node.type === 'TrajectoryGrid').properties.medtraverse_view.state.point") == 0
+    # Opening a subgraph by script, the frontend says this of its own.
+    assert {error for error in tab.own_errors() if "graph that was never set up" not in error} <= bare_errors
+
+
 def test_the_map_shows_the_thumbnail_under_the_pointer(canvas, bare_errors):
     tab = opened(canvas, "04-fig4-latent-tsne")
     view_of_map = run(tab, "LatentTSNE", "mt-map")
