@@ -51,5 +51,9 @@ def latent_map(latents, perplexity: float = 2.0, seed: int = 500, pca: int = 50)
         points = PCA(pca, random_state=seed).fit_transform(points)
     # the principal axes start the map, but a single number per latent has only one of them
     start = "pca" if points.shape[1] > 1 else "random"
-    chosen = perplexity or min(max(count / 10, 2.0), 30.0)
-    return TSNE(2, perplexity=chosen, random_state=seed, init=start).fit_transform(points).astype(np.float64)
+    return TSNE(2, perplexity=used_perplexity(count, perplexity), random_state=seed, init=start).fit_transform(points).astype(np.float64)
+
+
+def used_perplexity(count: int, perplexity: float) -> float:
+    """Return the perplexity that `latent_map` takes for `count` latents: the one given, or for 0 a tenth of them, within 2 and 30."""
+    return perplexity or min(max(count / 10, 2.0), 30.0)

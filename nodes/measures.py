@@ -11,7 +11,7 @@ from ..medtraverse.figures.cosine import cosine_figure
 from ..medtraverse.figures.identity import identity_figure
 from ..medtraverse.figures.latent_map import latent_map_figure
 from ..medtraverse.identity import identity_table
-from ..medtraverse.latent_map import latent_map
+from ..medtraverse.latent_map import latent_map, used_perplexity
 from ..medtraverse.perceptual import ALEXNET, CHOICES, LEFT_OUT, LPIPS, perceptual_distance
 from ..medtraverse.published import published_curve
 from ..medtraverse.table import csv_text
@@ -134,7 +134,7 @@ class LatentTSNE(io.ComfyNode):
         ]
         table = csv_text(["neutral", "attribute", "seed", "point", "x", "y"], rows)
         made = drawing("LatentTSNE", drawn, table, [trajectory], perplexity=perplexity, seed=seed)
-        view = map_view(trajectory, coordinates, perplexity, seed, images)
+        view = map_view(trajectory, coordinates, used_perplexity(len(coordinates), perplexity), seed, images)
         return io.NodeOutput(figure, table, made, ui={**ui.PreviewImage(figure, cls=cls).as_dict(), **view})
 
 

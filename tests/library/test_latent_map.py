@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from medtraverse.latent_map import latent_map
+from medtraverse.latent_map import latent_map, used_perplexity
 
 
 def trajectories(count=10, directions=2, seed=0):
@@ -33,6 +33,7 @@ def test_the_same_seed_gives_the_same_map():
 def test_automatic_perplexity(count, same_as):
     z = trajectories(count, 1)
     assert np.array_equal(latent_map(z, perplexity=0), latent_map(z, perplexity=same_as))
+    assert used_perplexity(count, 0) == same_as and used_perplexity(count, 7.5) == 7.5
 
 
 def test_many_latents_go_through_pca():

@@ -2,7 +2,7 @@
 import { GREY, diverging, sequential, toCSS, toPixel } from './scales.js'
 
 export const css = `
-.mt-map { display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%; min-height: 0; color: var(--fg-color, #ddd); font: 12px sans-serif; }
+.mt-map { display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%; min-height: 0; padding: 6px; box-sizing: border-box; color: var(--fg-color, #ddd); font: 12px sans-serif; }
 .mt-map:focus-visible, .mt-map :focus-visible { outline: 2px solid var(--p-primary-color, #4a9eff); outline-offset: -2px; }
 .mt-map-bar { display: flex; flex-wrap: wrap; gap: 4px; align-items: center; }
 .mt-map-bar :is(button, select) { font: inherit; padding: 2px 6px; border: 1px solid var(--border-color, #555); border-radius: 4px;
@@ -65,7 +65,7 @@ export function drawOver(map, context) {
   const strong = theme(map.element, '--fg-color', '#ddd')
   context.font = '11px sans-serif'
   context.fillStyle = theme(map.element, '--descrip-text', '#999')
-  context.fillText(`t-SNE 1 →   ↑ t-SNE 2   ${map.host.t('perplexity')} ${view.perplexity}, ${map.host.t('seed')} ${view.seed}`, 6, height - 6)
+  context.fillText(`t-SNE 1 →   ↑ t-SNE 2   ${map.host.t('perplexity')} ${+view.perplexity.toFixed(1)}, ${map.host.t('seed')} ${view.seed}`, 6, height - 6)
   if (map.colour === 'lambda' || map.colour === 'delta') drawScale(map, context, width - 126, 8)
   context.strokeStyle = strong
   if (map.hovered >= 0) {
