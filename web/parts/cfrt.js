@@ -391,7 +391,8 @@ export const css = `
   background: linear-gradient(var(--fg-color, #fff) 0 0) center / 100% 2px no-repeat; }
 .mt-cfrt-diamond { display: inline-block; width: 8px; height: 8px; background: var(--comfy-menu-bg, #353535); border: 2px solid var(--fg-color, #fff); transform: rotate(45deg); }
 .mt-cfrt-grid { display: grid; grid-template: "name track value" auto "name track more" auto / minmax(70px, 20%) 1fr 176px; column-gap: 12px; width: 100%; padding: 3px 6px; }
-.mt-narrow .mt-cfrt-grid { grid-template: "name value" auto "track track" auto "more more" auto / 1fr auto; row-gap: 9px; }
+.mt-narrow .mt-cfrt-grid { grid-template: "name value" auto "track track" auto "more more" auto / 1fr auto; row-gap: 2px; }
+.mt-narrow .mt-cfrt-bar .mt-cfrt-track { margin-top: 7px; }
 .mt-cfrt-scale { height: 18px; margin-top: 4px; font-size: 10px; color: var(--descrip-text, #999); }
 .mt-cfrt-scale .mt-cfrt-track { background: none; height: 12px; }
 .mt-cfrt-scale .mt-cfrt-track span { position: absolute; transform: translateX(-50%); }
