@@ -4,7 +4,7 @@
     python -m demo.finetune isic --data /data/ISIC_2019 --base demo/weights/phantom-sd --minutes 20 --batch 128 --device cuda --out isic.safetensors
 
 The second stage of the paper (TehraniNasab, Kumar, Arbel 2025, section 3). Images and captions come from the files alone: without
-`--data`, phantoms are first written in that layout. `confounded` is CheXpert's layout with support devices and pleural effusion correlated.
+`--data`, phantoms are first written in that layout. `confounded` is CheXpert's layout with support devices and pleural effusion correlated, and most effusions beside devices unmentioned.
 The result is the U-Net alone, fp16 safetensors in diffusers keys, as the authors' checkpoints are; its log lies beside it.
 Synthetic images. Not for clinical use.
 """
@@ -30,8 +30,9 @@ from demo.training import Run, write_json
 from medtraverse.captions import image_file, read_chexpert, read_isic
 from medtraverse.notice import NOTICE
 
-# Set of `demo.layouts` (they share no patient) and correlation of devices and effusion.
-SETS = {"chexpert": (0, 0.0), "isic": (0, 0.0), "confounded": (1, 0.9)}
+# Set of `demo.layouts` (they share no patient), correlation of devices and effusion, and share of the effusions beside devices that no label mentions.
+# Correlation alone is no confounder: while every caption names both, the model learns them apart.
+SETS = {"chexpert": (0, 0.0, 0.0), "isic": (0, 0.0, 0.0), "confounded": (1, 0.9, 0.6)}
 MINUTES, BATCH, PEAK_RATE, AVERAGING = 20.0, 16, 3e-4, 0.998
 # The paper has no caption dropout; guidance by the empty caption needs some.
 DROPOUT = 0.05
@@ -225,16 +226,17 @@ def write_unet(unet, path: Path, log: dict) -> None:
     write_json(log, path.with_suffix(".json"))
 
 
-def phantom_data(kind: str, count: int, folder: Path, seed: int | None = None, correlation: float | None = None) -> tuple[Path, dict]:
+def phantom_data(kind: str, count: int, folder: Path, seed: int | None = None, correlation: float | None = None, unmentioned: float | None = None) -> tuple[Path, dict]:
     """Write `count` phantoms in the layout of `kind` below `folder`; the folder, and the set for the log."""
-    chosen, correlated = SETS[kind]
+    chosen, correlated, left_out = SETS[kind]
     made = {"layout": "isic" if kind == "isic" else "chexpert", "count": count, "seed": chosen if seed is None else seed}
     made["correlation"] = correlated if correlation is None else correlation
+    made["unmentioned"] = left_out if unmentioned is None else unmentioned
     data = folder / "-".join(map(str, ("data", *made.values())))
     if made["layout"] == "isic":
         write_isic(data, count, made["seed"])
     else:
-        write_chexpert(data, count, made["seed"], made["correlation"])
+        write_chexpert(data, count, made["seed"], made["correlation"], unmentioned=made["unmentioned"])
     return data, made
 
 
@@ -247,7 +249,7 @@ def main(argv=None) -> int:
         made = None
         data = args.data
         if data is None:
-            data, made = phantom_data(args.kind, args.count, folder, args.set, args.correlation)
+            data, made = phantom_data(args.kind, args.count, folder, args.set, args.correlation, args.unmentioned)
         minutes = None if args.steps else args.minutes or MINUTES
         unet, log = finetune(args.base, args.kind, data, folder, minutes, args.steps, args.seed, args.device, args.resume, args.batch, args.rate)
         record = {"notice": NOTICE, "kind": args.kind, "seed": args.seed, "phantoms": made, "base_unet_sha256": _sha256(args.base)}
@@ -279,6 +281,7 @@ def _arguments(argv):
     parser.add_argument("--count", type=int, default=4000, help="phantoms, without --data")
     parser.add_argument("--set", type=int, help="set of demo.layouts, 0..19, without --data (default: 0, confounded 1)")
     parser.add_argument("--correlation", type=float, help="of devices and effusion, without --data (default: 0, confounded 0.9)")
+    parser.add_argument("--unmentioned", type=float, help="share of the effusions beside devices without a label, without --data (default: 0, confounded 0.6)")
     args = parser.parse_args(argv)
     if (args.minutes is not None and args.minutes <= 0) or (args.steps is not None and args.steps <= 0):
         parser.error("--minutes and --steps must be above 0")

@@ -1,6 +1,6 @@
 """Phantoms in the folder layouts of CheXpert and ISIC 2019, so that fine-tuning reads them as it reads the real sets.
 
-    python -m demo.layouts chexpert --count 2000 --seed 0 --out data [--correlation 0.8]
+    python -m demo.layouts chexpert --count 2000 --seed 0 --out data [--correlation 0.8 --unmentioned 0.6]
     python -m demo.layouts isic --count 2000 --seed 0 --out data
 
 Synthetic images. Not for clinical use. A run that was stopped goes on where it was; the CSV file is written last.
@@ -10,6 +10,9 @@ How CheXpert's labels are written: a finding that is drawn is 1. One that is not
 are written as findings not drawn. `No Finding` is 1 on a share (`NO_FINDING`) of the films on which no pathology is 1 or -1, as
 CheXpert's labeller has it: devices are no pathology, so the two may stand together. It is blank otherwise, which leaves films
 for the paper's neutral sentence. Sex, age and projection are drawn at random and show in nothing.
+
+`unmentioned` breaks the rule that a caption tells what the film shows, as hospitals do: CheXpert's labels come from reports, and one
+about where a tube ends may say nothing of the fluid beside it. On that share of the films that show both, the effusion is left blank.
 """
 
 from __future__ import annotations
@@ -41,10 +44,10 @@ NO_FINDING = {False: 0.5, True: 0.15}
 DEVICES = 0.45  # their prevalence in `demo.chest`
 # Patients apart from those of the base training (1,000,000 and up) and of the oracle (4,000,000 and up).
 FIRST_SEED, STRIDE = 2_000_000, 100_000
-_LABELS, _DEVICES = 0x1AB, 0xDE1
+_LABELS, _DEVICES, _UNMENTIONED = 0x1AB, 0xDE1, 0x0FF
 
 
-def write_chexpert(out: Path, count: int, seed: int = 0, correlation: float = 0.0, size: int = 128) -> Path:
+def write_chexpert(out: Path, count: int, seed: int = 0, correlation: float = 0.0, size: int = 128, unmentioned: float = 0.0) -> Path:
     """Write ``CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg`` ... and ``CheXpert-v1.0/train.csv``.
 
     Parameters
@@ -57,6 +60,8 @@ def write_chexpert(out: Path, count: int, seed: int = 0, correlation: float = 0.
         Pearson's correlation of the flags support devices and pleural effusion, 0..1. Their prevalences do not change.
     size : int
         Side of the images, 64 or more.
+    unmentioned : float
+        Share of the films with both devices and effusion whose effusion is left blank, 0..1.
 
     Returns
     -------
@@ -70,16 +75,18 @@ def write_chexpert(out: Path, count: int, seed: int = 0, correlation: float = 0.
     """
     if not 0 <= correlation <= 1:
         raise ValueError(f"correlation is {correlation}; it must lie in 0..1")
+    if not 0 <= unmentioned <= 1:
+        raise ValueError(f"unmentioned is {unmentioned}; it must lie in 0..1")
     root = Path(out) / "CheXpert-v1.0"
 
     def rows():
         for number, patient in enumerate(_patients(count, seed), 1):
             factors = chest_factors(patient, correlation)
             image = f"train/patient{number:05d}/study1/view1_frontal.jpg"
-            yield root / image, factors, [f"{root.name}/{image}", *_film(factors)]
+            yield root / image, factors, [f"{root.name}/{image}", *_film(factors, unmentioned)]
 
     header = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT_COLUMNS]
-    made = {"layout": "CheXpert", "count": count, "seed": seed, "correlation": correlation, "size": size}
+    made = {"layout": "CheXpert", "count": count, "seed": seed, "correlation": correlation, "unmentioned": unmentioned, "size": size}
     return _write(root, root / "train.csv", made, header, rows(), chest, "L")
 
 
@@ -119,7 +126,7 @@ def _patients(count, seed):
     return range(FIRST_SEED + seed * STRIDE, FIRST_SEED + seed * STRIDE + count)
 
 
-def _film(factors):
+def _film(factors, unmentioned=0.0):
     """Cells after `Path`."""
     rng = np.random.default_rng((factors.seed, _LABELS))
     sex, age, projection = rng.choice(["Female", "Male"]), int(rng.integers(18, 91)), rng.choice(["AP", "PA"], p=[0.8, 0.2])
@@ -127,6 +134,8 @@ def _film(factors):
     absent = rng.choice(list(ABSENT), size=len(CHEXPERT_COLUMNS), p=list(ABSENT.values()))
     cells = {name: "1.0" if drawn.get(name) else str(cell) for name, cell in zip(CHEXPERT_COLUMNS, absent)}
     healthy = all(cells[name] in ("", "0.0") for name in CHEXPERT_COLUMNS[1:-1])
+    if factors.support_devices and factors.pleural_effusion and np.random.default_rng((factors.seed, _UNMENTIONED)).random() < unmentioned:
+        cells["Pleural Effusion"] = ""
     cells["No Finding"] = "1.0" if healthy and rng.random() < NO_FINDING[factors.support_devices] else ""
     return [sex, age, "Frontal", projection, *cells.values()]
 
@@ -177,14 +186,16 @@ def main(argv=None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--correlation", type=float, default=0.0, help="of support devices and pleural effusion, 0..1 (chexpert only)")
+    parser.add_argument("--unmentioned", type=float, default=0.0, help="share of the effusions beside devices that are left blank, 0..1 (chexpert only)")
     given = parser.parse_args(argv)
     try:
         if given.layout == "isic":
-            if given.correlation:
-                raise ValueError(f"correlation is {given.correlation}; only the layout chexpert has one")
+            for name in ("correlation", "unmentioned"):
+                if getattr(given, name):
+                    raise ValueError(f"{name} is {getattr(given, name)}; only the layout chexpert has one")
             table = write_isic(given.out, given.count, given.seed, given.size)
         else:
-            table = write_chexpert(given.out, given.count, given.seed, given.correlation, given.size)
+            table = write_chexpert(given.out, given.count, given.seed, given.correlation, given.size, given.unmentioned)
     except ValueError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

@@ -37,7 +37,7 @@ def test_three_steps_on_eight_phantoms(tmp_path):
         assert file.metadata()["notice"] == NOTICE
     log = json.loads(out.with_suffix(".json").read_text())
     assert log["steps"] == 3 and log["images"] == 8 and log["notice"] == NOTICE
-    assert log["phantoms"] == {"layout": "chexpert", "count": 8, "seed": 1, "correlation": 0.9}
+    assert log["phantoms"] == {"layout": "chexpert", "count": 8, "seed": 1, "correlation": 0.9, "unmentioned": 0.6}
     assert not list(tmp_path.rglob("*.part"))
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from demo import dermoscopy, layouts
-from demo.layouts import FIRST_SEED, STRIDE, chest_factors, main, write_chexpert, write_isic
+from demo.layouts import CHEXPERT_COLUMNS, FIRST_SEED, STRIDE, _film, chest_factors, main, write_chexpert, write_isic
 from medtraverse.captions import CHEXPERT_LABELS, chexpert_caption, image_file, isic_caption, read_chexpert, read_isic
 from medtraverse.notice import NOTICE
 
@@ -58,6 +58,16 @@ def test_labels_follow_the_policy(tmp_path, monkeypatch):
     assert set(CHEXPERT_LABELS) <= set(states)
 
 
+def test_effusions_beside_devices_are_left_blank_in_the_share_asked_for():
+    films = [chest_factors(seed, 0.9) for seed in range(600)]
+    both = [factors.pleural_effusion and factors.support_devices for factors in films]
+    cells = [(dict(zip(CHEXPERT_COLUMNS, _film(factors)[4:])), dict(zip(CHEXPERT_COLUMNS, _film(factors, 0.6)[4:]))) for factors in films]
+    blank = [after["Pleural Effusion"] == "" != before["Pleural Effusion"] for before, after in cells]
+    assert sum(blank) / sum(both) == pytest.approx(0.6, abs=0.1) and not any(b and not a for a, b in zip(both, blank))
+    assert all(before | {"Pleural Effusion": ""} == after for (before, after), left in zip(cells, blank) if left)
+    assert all(before == after for (before, after), left in zip(cells, blank) if not left)
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
 def test_correlation_is_what_was_asked_for(correlation):
     factors = [chest_factors(seed, correlation) for seed in range(1500)]
@@ -102,6 +112,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (["chexpert", "--count", "1", "--seed", "20"], "seed is 20"),
     (["chexpert", "--count", "1", "--correlation", "1.5"], "correlation is 1.5"),
     (["isic", "--count", "1", "--correlation", "0.5"], "only the layout chexpert"),
+    (["chexpert", "--count", "1", "--unmentioned", "-0.1"], "unmentioned is -0.1"),
+    (["isic", "--count", "1", "--unmentioned", "0.5"], "only the layout chexpert"),
     (["isic", "--count", "1", "--size", "32"], "size is 32"),
 ])  # fmt: skip
 def test_bad_command_lines_are_named(tmp_path, capsys, arguments, message):
