@@ -35,6 +35,9 @@ def build_model(weights, heads, scheduler, dtype=None, name="checkpoint"):
     if "input_blocks.0.0.weight" not in weights:
         unet_depths(weights.keys(), name)
     detected = comfy.model_detection.detect_unet_config(weights, "")
+    # ComfyUI rounds what is no whole multiple of the first level's width.
+    widths = _level_widths(weights)
+    detected["channel_mult"] = [width // widths[0] if width % widths[0] == 0 else _Multiple(width / widths[0]) for width in widths]
     prediction, beta_start, beta_end, schedule = sampling_settings(scheduler)
 
     class MedicalSD15(comfy.supported_models.SD15):
@@ -63,6 +66,27 @@ def build_model(weights, heads, scheduler, dtype=None, name="checkpoint"):
     _check_keys(weights, model.diffusion_model.state_dict(), name, "U-Net")
     model.load_model_weights(dict(weights), "")
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+
+
+class _Multiple(float):
+    """A broken multiple whose product with a width is a width: ComfyUI's U-Net multiplies, and takes whole numbers of channels."""
+
+    def __mul__(self, width):
+        return round(float(self) * width)
+
+    __rmul__ = __mul__
+
+
+def _level_widths(weights):
+    """Return the channels of each level of a U-Net in original keys."""
+    widths = [0]
+    for block in range(1, sum(key.startswith("input_blocks.") for key in weights)):
+        convolution = weights.get(f"input_blocks.{block}.0.out_layers.3.weight")
+        if convolution is not None:
+            widths[-1] = convolution.shape[0]
+        elif f"input_blocks.{block}.0.op.weight" in weights:  # a step down ends the level
+            widths.append(widths[-1])
+    return widths
 
 
 def build_clip(weights, heads, activation, embedding_directory=None):
