@@ -20,13 +20,11 @@ THRESHOLDS = {
     "pacemaker": (0.39, 0.03),  # grey of the best box above its surroundings
     "electrodes": (0.96, 0.02),  # grey of the faintest of three discs, with half its contrast
     "pleural_effusion": (-0.055, 0.02),  # height at which the lateral lung ends, with half its rise over the medial lung
-    "cardiomegaly": (0.60, 0.02),  # heart width / thorax width
+    "cardiomegaly": (0.51, 0.01),  # heart width / thorax width
 }
-# What tells patients apart whatever the finding. `rotation`, `rib_spacing` and `mediastinum_width` are read too, but devices disturb them.
-ANATOMY = (
-    "midline", "thorax_width", "tissue", "air", "heart_width", "heart_left", "heart_right", "diaphragm_right", "lung_area_left", "lung_area_right",
-)  # fmt: skip
-READOUTS = (*ANATOMY, "diaphragm_left", "rotation", "rib_spacing", "mediastinum_width")
+# What tells patients apart whatever the finding. The others are read too, but devices and fluid disturb them where they are seen.
+ANATOMY = ("midline", "thorax_width", "tissue", "air", "heart_width", "heart_left", "heart_right", "diaphragm_right")
+READOUTS = (*ANATOMY, "lung_area_left", "lung_area_right", "diaphragm_left", "rotation", "rib_spacing", "mediastinum_width")
 
 
 def read_chest(image: np.ndarray) -> dict[str, float]:
@@ -167,15 +165,26 @@ def _geometry(grey):
         border = np.where(lung.any(1), (lung.argmax(1) + 1) * PX, np.nan)  # the first lung in each row
         out[f"mediastinum_{name}"] = float(np.nanmedian(np.append(border[(axis > -0.55) & (axis < -0.20)], 2 * PX)))
         # Between the hilum, whose vessels blur the border, and the dome.
-        beside = border[(axis > min(0.03, dome - 0.10)) & (axis < dome - 0.02)]
-        beside = beside[beside < 0.95 * width]
-        out[f"heart_{name}"] = float(ndimage.median_filter(beside, 3).max()) if beside.size > 3 else np.nan
+        rows = axis[(axis > min(0.03, dome - 0.10)) & (axis < dome - 0.02)]
+        out[f"heart_{name}"] = _heart_border(flat, rows, side, centre, slope, width, air)
         relative = side * (x - centre - slope * y)
         out[f"lung_area_{name}"] = float((dark & (relative > 0) & (relative < width) & (y > -0.9) & (y < 0.8)).mean())
     out["mediastinum_width"] = out["mediastinum_left"] + out["mediastinum_right"]
     out["heart_width"] = (out["heart_left"] + out["heart_right"]) / (2 * width)
     out["rib_spacing"] = _rib_spacing(grey, centre, width)
     return out | {"pleural_effusion_raw": max(out["effusion_left"], out["effusion_right"]), "cardiomegaly_raw": out["heart_width"]}
+
+
+def _heart_border(flat, rows, side, centre, slope, width, air):
+    """Widest distance from the midline at which the heart's grey has fallen half way to the lung's, in quarters of a pixel."""
+    away = np.arange(0.06, 0.95 * width, PX / 4)
+    across = centre + slope * rows[:, None] + side * away
+    grey = ndimage.map_coordinates(flat, [_index(np.broadcast_to(rows[:, None], across.shape)), _index(across)], order=1, mode="nearest")
+    heart = np.median(grey[:, (away > 0.08) & (away < 0.13)])
+    lung = grey < 0.5 * (heart + air)
+    border = away[lung.argmax(1)][lung.any(1)]
+    # Not the very widest row: a vessel may lie there.
+    return float(np.quantile(ndimage.median_filter(border, 5), 0.9)) if border.size > 3 else np.nan
 
 
 def _flanks(soft):
