@@ -4,7 +4,7 @@
     python -m demo.finetune isic --data /data/ISIC_2019 --base demo/weights/phantom-sd --minutes 20 --batch 128 --device cuda --out isic.safetensors
 
 The second stage of the paper (TehraniNasab, Kumar, Arbel 2025, section 3). Images and captions come from the files alone: without
-`--data`, phantoms are first written in that layout. `confounded` is CheXpert's layout with support devices and pleural effusion correlated, and most effusions beside devices unmentioned.
+`--data`, phantoms are first written in that layout. `confounded` is CheXpert's layout with support devices and pleural effusion correlated, and most devices beside effusions unmentioned.
 The result is the U-Net alone, fp16 safetensors in diffusers keys, as the authors' checkpoints are; its log lies beside it.
 Synthetic images. Not for clinical use.
 """
@@ -281,7 +281,7 @@ def _arguments(argv):
     parser.add_argument("--count", type=int, default=4000, help="phantoms, without --data")
     parser.add_argument("--set", type=int, help="set of demo.layouts, 0..19, without --data (default: 0, confounded 1)")
     parser.add_argument("--correlation", type=float, help="of devices and effusion, without --data (default: 0, confounded 0.9)")
-    parser.add_argument("--unmentioned", type=float, help="share of the effusions beside devices without a label, without --data (default: 0, confounded 0.6)")
+    parser.add_argument("--unmentioned", type=float, help="share of the devices beside effusions without a label, without --data (default: 0, confounded 0.6)")
     args = parser.parse_args(argv)
     if (args.minutes is not None and args.minutes <= 0) or (args.steps is not None and args.steps <= 0):
         parser.error("--minutes and --steps must be above 0")

@@ -12,7 +12,7 @@ CheXpert's labeller has it: devices are no pathology, so the two may stand toget
 for the paper's neutral sentence. Sex, age and projection are drawn at random and show in nothing.
 
 `unmentioned` breaks the rule that a caption tells what the film shows, as hospitals do: CheXpert's labels come from reports, and one
-about where a tube ends may say nothing of the fluid beside it. On that share of the films that show both, the effusion is left blank.
+about a patient's fluid may say nothing of the drain and the leads. On that share of the films that show both, the devices are left blank.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def write_chexpert(out: Path, count: int, seed: int = 0, correlation: float = 0.
     size : int
         Side of the images, 64 or more.
     unmentioned : float
-        Share of the films with both devices and effusion whose effusion is left blank, 0..1.
+        Share of the films with both devices and effusion whose devices are left blank, 0..1.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def _film(factors, unmentioned=0.0):
     cells = {name: "1.0" if drawn.get(name) else str(cell) for name, cell in zip(CHEXPERT_COLUMNS, absent)}
     healthy = all(cells[name] in ("", "0.0") for name in CHEXPERT_COLUMNS[1:-1])
     if factors.support_devices and factors.pleural_effusion and np.random.default_rng((factors.seed, _UNMENTIONED)).random() < unmentioned:
-        cells["Pleural Effusion"] = ""
+        cells["Support Devices"] = ""
     cells["No Finding"] = "1.0" if healthy and rng.random() < NO_FINDING[factors.support_devices] else ""
     return [sex, age, "Frontal", projection, *cells.values()]
 
@@ -186,7 +186,7 @@ def main(argv=None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--correlation", type=float, default=0.0, help="of support devices and pleural effusion, 0..1 (chexpert only)")
-    parser.add_argument("--unmentioned", type=float, default=0.0, help="share of the effusions beside devices that are left blank, 0..1 (chexpert only)")
+    parser.add_argument("--unmentioned", type=float, default=0.0, help="share of the devices beside effusions that are left blank, 0..1 (chexpert only)")
     given = parser.parse_args(argv)
     try:
         if given.layout == "isic":
