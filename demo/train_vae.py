@@ -15,8 +15,9 @@ from demo.architecture import SCALING, build_vae
 from demo.training import Run
 
 PEAK_RATE, BATCH, KL_WEIGHT = 1.2e-3, 4, 2e-6
-# From a share of the run on: weights of thin structures, of the coarse term, of coarse colour. Lines come first, then shade, then colour.
-PHASES = ((0.0, 6.0, 0.5, 0.0), (0.47, 4.0, 3.0, 0.0), (0.67, 4.0, 3.0, 12.0))
+# From a share of the run on: rows of a batch from each set, weights of thin structures, of the coarse term, of coarse colour. Lines come first,
+# then shade, then colour, which dermoscopy has more of.
+PHASES = ((0.0, (2, 2), 6.0, 0.5, 0.0), (0.2, (2, 2), 4.0, 3.0, 0.0), (0.3, (2, 2), 4.0, 3.0, 12.0), (0.42, (1, 3), 3.0, 3.0, 15.0))
 # The last patients of each set are kept for the PSNR in the log.
 HELD_OUT = 256
 
@@ -34,23 +35,28 @@ def reconstruction_loss(output, image, thin, thin_weight, coarse_weight, colour_
 
 
 def train_vae(sets, folder: Path, minutes, steps, seed, device, resume, batch=BATCH):
-    """Train on the phantom sets, in equal shares of `batch`; returns (vae with averaged weights, log)."""
+    """Train on the phantom sets, in shares of `batch` by `PHASES`; returns (vae with averaged weights, log)."""
     torch.manual_seed(seed)
     vae = build_vae().to(device)
     parts = _near(sets, device)
     run = Run("vae", {"model": vae}, folder / "vae.pt", minutes, steps, device, resume, PEAK_RATE, 0.997)
 
     def loss(image, thin):
-        phase = [weights for start, *weights in PHASES if run.clock.fraction >= start][-1]
+        weights = _phase(run.clock.fraction)[1:]
         posterior = vae.encode(image).latent_dist
         output = vae.decode(posterior.sample()).sample.float()
-        return reconstruction_loss(output, image, thin, *phase) + KL_WEIGHT * posterior.kl().mean()
+        return reconstruction_loss(output, image, thin, *weights) + KL_WEIGHT * posterior.kl().mean()
 
     while run.clock.fraction < 1:
-        run.step(loss, *_batch(parts, np.random.default_rng([seed, run.clock.step]), batch, device))
+        rows = [count * batch // BATCH for count in _phase(run.clock.fraction)[0]]
+        run.step(loss, *_batch(parts, np.random.default_rng([seed, run.clock.step]), rows, device))
     run.finish()
     standardise_latents(vae, sets)
     return vae, run.clock.log(device) | {"batch": batch, "psnr": psnr(vae, sets)}
+
+
+def _phase(fraction):
+    return [phase for start, *phase in PHASES if fraction >= start][-1]
 
 
 def _near(sets, device):
@@ -61,13 +67,12 @@ def _near(sets, device):
     return [tuple(torch.from_numpy(np.array(part)).to(device) for part in pair) for pair in parts]
 
 
-def _batch(parts, rng, batch, device):
+def _batch(parts, rng, rows, device):
     drawn = []
-    for images, thin in parts:
-        chosen = rng.integers(len(images) - HELD_OUT, size=batch // len(parts))
+    for (images, thin), count in zip(parts, rows):
+        chosen = rng.integers(len(images) - HELD_OUT, size=count)
         drawn.append([torch.as_tensor(part[chosen]) for part in (images, thin)])
-    # Interleaved, so that every slice of the batch holds both domains.
-    image, mask = (torch.stack(part, 1).flatten(0, 1).to(device) for part in zip(*drawn))
+    image, mask = (torch.cat(part).to(device) for part in zip(*drawn))
     return image.permute(0, 3, 1, 2).float() / 127.5 - 1, mask[:, None].float() / 255
 
 
