@@ -31,28 +31,20 @@ def build_vae():
 
 
 def build_unet():
-    """Noise predictor on 4x16x16 latents. ``attention_head_dim`` is the number of heads, as in SD 1's own config."""
+    """Noise predictor on 4x16x16 latents. ``attention_head_dim`` is the number of heads, as in SD 1's own config.
+
+    9.5 MB in fp16, so that the base's and three fine-tuned ones stay under 60 MB with all else. Width falls only where most of the weights
+    are, below 16x16: 0.60 GFLOP a row by torch's FlopCounterMode. Measured beside it: (64, 128, 192) 17.4 MB and 0.88; (64, 64, 96) in two
+    layers a block, as in SD 1, 8.4 MB and 0.69; (96, 96, 96) in one, 9.5 MB and 0.93; (64, 96, 96) in two, 11.0 MB and 0.87.
+    """
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=LATENT, in_channels=4, out_channels=4, cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, layers_per_block=1,
-        block_out_channels=(64, 128, 192),
+        block_out_channels=(64, 96, 128),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
-
-
-def build_small_unet():
-    """Candidate for the next base, not in use: base, three fine-tuned U-Nets and two classifiers must stay under 60 MB in all.
-
-    9.5 MB in fp16 and 0.60 GFLOP a row at 16x16, by torch's FlopCounterMode, where `build_unet` has 17.4 MB and 0.88: VAE 5.6, text encoder
-    and tokenizer 8.1, four of these 38.1 and classifiers 4.5 make 56.3 MB. Width falls only where most of the weights are, below 16x16.
-    Measured beside it, all with 4 heads: (64, 64, 96) in two layers a block, as in SD 1, 8.4 MB and 0.69; (96, 96, 96) in one, 9.5 MB and
-    0.93; (64, 96, 96) in two, 11.0 MB and 0.87.
-    """
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel.from_config({**build_unet().config, "block_out_channels": (64, 96, 128)})
 
 
 def build_text_encoder():

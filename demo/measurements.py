@@ -22,6 +22,7 @@ from medtraverse.domain import load_domains
 
 ALL_SWAPS = tuple(range(45, 0, -5))
 FAR_SWAPS, FAR_FRAMES = (5, 10, 15), slice(30, 50)
+CONTROLS = 100  # patients whose neutral is swapped to itself: no win in a hundred bounds the share at 4 %
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def measure(study: Study, model, classifier, numbers, readers: Readers, guidance
     dict of ndarray
         "number" [P]; "neutral" uint8 [P, H, W, 3]; "classifier" and "oracle" [P, K, 1 + swaps, L] (point 0 the neutral), "anatomy"
         [P, K, 1 + swaps, A]; with the study's `curve` also "curve_classifier", "curve_oracle" [P, K, 20, L] of the far frames, and
-        "control" [P, 2, L], the classifier on a neutral and on its swap to the neutral prompt itself at λ = 5.
+        "control" [P, 2, L], the classifier on a neutral and on its swap to the neutral prompt itself at λ = 5; NaN from patient `CONTROLS` on.
     """
     labels = study.labels
     columns = [classifier.labels.index(label) for label in labels]
@@ -132,8 +133,13 @@ def measure(study: Study, model, classifier, numbers, readers: Readers, guidance
         _, scores, found = judge(frames.flatten(0, 2))
         shape = (patients, kinds, frames.shape[2], -1)
         record |= {"curve_classifier": scores.reshape(shape), "curve_oracle": found[:, : len(labels)].reshape(shape)}
-        control = traverse(model, neutral, [[prompt] for prompt in neutral], noise, (5,), steps, guidance)
-        record["control"] = classifier.predict(model.decode(control.flatten(0, 2)))[:, columns].numpy().reshape(patients, 2, -1)
+        record["control"] = np.full((patients, 2, len(labels)), np.nan, np.float32)
+        some = [index for index, number in enumerate(numbers) if number < CONTROLS]
+        if some:
+            same = [neutral[index] for index in some]
+            control = traverse(model, same, [[prompt] for prompt in same], noise[some], (5,), steps, guidance)
+            scores = classifier.predict(model.decode(control.flatten(0, 2)))[:, columns].numpy()
+            record["control"][some] = scores.reshape(len(some), 2, -1)
     return record
 
 

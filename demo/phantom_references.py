@@ -94,6 +94,22 @@ def unseen_neutrals(domain: str, count: int, readers: Readers) -> np.ndarray:
     return np.stack(readers.map(partial(draw, domain, 0.0, True), range(UNSEEN_SEED, UNSEEN_SEED + count)))
 
 
+def draw_with(domain: str, label: str, seed: int) -> np.ndarray:
+    """The patient's phantom with one attribute, named as the classifier's label, and no other; with none for "". uint8 [H, W, 3]."""
+    flags = NEUTRAL[domain] | ({label.replace(" ", "_"): True} if label else {})
+    return to_bytes(MODULES[domain].render(MODULES[domain].sample_factors(seed, **flags), SIZE).image)
+
+
+def drawn_attributes(model, domain: str, labels, count: int, readers: Readers) -> np.ndarray:
+    """Anatomy [count, 1 + K, A] of unseen phantoms drawn without and with each of K attributes, through the VAE.
+
+    Nothing has moved between them: what the read-outs differ by is the oracle's own error.
+    """
+    seeds = range(UNSEEN_SEED, UNSEEN_SEED + count)
+    drawn = [through_vae(model, np.stack(readers.map(partial(draw_with, domain, label), seeds))) for label in ("", *labels)]
+    return np.stack([readers.read(domain, (), images) for images in drawn], 1)
+
+
 def memorisation(model, neutrals: np.ndarray, sets, domain: str, cache: Path, readers: Readers) -> dict:
     """Distances, at thumbnail size, of generated neutrals uint8 [N, H, W, 3] to the nearest training image.
 

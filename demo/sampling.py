@@ -19,7 +19,7 @@ from medtraverse.traversal import Plan, ddim_timesteps
 
 @dataclass
 class Model:
-    """A model on one device; sampling stays in float32 unless `half` asks for bfloat16 autocast in the U-Net."""
+    """A model on one device; all stays in float32 unless `half` asks for bfloat16 autocast in the U-Net and in decoding."""
 
     unet: nn.Module
     vae: nn.Module
@@ -46,12 +46,15 @@ class Model:
     @torch.inference_mode()
     def decode(self, latents: Tensor, batch: int = 16) -> Tensor:
         """Images float32 [N, H, W, 3] in 0..1, on the CPU, of latents [N, 4, h, w] in diffusers' scale."""
-        pieces = (self.vae.decode(piece.to(self.device).float() / SCALING).sample for piece in latents.split(batch))
-        return torch.cat([(piece / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu() for piece in pieces])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            pieces = [self.vae.decode(piece.to(self.device).float() / SCALING).sample for piece in latents.split(batch)]
+        return torch.cat([(piece.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu() for piece in pieces])
 
 
-def load_model(folder: Path, unet: Path | None = None, device="cpu", half: bool = False, rows_per_call: int | None = None) -> Model:
-    """Load a diffusers folder, its U-Net replaced by the file `unet` where one is given.
+def load_model(
+    folder: Path, unet: Path | None = None, device="cpu", half: bool = False, rows_per_call: int | None = None, compiled: bool = False,
+) -> Model:  # fmt: skip
+    """Load a diffusers folder, its U-Net replaced by the file `unet` where one is given; `compiled` by torch.compile, which takes minutes once.
 
     Raises
     ------
@@ -72,6 +75,9 @@ def load_model(folder: Path, unet: Path | None = None, device="cpu", half: bool 
     text = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
     parts = [part.eval().requires_grad_(False).to(device) for part in (network, vae, text)]
     rows = rows_per_call or (512 if torch.device(device).type == "cuda" else 16)
+    if compiled:
+        parts[0].compile(options={"freezing": True})
+        parts[1].decode = torch.compile(parts[1].decode, options={"freezing": True})
     return Model(*parts, CLIPTokenizer.from_pretrained(folder / "tokenizer"), half, rows)
 
 
@@ -124,8 +130,8 @@ def traverse(model: Model, neutral, attributes, noise: Tensor, swap_steps, steps
 
 
 def _predict(model, latents, time, context):
-    found = []
+    found, step = [], torch.tensor(time, device=model.device)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=model.half):
         for piece, words in zip(latents.split(model.rows_per_call), context.split(model.rows_per_call)):
-            found.append(model.unet(piece, time, words).sample.float())
+            found.append(model.unet(piece, step, words).sample.float())
     return torch.cat(found)

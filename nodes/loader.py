@@ -52,8 +52,9 @@ class MedicalCheckpointLoader(io.ComfyNode):
         path = sources.pick(sources.checkpoint_paths(), checkpoint, "checkpoint")
         unet_path = sources.pick(sources.unet_paths(), unet, "unet")
         chosen = cls.choose_domain(domain, checkpoint, unet if unet_path else None, path)
-        if not path.exists():
-            raise ValueError(f"checkpoint: {checkpoint!r} is missing at {path}; put the files back or choose another.")
+        for name, choice, file in (("checkpoint", checkpoint, path), ("unet", unet, unet_path)):
+            if file is not None and not file.exists():
+                raise ValueError(f"{name}: {choice!r} is missing at {file}; put it back or choose another.")
         parts = read_diffusers(path) if path.is_dir() else read_single_file(path)
         weights, heads, name = parts.unet, parts.unet_heads, "checkpoint"
         if unet_path is not None:
@@ -75,10 +76,10 @@ class MedicalCheckpointLoader(io.ComfyNode):
 
     @staticmethod
     def digests(checkpoint, path, unet, unet_path):
-        """Return the SHA-256 of every file that was read, named by its place under ``models`` (the demo model: by its choice)."""
+        """Return the SHA-256 of every file that was read, named by its place under ``models`` (bundled ones: by their choice)."""
         files = {f"{checkpoint}/{name}" if name else f"checkpoints/{checkpoint}": file for name, file in weight_files(path).items()}
         if unet_path is not None:
-            files[f"diffusion_models/{unet}"] = unet_path
+            files[unet if unet in sources.DEMO_UNETS else f"diffusion_models/{unet}"] = unet_path
         return {name: sha256_of(file) for name, file in files.items()}
 
     @classmethod

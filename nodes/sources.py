@@ -11,6 +11,11 @@ from ..medtraverse.domain import load_domains
 PACK = Path(__file__).resolve().parent.parent
 DEMO_WEIGHTS = PACK / "demo" / "weights"
 DEMO_MODEL = "MedTraverse demo (phantoms)"
+DEMO_UNETS = {
+    "MedTraverse demo CheXpert (phantoms)": DEMO_WEIGHTS / "phantom-chexpert.safetensors",
+    "MedTraverse demo ISIC (phantoms)": DEMO_WEIGHTS / "phantom-isic.safetensors",
+    "MedTraverse demo CheXpert, confounded (phantoms)": DEMO_WEIGHTS / "phantom-confounded.safetensors",
+}
 DEMO_CLASSIFIERS = {
     "MedTraverse demo CheXpert": DEMO_WEIGHTS / "classifier-chexpert.safetensors",
     "MedTraverse demo ISIC": DEMO_WEIGHTS / "classifier-isic.safetensors",
@@ -41,9 +46,9 @@ def checkpoint_paths():
 
 
 def unet_paths():
-    """Return ``{choice: path}`` of U-Nets alone; the first choice, the checkpoint's own U-Net, has the path None."""
+    """Return ``{choice: path}`` of U-Nets alone, the bundled ones first; the first choice, the checkpoint's own U-Net, has the path None."""
     names = folder_paths.get_filename_list("diffusion_models")
-    return {FROM_CHECKPOINT: None} | {name: Path(folder_paths.get_full_path("diffusion_models", name)) for name in names}
+    return {FROM_CHECKPOINT: None} | DEMO_UNETS | {name: Path(folder_paths.get_full_path("diffusion_models", name)) for name in names}
 
 
 def classifier_paths():

@@ -1,29 +1,31 @@
 """The bundled workflows: each figure and table of the paper as a graph, on the shipped model and with the paper's own settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medtraverse.notice import NOTICE
 
-DEMO_MODEL, FROM_CHECKPOINT = "MedTraverse demo (phantoms)", "from checkpoint"
+DEMO_MODEL = "MedTraverse demo (phantoms)"
 SUFFIX = "-paper"
 
 
 @dataclass(frozen=True)
 class Domain:
-    """What a domain's part of a graph needs: neutrals with the first patient's seed, attributes, and classifiers.
+    """What a domain's part of a graph needs: neutrals with the first patient's seed, and classifiers.
 
-    ``classifiers`` are the choices (classifier, second_classifier, labels) in the paper's settings.
+    ``classifiers`` are the choices (classifier, second_classifier, labels) in the paper's settings; ``unet`` is the bundled fine-tuned one.
     """
 
     name: str
     neutrals: dict
-    attributes: int
     classifiers: tuple
+    unet: str
 
 
-CHEXPERT = Domain("CheXpert", {"normal": 1500}, 2, (
-    "choose the classifier of support devices", "choose the classifier of pleural effusion", "support devices, pleural effusion"))
-ISIC = Domain("ISIC", {"MEL": 3000, "NV": 4000}, 4, ("choose the ISIC classifier", "none", "hair, gel bubble, ruler, ink"))
+CHEXPERT = Domain("CheXpert", {"normal": 1500}, (
+    "choose the classifier of support devices", "choose the classifier of pleural effusion", "support devices, pleural effusion"),
+    "MedTraverse demo CheXpert (phantoms)")
+ISIC = Domain("ISIC", {"MEL": 3000, "NV": 4000}, ("choose the ISIC classifier", "none", "hair, gel bubble, ruler, ink"), "MedTraverse demo ISIC (phantoms)")
+CONFOUNDED = replace(CHEXPERT, unet="MedTraverse demo CheXpert, confounded (phantoms)")
 
 
 class Graph:
@@ -46,21 +48,22 @@ class Graph:
         self.canvas.group("About", "note")
         self.canvas.note(f"{text}\n\n{change}\n\n**Cost**: {cost}\n\n{NOTICE}")
 
-    def load(self, domain):
-        """Checkpoint and prompts of a domain; returns the loader."""
-        self.canvas.group(f"{domain.name}: model", "model")
+    def load(self, domain, name=""):
+        """Checkpoint of a domain, under a ``name`` of its own where a graph has several; returns the loader."""
+        name = name or domain.name
+        self.canvas.group(f"{name}: model", "model")
         files = {"checkpoint": "choose your Stable Diffusion 1.5 base", "unet": f"choose the U-Net fine-tuned on {domain.name}"}
-        demo = {"checkpoint": DEMO_MODEL, "unet": FROM_CHECKPOINT}
-        return self.canvas.add("MedicalCheckpointLoader", f"{domain.name} model", **(files if self.paper else demo), domain=domain.name)
+        demo = {"checkpoint": DEMO_MODEL, "unet": domain.unet}
+        return self.canvas.add("MedicalCheckpointLoader", f"{name} model", **(files if self.paper else demo), domain=domain.name)
 
     def classifier(self, domain):
         chosen, second, labels = domain.classifiers if self.paper else (f"MedTraverse demo {domain.name}", "none", "")
         return self.canvas.add("MedicalClassifierLoader", f"{domain.name} classifier", classifier=chosen, second_classifier=second, labels=labels,
                                input_size=512 if self.paper else 0)
 
-    def traverse(self, loader, domain, neutral, patients, attributes=""):
+    def traverse(self, loader, domain, neutral, patients, attributes="", name=""):
         """Prompts and sampler; returns the sampler."""
-        name = f"{domain.name} {neutral}" if len(domain.neutrals) > 1 else domain.name
+        name = name or (f"{domain.name} {neutral}" if len(domain.neutrals) > 1 else domain.name)
         self.canvas.group(f"{name}: traversal")
         prompts = self.canvas.add("MedicalAttributePrompts", f"{name} prompts", clip=loader["clip"], domain=loader["domain"], neutral=neutral, attributes=attributes)
         size, noise = (512, "gpu") if self.paper else (0, "cpu")
@@ -219,6 +222,25 @@ def lpips(g):
         g.save(figure, domain.name.lower())
 
 
+def confounded(g):
+    g.about("# Confounded training data\nTwo models of the same base, the same patients, the same prompts. One was fine-tuned on films where support devices and pleural effusion are independent; the "
+            "other on films where they come together, as in hospitals, and where most captions name the effusion alone. That one has learned devices under the words *Pleural "
+            "Effusion*: devices rise more than the effusion that was asked for, and its CFRT falls. In the panel a click on the bar lists the patients, and what leaked.\n\n"
+            "CFRT asks which attribute changed *most*. A leak that rises less than its target costs nothing: read the mean Δ of all labels too.",
+            "2 minutes on two CPU cores.")
+    classifier = None
+    for domain, name in ((CHEXPERT, "independent"), (CONFOUNDED, "confounded")):
+        loader = g.load(domain, name)
+        classifier = classifier or g.classifier(domain)
+        sampler = g.traverse(loader, domain, "normal", 8, name=name)
+        g.canvas.group(f"Trained on {name} findings", "measure")
+        far = g.select(sampler, f"{name} far swaps", points="5,10,15")
+        images = g.decode(loader, far, f"{name} images")
+        g.grid(far, images, f"{name} grid", f"{name}-grid", title=f"Trained on {name} findings", max_patients=3)
+        table = g.canvas.add("CFRTEvaluator", f"{name} CFRT", trajectory=far["trajectory"], images=images, image_classifier=classifier["classifier"])
+        g.save(table, name)
+
+
 BUILDERS = {
     "00-start-here": start_here,
     "01-fig1-traversal-strip": fig1,
@@ -231,8 +253,9 @@ BUILDERS = {
     "08-cfrt-isic": cfrt_isic,
     "09-attribute-combination": combination,
     "10-distance-to-neutral": lpips,
+    "11-confounded-training": confounded,
 }
-DEMO_ONLY = ("00-start-here",)
+DEMO_ONLY = ("00-start-here", "11-confounded-training")
 
 
 def names():

@@ -127,14 +127,22 @@ def _measurements(study, patients=40, leak=0.0, seed=0):
     return data | {"curve_classifier": far, "curve_oracle": far, "control": np.repeat(scores[:, :1, 0], 2, axis=1)}
 
 
+def _drawn(study, patients=40, error=0.1):
+    """Anatomy of phantoms without and with each attribute, read with an error."""
+    rng, size = np.random.default_rng(5), len(oracle.DOMAINS[study.phantoms][1].ANATOMY)
+    return rng.standard_normal((patients, 1, size)) + error * rng.standard_normal((patients, 1 + len(study.labels), size))
+
+
 def test_a_good_model_meets_its_goals():
     data = _measurements(CHEST)
     phantoms = np.random.default_rng(3).standard_normal((4000, data["anatomy"].shape[-1]))
-    figures = evaluate.cfrt_figures(CHEST, data) + evaluate.control_figures(CHEST, data) + evaluate.identity_figures(CHEST, data, phantoms)
+    figures = evaluate.cfrt_figures(CHEST, data) + evaluate.control_figures(CHEST, data) + evaluate.identity_figures(CHEST, data, phantoms, _drawn(CHEST))
     assert [figure.name for figure in figures if figure.met is False] == []
     assert {figure.n for figure in figures} == {40} and len([figure for figure in figures if figure.group.endswith("CFRT")]) == 8
     moved = [figure.value for figure in figures if figure.name.startswith("anatomy moved")]
     assert moved == sorted(moved) and moved[-1] == pytest.approx(0.3 / 2**0.5, rel=0.2)
+    floor = next(figure.value for figure in figures if "drawn without and with" in figure.name)
+    assert floor == pytest.approx(0.1, rel=0.2)
     stranger = next(figure.value for figure in figures if "another patient's neutral: anatomy" in figure.name)
     assert stranger == pytest.approx(1, abs=0.15)
     table = to_text(figures)
@@ -157,6 +165,7 @@ def test_confounding_shows():
     leaking["oracle"][:2] = plain["oracle"][:2][:, :, [0, -3, -2, -1]]  # the oracle sees no leak in two of the twenty
     figures = {figure.name: figure for figure in evaluate.confounded_figures(CONFOUNDED, leaking, CHEST, plain)}
     assert figures["CFRT support devices, by classifier"].value == 0.5
+    assert figures["support devices asked for: pleural effusion too, λ = 5"].value == 0.5
     assert figures["CFRT support devices, by classifier"].note == "pleural effusion leaked in 20"
     assert figures["drop of CFRT support devices"].value == 0.5 and figures["drop of CFRT support devices"].met
     agreed = figures["failing patients that fail by the oracle too"]
@@ -165,7 +174,7 @@ def test_confounding_shows():
 
 def test_too_few_patients_for_a_spread():
     data = _measurements(CHEST, patients=4)
-    assert all(figure.value is None for figure in evaluate.identity_figures(CHEST, data, np.zeros((4, 10))))
+    assert all(figure.value is None for figure in evaluate.identity_figures(CHEST, data, np.zeros((4, 8)), _drawn(CHEST)))
 
 
 def test_the_store_goes_on_and_refuses_other_settings(tmp_path):

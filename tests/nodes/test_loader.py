@@ -63,6 +63,20 @@ def test_the_demo_model_comes_first_and_auto_knows_its_domain(run, node_classes)
     assert run("MedicalCheckpointLoader")[3].name == "CheXpert"
 
 
+@pytest.mark.parametrize(("choice", "file", "domain"), [
+    ("MedTraverse demo CheXpert (phantoms)", "phantom-chexpert", "CheXpert"), ("MedTraverse demo ISIC (phantoms)", "phantom-isic", "ISIC"),
+    ("MedTraverse demo CheXpert, confounded (phantoms)", "phantom-confounded", "CheXpert"),
+])
+def test_the_bundled_unets_are_laid_over_the_demo_model(run, node_classes, pack, demo, choice, file, domain):
+    assert choice in node_classes["MedicalCheckpointLoader"].GET_SCHEMA().inputs[1].options[1:4]
+    model, _, vae, medical_domain = run("MedicalCheckpointLoader", unet=choice)
+    weights, key = load_file(pack.nodes.sources.DEMO_WEIGHTS / f"{file}.safetensors"), "time_embed.0.weight"
+    assert torch.equal(model.model.diffusion_model.state_dict()[key].half(), weights["time_embedding.linear_1.weight"])
+    assert not torch.equal(model.model.diffusion_model.state_dict()[key], demo[0].model.diffusion_model.state_dict()[key])
+    pairs = zip(vae.first_stage_model.state_dict().values(), demo[2].first_stage_model.state_dict().values())
+    assert medical_domain.name == domain and all(torch.equal(a, b) for a, b in pairs)
+
+
 def test_a_unet_alone_is_laid_over_its_base(run, parts, models, demo):
     weights = {key: value * 1.01 for key, value in parts["unet"].items()}
     put(weights, models / "diffusion_models" / "isic-unet.safetensors")
@@ -156,3 +170,10 @@ def test_a_missing_model_says_so(run, pack, monkeypatch, tmp_path):
     monkeypatch.setattr(pack.nodes.sources, "DEMO_WEIGHTS", tmp_path)
     with pytest.raises(ValueError, match="checkpoint: 'MedTraverse demo .phantoms.' is missing"):
         run("MedicalCheckpointLoader", domain="CheXpert")
+
+
+def test_a_missing_unet_says_so(run, pack, monkeypatch, tmp_path):
+    choice = "MedTraverse demo ISIC (phantoms)"
+    monkeypatch.setitem(pack.nodes.sources.DEMO_UNETS, choice, tmp_path / "phantom-isic.safetensors")
+    with pytest.raises(ValueError, match="unet: 'MedTraverse demo ISIC .phantoms.' is missing"):
+        run("MedicalCheckpointLoader", unet=choice)

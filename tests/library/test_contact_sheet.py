@@ -1,0 +1,32 @@
+"""Contact sheets of the model card."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo import contact_sheet
+from demo.measurements import STUDIES
+from demo.phantom_references import draw_with
+
+
+def test_the_sheet_of_phantoms_says_that_they_are_synthetic(tmp_path, capsys):
+    contact_sheet.main(["isic", "--phantoms", "--patients", "1", "--out", str(tmp_path / "sheet.jpg")])
+    picture = Image.open(tmp_path / "sheet.jpg")
+    assert b"Not for clinical use" in picture.info["comment"] and np.asarray(picture).std() > 10
+    assert "Not for clinical use" in capsys.readouterr().out and [path.name for path in tmp_path.iterdir()] == ["sheet.jpg"]
+
+
+@pytest.mark.parametrize("name", ["chexpert", "isic"])
+def test_one_attribute_is_drawn_and_the_patient_stays(name):
+    study = STUDIES[name]
+    neutral = draw_with(study.phantoms, "", 7).astype(int)
+    for label in study.labels:
+        changed = (np.abs(draw_with(study.phantoms, label, 7) - neutral).max(-1) > 12).mean()
+        assert 0.01 < changed < 0.5
+
+
+@pytest.mark.parametrize(("arguments", "fault"), [(["--patients", "0"], "--patients is 0")])
+def test_bad_arguments_are_named(tmp_path, capsys, arguments, fault):
+    with pytest.raises(SystemExit):
+        contact_sheet.main(["isic", *arguments, "--out", str(tmp_path / "sheet.png")])
+    assert fault in capsys.readouterr().err and not list(tmp_path.iterdir())
