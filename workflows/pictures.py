@@ -15,7 +15,7 @@ from workflows.graphs import SUFFIX, names
 FOLDER = Path(__file__).parent
 README = FOLDER.parent / "docs" / "images"
 SHOWN = ("02-fig3-swap-grid-chexpert", "04-fig4-latent-tsne", "05-fig5-direction-cosine", "06-fig6-bezier-isic")
-THUMBNAIL, README_WIDTH, TITLE = (512, 512), 1100, 0.4  # pixels, pixels, inches
+THUMBNAIL, README_WIDTH, TITLE = (512, 512), 1100, 0.5  # pixels, pixels, inches
 
 
 def thumbnail(figures):
