@@ -73,17 +73,19 @@ def share(flags) -> tuple[float | None, tuple | None, int]:
     return float(flags.mean()), wilson(int(flags.sum()), flags.size), flags.size
 
 
-def successes(far, neutral, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """CFRT's verdict on each patient: success, bool [P], and the index of what leaked, -1 for successes and for the unread.
+def successes(far, neutral, target: int, margin: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """CFRT's verdict on each patient: success, bool [P], and the index of what leaked, -1 for CFRT's successes and for the unread.
 
     `far` [P, points, L] and `neutral` [P, L] as for `medtraverse.cfrt.cfrt`; a patient with an image that could not be read (NaN) fails.
+    With a `margin` the target must rise that much more than any other attribute.
     """
     far, neutral = np.asarray(far, float), np.asarray(neutral, float)
     read = np.isfinite(far).all((1, 2)) & np.isfinite(neutral).all(1)
     won, leaked = np.zeros(len(far), bool), np.full(len(far), -1)
     if read.any():
         result = cfrt(far[read], neutral[read], target)
-        won[read], leaked[read] = result.success, result.leaked
+        rise = result.deltas[:, target] - np.delete(result.deltas, target, axis=1).max(1)
+        won[read], leaked[read] = result.success & (rise >= margin), result.leaked
     return won, leaked
 
 

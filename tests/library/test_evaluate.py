@@ -172,6 +172,21 @@ def test_confounding_shows():
     assert agreed.value == pytest.approx(0.9) and agreed.n == 20 and agreed.met
 
 
+def test_ties_of_a_confounded_model_are_no_clear_successes():
+    plain, leaking = _measurements(CHEST), _measurements(CONFOUNDED, leak=0.5)
+    far = [1 + CONFOUNDED.swap_steps.index(step) for step in FAR_SWAPS]
+    failed = np.flatnonzero(~evaluate.verdicts(CONFOUNDED, leaking, "classifier", 0)[0])
+    for judge, ahead in (("classifier", 1), ("oracle", 0)):  # both rise to 1.0, and each judge sees another a hair ahead
+        leaking[judge][np.ix_(failed, [0], far, [ahead])] = 1.0
+        leaking[judge][np.ix_(failed, [0], far, [1 - ahead])] = 0.999
+        leaking[judge][failed, 0, 0] = 0.0
+    figures = {figure.name: figure for figure in evaluate.confounded_figures(CONFOUNDED, leaking, CHEST, plain)}
+    assert figures["failing patients that fail by the oracle too"].value == 0
+    clear = figures["failing patients that fail by the oracle too, by a margin of 0.05"]
+    assert clear.value == 1 and clear.n == len(failed) and clear.goal == ""
+    assert figures["CFRT support devices, by a margin of 0.05, by oracle"].value == 0.5
+
+
 def test_too_few_patients_for_a_spread():
     data = _measurements(CHEST, patients=4)
     assert all(figure.value is None for figure in evaluate.identity_figures(CHEST, data, np.zeros((4, 8)), _drawn(CHEST)))
