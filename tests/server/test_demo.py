@@ -36,11 +36,12 @@ def test_the_report_says_what_was_done(out):
     assert {"medtraverse", "comfyui", "torch", "python"} <= set(report["versions"])
     assert set(report["workflows"]) == set(WORKFLOWS)
     domains = {name: report["domains"][name] for name in ("CheXpert", "ISIC MEL", "ISIC NV")}
-    for part in domains.values():
+    for domain, part in domains.items():
         assert part["seeds"] == [77] and part["settings"]["steps"] == 50 and part["settings"]["cfg"] == 7.5
         assert part["settings"]["swap_steps"] == [45, 40, 35, 30, 25, 20, 15, 10, 5]
-        loaded = part["settings"]["model"]["sha256"]
-        assert sorted(loaded.values()) == sorted(value for name, value in report["weights_sha256"].items() if name.startswith("phantom-sd/"))
+        unet = "phantom-chexpert.safetensors" if domain == "CheXpert" else "phantom-isic.safetensors"
+        shipped = [value for name, value in report["weights_sha256"].items() if name.startswith("phantom-sd/") or name == unet]
+        assert sorted(part["settings"]["model"]["sha256"].values()) == sorted(shipped)
         for kind, far in (("swaps", {"5", "10", "15"}), ("bezier", {str(frame) for frame in range(30, 50)})):
             assert set(part["cfrt"][kind]["far_points"]) == far
             assert all(item["patients"] == 1 for item in part["cfrt"][kind]["attributes"].values())
