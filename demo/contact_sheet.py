@@ -10,13 +10,15 @@ import os
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from demo.architecture import WEIGHTS
-from demo.measurements import STUDIES
+from demo.measurements import STUDIES, to_bytes
 from demo.phantom_references import UNSEEN_SEED, draw_with
 from demo.sampling import draw_noise, load_model, traverse
 from medtraverse.domain import load_domains
 from medtraverse.figures.grid import trajectory_grid
+from medtraverse.figures.render import to_image
 from medtraverse.notice import NOTICE
 
 SWAPS = (25, 20, 15, 10, 5)
@@ -39,7 +41,8 @@ def phantoms(study, patients: int):
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + patients)
     shown = [[[draw_with(study.phantoms, label, seed) for seed in seeds]] for label in ("", *study.labels)]
     images = np.array(shown).transpose(2, 1, 0, 3, 4, 5) / 255
-    return trajectory_grid(images, ["phantoms"], ["#808080"], ["neutral", *(name.replace(" ", "\n") for name in names)], [seed for seed in seeds], f"{study.domain}: drawn phantoms")
+    points = ["neutral", *(name.replace(" ", "\n") for name in names)]
+    return trajectory_grid(images, ["phantoms"], ["#808080"], points, list(seeds), f"{study.domain}: drawn phantoms")
 
 
 def _attributes(study):
@@ -54,10 +57,12 @@ def main(argv=None):
     parser.add_argument("--patients", type=int, default=4)
     parser.add_argument("--model", type=Path, default=WEIGHTS, help="diffusers folder of the base")
     parser.add_argument("--unet", type=Path, help="default: phantom-STUDY.safetensors beside the base")
-    parser.add_argument("--out", type=Path, required=True, help="JPEG or PNG file")
+    parser.add_argument("--out", type=Path, required=True, help="JPEG file")
     args = parser.parse_args(argv)
     if args.patients < 1:
         parser.error(f"--patients is {args.patients}; give 1 or more")
+    if args.out.suffix.lower() not in (".jpg", ".jpeg") or not args.out.parent.is_dir():
+        parser.error(f"--out is {args.out}; give a file that ends in .jpg, in a folder that is there")
     study = STUDIES[args.study]
     if args.phantoms:
         figure = phantoms(study, args.patients)
@@ -67,8 +72,8 @@ def main(argv=None):
             figure = generated(study, args.model, unet, args.patients)
         except ValueError as error:
             parser.error(str(error))
-    part = args.out.with_name(f"{args.out.stem}.part{args.out.suffix}")
-    figure.savefig(part, dpi=100, pil_kwargs={"quality": 85, "comment": NOTICE} if args.out.suffix.lower() in (".jpg", ".jpeg") else {})
+    part = args.out.with_name(f"{args.out.name}.part")
+    Image.fromarray(to_bytes(to_image(figure))).save(part, "JPEG", quality=85, comment=NOTICE)
     os.replace(part, args.out)
     print(f"{args.out}\n{NOTICE}")
 

@@ -21,10 +21,10 @@ from demo import oracle
 from demo.architecture import WEIGHTS
 from demo.dataset import CACHE
 from demo.measurements import ALL_SWAPS, FAR_SWAPS, STUDIES, Readers, Store, collect, settings_of
-from demo.scores import Figure, agreement, difference, falls, share, spread_ratios, successes, to_text, wins
+from demo.scores import Figure, agreement, difference, falls, lead, share, spread_ratios, successes, to_text, wins
 from medtraverse.notice import NOTICE
 
-# Both attributes of a confounded model may rise to 1.0; which rose more is then a matter of the judges' last digits.
+# Where both attributes of a confounded model appear in the same images, which rose more is a matter of the judges' last digits.
 CLEAR = 0.05
 THIN = {"support devices": "wires", "ruler": "ticks", "hair": "hairs"}
 
@@ -40,13 +40,13 @@ def classifier_figures(study, report: dict, count: int) -> list:
     return figures
 
 
-def verdicts(study, data: dict, judge: str, target: int, curve: bool = False, margin: float = 0.0):
-    """Success and leak of each patient for attribute `target`, by the "classifier" or the "oracle"; see `demo.scores.successes`."""
+def verdicts(study, data: dict, judge: str, target: int, curve: bool = False, score=successes):
+    """Success and leak of each patient for attribute `target`, by the "classifier" or the "oracle"; or another `score` of `demo.scores`."""
     start = data[judge][:, target, 0]
     if curve:
-        return successes(data[f"curve_{judge}"][:, target], start, target, margin)
+        return score(data[f"curve_{judge}"][:, target], start, target)
     far = [1 + study.swap_steps.index(step) for step in FAR_SWAPS]
-    return successes(data[judge][:, target][:, far], start, target, margin)
+    return score(data[judge][:, target][:, far], start, target)
 
 
 def cfrt_figures(study, data: dict) -> list:
@@ -149,15 +149,16 @@ def confounded_figures(study, data: dict, plain_study, plain: dict) -> list:
     worst = max(drops, key=lambda target: drops[target][0])
     drop, interval = drops[worst]
     figures.append(Figure(group, f"drop of CFRT {labels[worst]}", drop, len(data["number"]), low=0.2, interval=interval))
-    for margin, what in ((0.0, ""), (CLEAR, f", by a margin of {CLEAR}")):
-        won = {judge: verdicts(study, data, judge, worst, margin=margin)[0] for judge in ("classifier", "oracle")}
-        if margin:
-            for judge, flags in won.items():
-                value, interval, n = share(flags)
-                figures.append(Figure(group, f"CFRT {labels[worst]}{what}, by {judge}", value, n, interval=interval))
-        value, interval, n = share(agreement(won["classifier"], won["oracle"]))
-        goal = {} if margin else {"low": 0.9}
-        figures.append(Figure(group, f"failing patients that fail by the oracle too{what}", value, n, interval=interval, **goal))
+    won = {judge: verdicts(study, data, judge, worst)[0] for judge in ("classifier", "oracle")}
+    value, interval, n = share(agreement(won["classifier"], won["oracle"]))
+    figures.append(Figure(group, "failing patients that fail by the oracle too", value, n, low=0.9, interval=interval))
+    leads = {judge: verdicts(study, data, judge, worst, score=lead) for judge in won}
+    for judge, ahead in leads.items():
+        for what, flags in ((labels[worst], ahead > CLEAR), ("another", ahead < -CLEAR)):
+            value, interval, n = share(flags)
+            figures.append(Figure(group, f"{labels[worst]} asked for: {what} rises most by {CLEAR}, by {judge}", value, n, interval=interval))
+    value, interval, n = share(agreement(~(leads["classifier"] < -CLEAR), won["oracle"]))
+    figures.append(Figure(group, f"patients in whom another rises most by {CLEAR}: failing by the oracle too", value, n, interval=interval))
     return figures
 
 
@@ -175,7 +176,7 @@ def evaluate(args) -> list:
             weights = args.classifiers / f"classifier-{study.classifier}.safetensors"
             model = load_model(args.model, unet, args.device, args.bf16, compiled=args.compile)
             classifier = load_classifier(weights, device=args.device)
-            settings = settings_of(study, args.model, unet, classifier, args.guidance, args.steps, args.bf16)
+            settings = settings_of(study, args.model, unet, classifier, args.guidance, args.steps, args.bf16, args.compile)
             store = Store(args.out / name, settings, args.resume)
             data = collect(study, store, model, classifier, args.patients, args.block, readers, guidance=args.guidance, steps=args.steps)
             measured[name] = data
@@ -210,7 +211,7 @@ def main(argv=None) -> int:
     text = f"{to_text(figures)}\n{NOTICE}"
     print(text)
     if args.json:
-        settings = {"patients": args.patients, "guidance": args.guidance, "steps": args.steps, "bfloat16": args.bf16}
+        settings = {"patients": args.patients, "guidance": args.guidance, "steps": args.steps, "bfloat16": args.bf16, "compiled": args.compile}
         settings |= {"swap_steps": list(ALL_SWAPS), "device": args.device, "studies": list(args.only)}
         part = args.json.with_name(args.json.name + ".part")
         record = {"notice": NOTICE, "settings": settings, "figures": [figure.record() for figure in figures]}

@@ -207,10 +207,13 @@ def collect(study: Study, store: Store, model, classifier, patients: int, block:
     return store.load(patients)
 
 
-def settings_of(study: Study, folder: Path, unet: Path | None, classifier, guidance, steps, half) -> dict:
+def settings_of(study: Study, folder: Path, unet: Path | None, classifier, guidance, steps, half, compiled) -> dict:
     """All that the measurements depend on, for the store."""
     parts = [unet] if unet else sorted((folder / "unet").glob("*.safetensors"))
     parts += sorted(path for part in ("vae", "text_encoder") for path in (folder / part).glob("*.safetensors"))
     hashes = {path.parent.name + "/" + path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in parts}
     study_ = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(study).items()}
-    return {"study": study_, "guidance": guidance, "steps": steps, "bfloat16": half, "sha256": hashes | {"classifier": classifier.sha256}}
+    readers = [oracle, oracle.DOMAINS[study.phantoms][1]]
+    hashes |= {module.__name__: hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest() for module in readers}
+    sampling = {"guidance": guidance, "steps": steps, "bfloat16": half, "compiled": compiled}
+    return {"study": study_, **sampling, "sha256": hashes | {"classifier": classifier.sha256}}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from demo import chest, dermoscopy, layouts
+from demo.architecture import SCALING
 from demo.dataset import FIRST_SEED, SIZE
 from demo.measurements import Readers, to_bytes
 from demo.scores import nearest, repeat_distance, thumbnails
@@ -84,8 +85,7 @@ def through_vae(model, images: np.ndarray, batch: int = 16) -> np.ndarray:
     found = []
     for piece in torch.from_numpy(images).split(batch):
         pixels = piece.to(model.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        decoded = model.vae.decode(model.vae.encode(pixels).latent_dist.mode()).sample
-        found.append(to_bytes((decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu()))
+        found.append(to_bytes(model.decode(SCALING * model.vae.encode(pixels).latent_dist.mode())))
     return np.concatenate(found)
 
 

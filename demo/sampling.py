@@ -59,7 +59,7 @@ def load_model(
     Raises
     ------
     ValueError
-        The file is no U-Net of the folder's shape.
+        The file is no U-Net of the folder's shape, or torch.compile finds no compiler.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -76,9 +76,18 @@ def load_model(
     parts = [part.eval().requires_grad_(False).to(device) for part in (network, vae, text)]
     rows = rows_per_call or (512 if torch.device(device).type == "cuda" else 16)
     if compiled:
+        _require_compiler(device)
         parts[0].compile(options={"freezing": True})
         parts[1].decode = torch.compile(parts[1].decode, options={"freezing": True})
     return Model(*parts, CLIPTokenizer.from_pretrained(folder / "tokenizer"), half, rows)
+
+
+def _require_compiler(device):
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"--compile: torch.compile does not work here ({reason}); install a C++ compiler, such as g++, or leave it out") from error
 
 
 def draw_noise(seeds, shape) -> Tensor:

@@ -73,20 +73,27 @@ def share(flags) -> tuple[float | None, tuple | None, int]:
     return float(flags.mean()), wilson(int(flags.sum()), flags.size), flags.size
 
 
-def successes(far, neutral, target: int, margin: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """CFRT's verdict on each patient: success, bool [P], and the index of what leaked, -1 for CFRT's successes and for the unread.
+def successes(far, neutral, target: int) -> tuple[np.ndarray, np.ndarray]:
+    """CFRT's verdict on each patient: success, bool [P], and the index of what leaked, -1 for successes and for the unread.
 
     `far` [P, points, L] and `neutral` [P, L] as for `medtraverse.cfrt.cfrt`; a patient with an image that could not be read (NaN) fails.
-    With a `margin` the target must rise that much more than any other attribute.
     """
     far, neutral = np.asarray(far, float), np.asarray(neutral, float)
     read = np.isfinite(far).all((1, 2)) & np.isfinite(neutral).all(1)
     won, leaked = np.zeros(len(far), bool), np.full(len(far), -1)
     if read.any():
         result = cfrt(far[read], neutral[read], target)
-        rise = result.deltas[:, target] - np.delete(result.deltas, target, axis=1).max(1)
-        won[read], leaked[read] = result.success & (rise >= margin), result.leaked
+        won[read], leaked[read] = result.success, result.leaked
     return won, leaked
+
+
+def lead(far, neutral, target: int) -> np.ndarray:
+    """How much more the target's mean rose than that of the attribute that rose most beside it: float [P], -1..2, NaN for the unread.
+
+    Parameters as for `successes`; CFRT asks for its sign alone, and that the target rose.
+    """
+    rise = np.asarray(far, float).mean(1) - np.asarray(neutral, float)
+    return rise[:, target] - np.delete(rise, target, axis=1).max(1)
 
 
 def agreement(first, second) -> np.ndarray:

@@ -17,7 +17,7 @@ from demo.training import Run
 PEAK_RATE, BATCH, KL_WEIGHT = 1.2e-3, 4, 2e-6
 # From a share of the run on: rows of a batch from each set, weights of thin structures, of the coarse term, of coarse colour. Lines come first,
 # then shade, then colour, which dermoscopy has more of.
-PHASES = ((0.0, (2, 2), 6.0, 0.5, 0.0), (0.2, (2, 2), 4.0, 3.0, 0.0), (0.3, (2, 2), 4.0, 3.0, 12.0), (0.42, (1, 3), 3.0, 3.0, 15.0))
+PHASES = ((0.0, (2, 2), 6.0, 0.5, 0.0), (0.13, (2, 2), 4.0, 3.0, 0.0), (0.24, (2, 2), 4.0, 3.0, 12.0), (0.42, (1, 3), 3.0, 3.0, 15.0))
 # The last patients of each set are kept for the PSNR in the log.
 HELD_OUT = 256
 

@@ -35,8 +35,11 @@ def build_model(weights, heads, scheduler, dtype=None, name="checkpoint"):
     if "input_blocks.0.0.weight" not in weights:
         unet_depths(weights.keys(), name)
     detected = comfy.model_detection.detect_unet_config(weights, "")
+    blocks = {int(key.split(".")[1]) for key in weights if key.startswith("input_blocks.")}
+    if detected.get("context_dim") is None or len(blocks) <= max(blocks):
+        raise ValueError(f"{name}: the U-Net does not fit Stable Diffusion 1.x; input blocks are missing, or have no cross-attention.")
     # ComfyUI rounds what is no whole multiple of the first level's width.
-    widths = _level_widths(weights)
+    widths = _level_widths(weights, max(blocks), detected["model_channels"])
     detected["channel_mult"] = [width // widths[0] if width % widths[0] == 0 else _Multiple(width / widths[0]) for width in widths]
     prediction, beta_start, beta_end, schedule = sampling_settings(scheduler)
 
@@ -77,10 +80,10 @@ class _Multiple(float):
     __rmul__ = __mul__
 
 
-def _level_widths(weights):
-    """Return the channels of each level of a U-Net in original keys."""
-    widths = [0]
-    for block in range(1, sum(key.startswith("input_blocks.") for key in weights)):
+def _level_widths(weights, blocks, first):
+    """Return the channels of each level of a U-Net in original keys, of that many blocks after the first, whose width is ``first``."""
+    widths = [first]
+    for block in range(1, 1 + blocks):
         convolution = weights.get(f"input_blocks.{block}.0.out_layers.3.weight")
         if convolution is not None:
             widths[-1] = convolution.shape[0]

@@ -225,7 +225,7 @@ def lpips(g):
 def confounded(g):
     g.about("# Confounded training data\nTwo models of the same base, the same patients, the same prompts. One was fine-tuned on films where support devices and pleural effusion are independent; the "
             "other on films where they come together, as in hospitals, and where most captions name the effusion alone. That one has learned devices under the words *Pleural "
-            "Effusion*: devices rise more than the effusion that was asked for, and its CFRT falls. In the panel a click on the bar lists the patients, and what leaked.\n\n"
+            "Effusion*: devices rise as much as the effusion that was asked for, or more, and its CFRT falls. In the panel a click on the bar lists the patients, and what leaked.\n\n"
             "CFRT asks which attribute changed *most*. A leak that rises less than its target costs nothing: read the mean Δ of all labels too.",
             "2 minutes on two CPU cores.")
     classifier = None

@@ -1,5 +1,7 @@
 """Contact sheets of the model card."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,8 +27,15 @@ def test_one_attribute_is_drawn_and_the_patient_stays(name):
         assert 0.01 < changed < 0.5
 
 
-@pytest.mark.parametrize(("arguments", "fault"), [(["--patients", "0"], "--patients is 0")])
-def test_bad_arguments_are_named(tmp_path, capsys, arguments, fault):
+def test_the_model_s_patients(tmp_path):
+    contact_sheet.main(["chexpert", "--patients", "1", "--out", str(tmp_path / "sheet.jpg")])
+    assert np.asarray(Image.open(tmp_path / "sheet.jpg")).std() > 10
+
+
+@pytest.mark.parametrize(("arguments", "name", "fault"), [
+    (["--patients", "0"], "sheet.jpg", "--patients is 0"), ([], "sheet.xyz", "--out is .*sheet.xyz"), ([], "none/sheet.jpg", "in a folder that is there"),
+])
+def test_bad_arguments_are_named(tmp_path, capsys, arguments, name, fault):
     with pytest.raises(SystemExit):
-        contact_sheet.main(["isic", *arguments, "--out", str(tmp_path / "sheet.png")])
-    assert fault in capsys.readouterr().err and not list(tmp_path.iterdir())
+        contact_sheet.main(["isic", *arguments, "--out", str(tmp_path / name)])
+    assert re.search(fault, capsys.readouterr().err) and not list(tmp_path.iterdir())

@@ -10,9 +10,9 @@ from hypothesis.extra import numpy as arrays
 
 from demo import evaluate, oracle
 from demo.classifier import calibration_error
-from demo.measurements import FAR_SWAPS, STUDIES, Readers, Store, to_bytes
+from demo.measurements import FAR_SWAPS, STUDIES, Readers, Store, settings_of, to_bytes
 from demo.scores import (
-    Figure, agreement, difference, falls, nearest, repeat_distance, share, spread_ratios, successes, thumbnails, to_text, wins,
+    Figure, agreement, difference, falls, lead, nearest, repeat_distance, share, spread_ratios, successes, thumbnails, to_text, wins,
 )  # fmt: skip
 
 CHEST, CONFOUNDED = STUDIES["chexpert"], STUDIES["confounded"]
@@ -52,6 +52,13 @@ def test_unread_patients_fail():
     far = np.array([[[0.9, 0.1]], [[0.9, np.nan]], [[0.2, 0.8]], [[0.5, 0.5]]])
     won, leaked = successes(far, np.zeros((4, 2)), 0)
     assert won.tolist() == [True, False, False, False] and leaked.tolist() == [-1, -1, 1, 1]
+    np.testing.assert_allclose(lead(far, np.zeros((4, 2)), 0), [0.8, np.nan, -0.6, 0])
+
+
+@given(arrays.arrays(float, (9, 3, 3), elements=st.sampled_from([0, 0.25, 0.5, 1])), st.integers(0, 2))
+def test_cfrt_asks_for_the_sign_of_the_lead(far, target):
+    won, _ = successes(far, np.zeros((9, 3)), target)
+    assert (won == (lead(far, np.zeros((9, 3)), target) > 0)).all()
 
 
 def test_agreement_is_over_the_first_judge_s_failures():
@@ -170,9 +177,12 @@ def test_confounding_shows():
     assert figures["drop of CFRT support devices"].value == 0.5 and figures["drop of CFRT support devices"].met
     agreed = figures["failing patients that fail by the oracle too"]
     assert agreed.value == pytest.approx(0.9) and agreed.n == 20 and agreed.met
+    clear = figures["patients in whom another rises most by 0.05: failing by the oracle too"]
+    assert clear.value == pytest.approx(0.9) and clear.n == 20 and clear.goal == ""
+    assert figures["support devices asked for: another rises most by 0.05, by oracle"].value == pytest.approx(0.45)
 
 
-def test_ties_of_a_confounded_model_are_no_clear_successes():
+def test_ties_of_a_confounded_model_are_no_clear_leaks():
     plain, leaking = _measurements(CHEST), _measurements(CONFOUNDED, leak=0.5)
     far = [1 + CONFOUNDED.swap_steps.index(step) for step in FAR_SWAPS]
     failed = np.flatnonzero(~evaluate.verdicts(CONFOUNDED, leaking, "classifier", 0)[0])
@@ -182,9 +192,10 @@ def test_ties_of_a_confounded_model_are_no_clear_successes():
         leaking[judge][failed, 0, 0] = 0.0
     figures = {figure.name: figure for figure in evaluate.confounded_figures(CONFOUNDED, leaking, CHEST, plain)}
     assert figures["failing patients that fail by the oracle too"].value == 0
-    clear = figures["failing patients that fail by the oracle too, by a margin of 0.05"]
-    assert clear.value == 1 and clear.n == len(failed) and clear.goal == ""
-    assert figures["CFRT support devices, by a margin of 0.05, by oracle"].value == 0.5
+    assert figures["patients in whom another rises most by 0.05: failing by the oracle too"].n == 0
+    for judge in ("classifier", "oracle"):
+        assert figures[f"support devices asked for: support devices rises most by 0.05, by {judge}"].value == 0.5
+        assert figures[f"support devices asked for: another rises most by 0.05, by {judge}"].value == 0
 
 
 def test_too_few_patients_for_a_spread():
@@ -204,6 +215,16 @@ def test_the_store_goes_on_and_refuses_other_settings(tmp_path):
     assert again.kept("report.json", lambda: {"a": 1}) == again.kept("report.json", lambda: {"a": 2}) == {"a": 1}
     anew = Store(tmp_path / "s", {"guidance": 3.0}, resume=False)
     assert anew.done() == set() and anew.kept("report.json", lambda: {"a": 2}) == {"a": 2}
+
+
+def test_settings_name_the_oracle_and_the_weights(tmp_path):
+    from demo.architecture import WEIGHTS
+    from medtraverse.classifier import load_classifier
+
+    classifier = load_classifier(WEIGHTS.parent / "classifier-isic.safetensors")
+    found = settings_of(STUDIES["isic"], WEIGHTS, WEIGHTS.parent / "phantom-isic.safetensors", classifier, 7.5, 50, True, False)
+    assert found["bfloat16"] and not found["compiled"]
+    assert {name.split("/")[0] for name in found["sha256"]} == {"weights", "vae", "text_encoder", "demo.oracle", "demo.oracle_dermoscopy", "classifier"}
 
 
 def test_studies_ask_for_what_they_need():

@@ -65,6 +65,13 @@ def test_a_unet_of_another_shape_is_refused(tmp_path):
         load_model(WEIGHTS, tmp_path / "other.safetensors")
 
 
+def test_compiling_without_a_compiler_is_refused():
+    import torch._inductor.config
+
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(ValueError, match="--compile: .*leave it out"):
+        load_model(WEIGHTS, compiled=True)
+
+
 def test_the_unet_leaves_room_for_four():
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -160,6 +160,17 @@ def test_a_unet_of_another_architecture_is_named(run, parts, models, change, fau
         run("MedicalCheckpointLoader", unet="isic.safetensors")
 
 
+@pytest.mark.parametrize(("lost", "fault"), [
+    (range(1, 12), "input blocks"), (range(2, 12), "keys"), ((1,), "input blocks"), ((2,), "input blocks"), (range(12), "."),
+])
+def test_a_damaged_unet_in_original_keys_is_named(run, pack, parts, models, lost, fault):
+    weights = pack.nodes.model_building._original_keys(dict(parts["unet"]), "unet")
+    weights = {key: value for key, value in weights.items() if not key.startswith(tuple(f"input_blocks.{block}." for block in lost))}
+    put(weights, models / "diffusion_models" / "isic.safetensors")
+    with pytest.raises(ValueError, match=f"unet: .*{fault}"):
+        run("MedicalCheckpointLoader", unet="isic.safetensors")
+
+
 @pytest.mark.parametrize("inputs", [{"checkpoint": "../../secret.safetensors"}, {"unet": "/etc/passwd"}, {"domain": "MRI"}])
 def test_choices_that_are_not_offered_are_refused_with_the_good_ones(run, inputs):
     with pytest.raises(ValueError, match=f"{next(iter(inputs))}: there is no .*the choices are"):
