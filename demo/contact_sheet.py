@@ -6,7 +6,6 @@ Patients are the first of `demo.evaluate`, not chosen. Synthetic images. Not for
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from medtraverse.domain import load_domains
 from medtraverse.figures.grid import trajectory_grid
 from medtraverse.figures.render import to_image
 from medtraverse.notice import NOTICE
+from workflows.pictures import save
 
 SWAPS = (25, 20, 15, 10, 5)
 
@@ -72,9 +72,7 @@ def main(argv=None):
             figure = generated(study, args.model, unet, args.patients)
         except ValueError as error:
             parser.error(str(error))
-    part = args.out.with_name(f"{args.out.name}.part")
-    Image.fromarray(to_bytes(to_image(figure))).save(part, "JPEG", quality=85, comment=NOTICE)
-    os.replace(part, args.out)
+    save(Image.fromarray(to_bytes(to_image(figure))), args.out, quality=85)
     print(f"{args.out}\n{NOTICE}")
 
 

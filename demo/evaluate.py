@@ -21,7 +21,7 @@ from demo import oracle
 from demo.architecture import WEIGHTS
 from demo.dataset import CACHE
 from demo.measurements import ALL_SWAPS, FAR_SWAPS, STUDIES, Readers, Store, collect, settings_of
-from demo.scores import Figure, agreement, difference, falls, lead, share, spread_ratios, successes, to_text, wins
+from demo.scores import Figure, agreement, difference, falls, share, share_figure, spread_ratios, successes, to_text, wins
 from medtraverse.notice import NOTICE
 
 # Where both attributes of a confounded model appear in the same images, which rose more is a matter of the judges' last digits.
@@ -40,13 +40,13 @@ def classifier_figures(study, report: dict, count: int) -> list:
     return figures
 
 
-def verdicts(study, data: dict, judge: str, target: int, curve: bool = False, score=successes):
-    """Success and leak of each patient for attribute `target`, by the "classifier" or the "oracle"; or another `score` of `demo.scores`."""
+def verdicts(study, data: dict, judge: str, target: int, curve: bool = False):
+    """CFRT's verdict on each patient for attribute `target`, by the "classifier" or the "oracle"; see `demo.scores.Verdicts`."""
     start = data[judge][:, target, 0]
     if curve:
-        return score(data[f"curve_{judge}"][:, target], start, target)
+        return successes(data[f"curve_{judge}"][:, target], start, target)
     far = [1 + study.swap_steps.index(step) for step in FAR_SWAPS]
-    return score(data[judge][:, target][:, far], start, target)
+    return successes(data[judge][:, target][:, far], start, target)
 
 
 def cfrt_figures(study, data: dict) -> list:
@@ -54,9 +54,8 @@ def cfrt_figures(study, data: dict) -> list:
     for judge in ("classifier", "oracle"):
         for curve, what in ((False, "swaps λ 5,10,15"), (True, "Bézier frames 30–49")):
             for target, label in enumerate(study.labels):
-                won, _ = verdicts(study, data, judge, target, curve)
-                value, interval, n = share(won)
-                figures.append(Figure(group, f"{label}, {what}, by {judge}", value, n, low=0.98, interval=interval))
+                won = verdicts(study, data, judge, target, curve).won
+                figures.append(share_figure(group, f"{label}, {what}, by {judge}", won, low=0.98))
     return figures
 
 
@@ -64,19 +63,15 @@ def control_figures(study, data: dict) -> list:
     """Controls that must fail, spurious attributes of neutrals, and thin structures."""
     group, neutral = f"{study.domain}: controls", data["classifier"][:, 0, 0]
     before, after = data["control"][np.isfinite(data["control"]).all((1, 2))].swapaxes(0, 1)
-    value, interval, n = share(wins(after, before))
     change = float(np.abs(after - before).max())
-    figures = [Figure(group, "neutral → neutral: an attribute wins", value, n, high=0.05, interval=interval, note=f"largest change {change:.1e}")]
+    figures = [share_figure(group, "neutral → neutral: an attribute wins", wins(after, before), high=0.05, note=f"largest change {change:.1e}")]
     others = np.roll(neutral, -len(set(study.prompts(range(len(neutral)))[0])), axis=0)
-    value, interval, n = share(wins(others, neutral))
-    figures.append(Figure(group, "neutral → another patient's neutral: an attribute wins", value, n, interval=interval, note="what strictness alone gives"))
-    value, interval, n = share((neutral > 0.5).any(1))
-    figures.append(Figure(group, "neutrals with a spurious attribute", value, n, high=0.02, interval=interval))
+    figures.append(share_figure(group, "neutral → another patient's neutral: an attribute wins", wins(others, neutral), note="what strictness alone gives"))
+    figures.append(share_figure(group, "neutrals with a spurious attribute", (neutral > 0.5).any(1), high=0.02))
     near = 1 + study.swap_steps.index(5)
     for target, label in enumerate(study.labels):
         if label in THIN:
-            value, interval, n = share(data["oracle"][:, target, near, target] > 0.5)
-            figures.append(Figure(group, f"{THIN[label]} found by the oracle at λ = 5", value, n, low=0.9, interval=interval))
+            figures.append(share_figure(group, f"{THIN[label]} found by the oracle at λ = 5", data["oracle"][:, target, near, target] > 0.5, low=0.9))
     return figures
 
 
@@ -118,10 +113,9 @@ def identity_figures(study, data: dict, phantoms: np.ndarray, drawn: np.ndarray)
 
 def memorisation_figures(study, found: dict) -> list:
     group, threshold = f"{study.domain}: memorisation", found["threshold"]
-    value, interval, n = share(found["nearest"] < threshold)
-    figures = [Figure(group, "neutrals nearer to a training image than two renderings of one patient", value, n, low=0, high=0, interval=interval)]
-    value, interval, n = share(found["unseen"] < threshold)
-    figures.append(Figure(group, "the same of unseen phantoms, which cannot be memorised", value, n, interval=interval))
+    memorised = found["nearest"] < threshold
+    figures = [share_figure(group, "neutrals nearer to a training image than two renderings of one patient", memorised, low=0, high=0)]
+    figures.append(share_figure(group, "the same of unseen phantoms, which cannot be memorised", found["unseen"] < threshold))
     figures.append(Figure(group, "distance of two renderings, 95th percentile", threshold, min(200, found["training"])))
     figures.append(Figure(group, "distance to the nearest training image, least", float(found["nearest"].min()), len(found["nearest"]),
                           note=f"of {found['training']} training images"))  # fmt: skip
@@ -130,36 +124,30 @@ def memorisation_figures(study, found: dict) -> list:
 
 def confounded_figures(study, data: dict, plain_study, plain: dict) -> list:
     """CFRT with correlated attributes, beside that of the plain model on the same patients, and whether the oracle sees the same failures."""
-    group, labels, figures, drops = f"{study.domain}, confounded", study.labels, [], {}
+    group, labels, figures, drops, judged = f"{study.domain}, confounded", study.labels, [], [], []
     for target, label in enumerate(labels):
-        won, leaked = verdicts(study, data, "classifier", target)
-        before, _ = verdicts(plain_study, plain, "classifier", target)
-        value, interval, n = share(won)
+        by = {judge: verdicts(study, data, judge, target) for judge in ("classifier", "oracle")}
+        judged.append(by)
+        leaked = by["classifier"].leaked
         leaks = ", ".join(f"{labels[b]} leaked in {count}" for b, count in zip(*np.unique(leaked[leaked >= 0], return_counts=True)))
-        figures.append(Figure(group, f"CFRT {label}, by classifier", value, n, interval=interval, note=leaks))
-        value, interval, n = share(verdicts(study, data, "oracle", target)[0])
-        figures.append(Figure(group, f"CFRT {label}, by oracle", value, n, interval=interval))
+        figures.append(share_figure(group, f"CFRT {label}, by classifier", by["classifier"].won, note=leaks))
+        figures.append(share_figure(group, f"CFRT {label}, by oracle", by["oracle"].won))
         # CFRT asks which attribute rose most; a leak that rises less than its target shows here alone.
         for other, name in enumerate(labels):
             if other != target:
                 present, alone = (part["classifier"][:, target, -1, other] > 0.5 for part in (data, plain))
-                value, interval, n = share(present)
-                figures.append(Figure(group, f"{label} asked for: {name} too, λ = 5", value, n, interval=interval, note=f"{share(alone)[0]:.3f} in the plain model"))
-        drops[target] = difference(before, won)
-    worst = max(drops, key=lambda target: drops[target][0])
-    drop, interval = drops[worst]
-    figures.append(Figure(group, f"drop of CFRT {labels[worst]}", drop, len(data["number"]), low=0.2, interval=interval))
-    won = {judge: verdicts(study, data, judge, worst)[0] for judge in ("classifier", "oracle")}
-    value, interval, n = share(agreement(won["classifier"], won["oracle"]))
-    figures.append(Figure(group, "failing patients that fail by the oracle too", value, n, low=0.9, interval=interval))
-    leads = {judge: verdicts(study, data, judge, worst, score=lead) for judge in won}
-    for judge, ahead in leads.items():
-        for what, flags in ((labels[worst], ahead > CLEAR), ("another", ahead < -CLEAR)):
-            value, interval, n = share(flags)
-            figures.append(Figure(group, f"{labels[worst]} asked for: {what} rises most by {CLEAR}, by {judge}", value, n, interval=interval))
-    value, interval, n = share(agreement(~(leads["classifier"] < -CLEAR), won["oracle"]))
-    figures.append(Figure(group, f"patients in whom another rises most by {CLEAR}: failing by the oracle too", value, n, interval=interval))
-    return figures
+                figures.append(share_figure(group, f"{label} asked for: {name} too, λ = 5", present, note=f"{share(alone)[0]:.3f} in the plain model"))
+        drops.append(difference(verdicts(plain_study, plain, "classifier", target).won, by["classifier"].won))
+    worst = max(range(len(labels)), key=lambda target: drops[target][0])
+    (drop, interval), label, by = drops[worst], labels[worst], judged[worst]
+    figures.append(Figure(group, f"drop of CFRT {label}", drop, len(data["number"]), low=0.2, interval=interval))
+    failing = agreement(by["classifier"].won, by["oracle"].won)
+    figures.append(share_figure(group, "failing patients that fail by the oracle too", failing, low=0.9))
+    for judge, found in by.items():
+        for what, flags in ((label, found.lead > CLEAR), ("another", found.lead < -CLEAR)):
+            figures.append(share_figure(group, f"{label} asked for: {what} rises most by {CLEAR}, by {judge}", flags))
+    failing = agreement(~(by["classifier"].lead < -CLEAR), by["oracle"].won)
+    return [*figures, share_figure(group, f"patients in whom another rises most by {CLEAR}: failing by the oracle too", failing)]
 
 
 def evaluate(args) -> list:

@@ -28,6 +28,7 @@ from demo.train import require_device
 from demo.train_unet import denoising_loss
 from demo.training import Run, write_json
 from medtraverse.captions import image_file, read_chexpert, read_isic
+from medtraverse.digest import sha256_of
 from medtraverse.notice import NOTICE
 
 # Set of `demo.layouts` (they share no patient), correlation of devices and effusion, and share of the effusions beside devices that no label mentions.
@@ -261,7 +262,7 @@ def main(argv=None) -> int:
 
 
 def _sha256(base):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((base / "unet").glob("*.safetensors"))}
+    return {path.name: sha256_of(path) for path in sorted((base / "unet").glob("*.safetensors"))}
 
 
 def _arguments(argv):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -18,6 +17,7 @@ import torch
 from demo import oracle
 from demo.sampling import draw_noise, traverse
 from medtraverse.curve import interpolate
+from medtraverse.digest import sha256_of
 from medtraverse.domain import load_domains
 
 ALL_SWAPS = tuple(range(45, 0, -5))
@@ -211,9 +211,9 @@ def settings_of(study: Study, folder: Path, unet: Path | None, classifier, guida
     """All that the measurements depend on, for the store."""
     parts = [unet] if unet else sorted((folder / "unet").glob("*.safetensors"))
     parts += sorted(path for part in ("vae", "text_encoder") for path in (folder / part).glob("*.safetensors"))
-    hashes = {path.parent.name + "/" + path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in parts}
+    hashes = {path.parent.name + "/" + path.name: sha256_of(path) for path in parts}
     study_ = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(study).items()}
     readers = [oracle, oracle.DOMAINS[study.phantoms][1]]
-    hashes |= {module.__name__: hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest() for module in readers}
+    hashes |= {module.__name__: sha256_of(module.__file__) for module in readers}
     sampling = {"guidance": guidance, "steps": steps, "bfloat16": half, "compiled": compiled}
     return {"study": study_, **sampling, "sha256": hashes | {"classifier": classifier.sha256}}

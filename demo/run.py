@@ -4,7 +4,6 @@ Starts ComfyUI, queues the bundled workflows over HTTP, and writes their picture
 """
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from demo.comfyui import PACK, SetupError, installation, start_server
 from medtraverse import __version__
 from medtraverse.client import Client, GraphRejected, NodeFailed, RunInterrupted
+from medtraverse.digest import sha256_of
 from medtraverse.notice import NOTICE
 from medtraverse.run import write
 
@@ -122,10 +122,7 @@ class Stages:
 
 def weight_hashes():
     """Return sha256 of every weight file that ships, by path under ``demo/weights``."""
-    return {
-        path.relative_to(WEIGHTS).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(WEIGHTS.rglob("*.safetensors"))
-    }
+    return {path.relative_to(WEIGHTS).as_posix(): sha256_of(path) for path in sorted(WEIGHTS.rglob("*.safetensors"))}
 
 
 def summary(report):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -73,27 +74,34 @@ def share(flags) -> tuple[float | None, tuple | None, int]:
     return float(flags.mean()), wilson(int(flags.sum()), flags.size), flags.size
 
 
-def successes(far, neutral, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """CFRT's verdict on each patient: success, bool [P], and the index of what leaked, -1 for successes and for the unread.
+def share_figure(group: str, name: str, flags, **more) -> Figure:
+    """The share of true flags with its interval as a line of the table; `more` are fields of `Figure`."""
+    value, interval, n = share(flags)
+    return Figure(group, name, value, n, interval=interval, **more)
 
-    `far` [P, points, L] and `neutral` [P, L] as for `medtraverse.cfrt.cfrt`; a patient with an image that could not be read (NaN) fails.
+
+class Verdicts(NamedTuple):
+    """CFRT's verdict on each patient.
+
+    `won`, bool [P]; `leaked`, the index of what leaked, int [P], -1 for successes and for the unread; `lead`, how much more the target rose,
+    on average, than whatever else rose most, float [P] in -2..2, NaN for the unread. CFRT asks for its sign alone.
     """
+
+    won: np.ndarray
+    leaked: np.ndarray
+    lead: np.ndarray
+
+
+def successes(far, neutral, target: int) -> Verdicts:
+    """Verdicts on `far` [P, points, L] and `neutral` [P, L], as for `medtraverse.cfrt.cfrt`; a patient with an image that could not be read (NaN) fails."""
     far, neutral = np.asarray(far, float), np.asarray(neutral, float)
     read = np.isfinite(far).all((1, 2)) & np.isfinite(neutral).all(1)
-    won, leaked = np.zeros(len(far), bool), np.full(len(far), -1)
+    found = Verdicts(np.zeros(len(far), bool), np.full(len(far), -1), np.full(len(far), np.nan))
     if read.any():
         result = cfrt(far[read], neutral[read], target)
-        won[read], leaked[read] = result.success, result.leaked
-    return won, leaked
-
-
-def lead(far, neutral, target: int) -> np.ndarray:
-    """How much more the target's mean rose than that of the attribute that rose most beside it: float [P], -1..2, NaN for the unread.
-
-    Parameters as for `successes`; CFRT asks for its sign alone, and that the target rose.
-    """
-    rise = np.asarray(far, float).mean(1) - np.asarray(neutral, float)
-    return rise[:, target] - np.delete(rise, target, axis=1).max(1)
+        found.won[read], found.leaked[read] = result.success, result.leaked
+        found.lead[read] = result.deltas[:, target] - np.delete(result.deltas, target, axis=1).max(1)
+    return found
 
 
 def agreement(first, second) -> np.ndarray:
@@ -114,7 +122,7 @@ def wins(after, before) -> np.ndarray:
     A win is CFRT's: one attribute's rise above all others', here of probabilities to `RESOLUTION` decimals.
     """
     after, before = (np.asarray(part, float).round(RESOLUTION) for part in (after, before))
-    won = [successes(after[:, None], before, target)[0] for target in range(after.shape[1])]
+    won = [successes(after[:, None], before, target).won for target in range(after.shape[1])]
     return np.any(won, axis=0)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from medtraverse.notice import NOTICE
 from workflows.graphs import SUFFIX, names
 
 FOLDER = Path(__file__).parent
@@ -37,7 +38,7 @@ def save(image, path, quality=82):
     """Write a JPEG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    image.save(part, "JPEG", quality=quality, comment="Synthetic images. Not for clinical use.")
+    image.save(part, "JPEG", quality=quality, comment=NOTICE)
     os.replace(part, path)
 
 

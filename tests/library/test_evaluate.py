@@ -12,7 +12,7 @@ from demo import evaluate, oracle
 from demo.classifier import calibration_error
 from demo.measurements import FAR_SWAPS, STUDIES, Readers, Store, settings_of, to_bytes
 from demo.scores import (
-    Figure, agreement, difference, falls, lead, nearest, repeat_distance, share, spread_ratios, successes, thumbnails, to_text, wins,
+    Figure, agreement, difference, falls, nearest, repeat_distance, share, spread_ratios, successes, thumbnails, to_text, wins,
 )  # fmt: skip
 
 CHEST, CONFOUNDED = STUDIES["chexpert"], STUDIES["confounded"]
@@ -50,15 +50,15 @@ def test_goals(value, limits, goal, met):
 
 def test_unread_patients_fail():
     far = np.array([[[0.9, 0.1]], [[0.9, np.nan]], [[0.2, 0.8]], [[0.5, 0.5]]])
-    won, leaked = successes(far, np.zeros((4, 2)), 0)
+    won, leaked, lead = successes(far, np.zeros((4, 2)), 0)
     assert won.tolist() == [True, False, False, False] and leaked.tolist() == [-1, -1, 1, 1]
-    np.testing.assert_allclose(lead(far, np.zeros((4, 2)), 0), [0.8, np.nan, -0.6, 0])
+    np.testing.assert_allclose(lead, [0.8, np.nan, -0.6, 0])
 
 
 @given(arrays.arrays(float, (9, 3, 3), elements=st.sampled_from([0, 0.25, 0.5, 1])), st.integers(0, 2))
 def test_cfrt_asks_for_the_sign_of_the_lead(far, target):
-    won, _ = successes(far, np.zeros((9, 3)), target)
-    assert (won == (lead(far, np.zeros((9, 3)), target) > 0)).all()
+    found = successes(far, np.zeros((9, 3)), target)
+    assert (found.won == (found.lead > 0)).all()
 
 
 def test_agreement_is_over_the_first_judge_s_failures():
