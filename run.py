@@ -10,15 +10,19 @@ The first call makes .venv and .comfyui here. To use a ComfyUI that you have:
 
   python run.py --comfyui PATH demo      or set COMFYUI_PATH
 """
+
 from __future__ import print_function
 
 import sys
 
 # Nothing above or in this file may need a newer syntax: an old Python must get as far as this message.
 if sys.version_info < (3, 10):
-    sys.exit("MedTraverse needs Python 3.10 or later; this is Python {0}.{1} ({2}).\n"
-             "Install a newer one and call it by its name, for example: python3.12 run.py demo"
-             .format(sys.version_info[0], sys.version_info[1], sys.executable))
+    sys.exit(
+        "MedTraverse needs Python 3.10 or later; this is Python {0}.{1} ({2}).\n"
+        "Install a newer one and call it by its name, for example: python3.12 run.py demo".format(
+            sys.version_info[0], sys.version_info[1], sys.executable
+        )
+    )
 
 import argparse
 import os
@@ -38,9 +42,15 @@ NO_TESTS_COLLECTED = 5
 
 
 def main(arguments):
-    parser = argparse.ArgumentParser(prog="run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", metavar="PATH", default=os.environ.get("COMFYUI_PATH") or None,
-                        help="a ComfyUI to use instead of a fetched one; nothing in it is changed but a link to the pack")
+    parser = argparse.ArgumentParser(
+        prog="run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--comfyui",
+        metavar="PATH",
+        default=os.environ.get("COMFYUI_PATH") or None,
+        help="a ComfyUI to use instead of a fetched one; nothing in it is changed but a link to the pack",
+    )
     parser.add_argument("--cpu", action="store_true", help="compute on the CPU even where there is a GPU")
     parser.add_argument("command", choices=("demo", "test", "serve", "python"))
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="arguments of the command")
@@ -54,17 +64,31 @@ def main(arguments):
         options.comfyui, options.cpu = behind.comfyui, behind.cpu
     if options.cpu:
         os.environ["MEDTRAVERSE_CPU"] = "1"
-    return {"demo": demo, "test": test, "serve": serve, "python": python}[options.command](options.comfyui, options.rest)
+    return {"demo": demo, "test": test, "serve": serve, "python": python}[options.command](
+        options.comfyui, options.rest
+    )
 
 
 def demo(comfyui, arguments):
-    parser = argparse.ArgumentParser(prog="run.py demo", description="Traverse, join, score and plot both demo domains.")
-    parser.add_argument("--out", default="output/demo", help="where the pictures and report.json go (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="run.py demo", description="Traverse, join, score and plot both demo domains."
+    )
+    parser.add_argument(
+        "--out", default="output/demo", help="where the pictures and report.json go (default: %(default)s)"
+    )
     parser.add_argument("--patients", type=int, default=8, help="patients per domain (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="seed of the first patient")
     options, rest = parser.parse_known_args(arguments)
     chosen = choose(comfyui)
-    command = [str(chosen.python), "-m", "demo.run", "--out", os.path.abspath(options.out), "--patients", str(options.patients)]
+    command = [
+        str(chosen.python),
+        "-m",
+        "demo.run",
+        "--out",
+        os.path.abspath(options.out),
+        "--patients",
+        str(options.patients),
+    ]
     if options.seed is not None:
         command += ["--seed", str(options.seed)]
     return call(command + rest, chosen)
@@ -97,9 +121,16 @@ def serve(comfyui, arguments):
     chosen = choose(comfyui)
     log = PACK / ".comfyui-base" / "server.log"
     print("Starting ComfyUI.", flush=True)
-    with start_server(chosen, port=options.port, log_path=log, own_folders=chosen.foreign, arguments=rest) as url:
+    with start_server(
+        chosen, port=options.port, log_path=log, own_folders=chosen.foreign, arguments=rest
+    ) as url:
         print("ComfyUI is at {0} (log: {1}). Ctrl-C ends it.".format(url, log), flush=True)
-        desktop = os.name == "nt" or sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        desktop = (
+            os.name == "nt"
+            or sys.platform == "darwin"
+            or os.environ.get("DISPLAY")
+            or os.environ.get("WAYLAND_DISPLAY")
+        )
         if desktop and not options.no_browser:
             webbrowser.open(url)
         while True:
@@ -136,6 +167,10 @@ if __name__ == "__main__":
     except SetupError as error:
         sys.exit("\nrun.py: {0}".format(error))
     except OSError as error:
-        sys.exit("\nrun.py: {0}\nCheck that the disk is not full and that {1} is writable, then run it again.".format(error, PACK))
+        sys.exit(
+            "\nrun.py: {0}\nCheck that the disk is not full and that {1} is writable, then run it again.".format(
+                error, PACK
+            )
+        )
     except KeyboardInterrupt:
         sys.exit(130)

@@ -18,22 +18,40 @@ def main(argv=None):
     host = hosting.start()
     import torch
 
-    noise = torch.stack([
-        torch.randn(host.latent, generator=torch.Generator().manual_seed(arguments.seed + number)) for number in range(arguments.patients)
-    ])
+    noise = torch.stack(
+        [
+            torch.randn(host.latent, generator=torch.Generator().manual_seed(arguments.seed + number))
+            for number in range(arguments.patients)
+        ]
+    )
     attributes = host.domain.select()[:1]
     expected = METHODS["reference"](host, noise, attributes, SWAP_STEPS)
     points = ["neutral", *map(str, SWAP_STEPS)]
     table = {
-        name: dict(zip(points, (METHODS[name](host, noise, attributes, SWAP_STEPS) - expected).abs().amax((0, 1, 3, 4, 5)).tolist()))
+        name: dict(
+            zip(
+                points,
+                (METHODS[name](host, noise, attributes, SWAP_STEPS) - expected)
+                .abs()
+                .amax((0, 1, 3, 4, 5))
+                .tolist(),
+            )
+        )
         for name in ("stock", "chained", "medtraverse")
     }
-    report = {"patients": arguments.patients, "seed": arguments.seed, "attribute": attributes[0].name,
-              "largest_latent": expected.abs().max().item(), "difference": table}
+    report = {
+        "patients": arguments.patients,
+        "seed": arguments.seed,
+        "attribute": attributes[0].name,
+        "largest_latent": expected.abs().max().item(),
+        "difference": table,
+    }
     if arguments.json:
         print(json.dumps(report, indent=2))
         return
-    print(f"largest |difference| to diffusers, latents in diffusers' scale (largest {report['largest_latent']:.2f})")
+    print(
+        f"largest |difference| to diffusers, latents in diffusers' scale (largest {report['largest_latent']:.2f})"
+    )
     print(f"{'':12}" + "".join(f"{point:>9}" for point in points))
     for name, row in table.items():
         print(f"{name:12}" + "".join(f"{value:9.1e}" for value in row.values()))

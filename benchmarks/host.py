@@ -33,7 +33,11 @@ class Host:
     def call(self, node_id, **inputs):
         """Execute a node; inputs that are not given take the schema's default."""
         node = self.nodes[node_id]
-        defaults = {item.id: item.default for item in node.GET_SCHEMA().inputs if getattr(item, "default", None) is not None}
+        defaults = {
+            item.id: item.default
+            for item in node.GET_SCHEMA().inputs
+            if getattr(item, "default", None) is not None
+        }
         return node.EXECUTE_NORMALIZED(**{**defaults, **inputs}).args
 
 
@@ -53,7 +57,9 @@ def start(folder=DEMO, cpu=True, size=None):
 
     torch.set_grad_enabled(False)
     comfy.utils.PROGRESS_BAR_ENABLED = False
-    spec = importlib.util.spec_from_file_location("medtraverse_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
+    spec = importlib.util.spec_from_file_location(
+        "medtraverse_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
+    )
     pack = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
 
@@ -64,7 +70,9 @@ def start(folder=DEMO, cpu=True, size=None):
     sources = pack.nodes.sources
     listed = sources.checkpoint_paths
     sources.checkpoint_paths = lambda: {**listed(), sources.DEMO_MODEL: Path(folder)}
-    model, clip, vae, domain = nodes["MedicalCheckpointLoader"].execute(sources.DEMO_MODEL, sources.FROM_CHECKPOINT, "CheXpert").args
+    model, clip, vae, domain = (
+        nodes["MedicalCheckpointLoader"].execute(sources.DEMO_MODEL, sources.FROM_CHECKPOINT, "CheXpert").args
+    )
     device, dtype = comfy.model_management.get_torch_device(), model.model_dtype()
 
     from diffusers import DDIMScheduler, StableDiffusionPipeline

@@ -12,7 +12,9 @@ STEPS, CFG, SCALE = 50, 7.5, 0.18215
 def reference(host, noise, attributes, swap_steps):
     """(a) The reference scripts: diffusers, one patient at a time, neutral run again for every λ; every image decoded."""
     pipe = host.pipe
-    negative, neutral = (pipe.encode_prompt(text, host.device, 1, False)[0] for text in ("", host.domain.neutral()[1]))
+    negative, neutral = (
+        pipe.encode_prompt(text, host.device, 1, False)[0] for text in ("", host.domain.neutral()[1])
+    )
     patients = []
     for start in noise.to(host.device, host.dtype).split(1):
         rows = []
@@ -26,7 +28,10 @@ def reference(host, noise, attributes, swap_steps):
                         tensors["prompt_embeds"] = torch.cat([negative, embedding])
                     return tensors
 
-                pair = [_pipeline(pipe, neutral, negative, start), _pipeline(pipe, neutral, negative, start, swap)]
+                pair = [
+                    _pipeline(pipe, neutral, negative, start),
+                    _pipeline(pipe, neutral, negative, start, swap),
+                ]
                 for latent in pair:
                     pipe.vae.decode(latent / SCALE)
                 row = row or [pair[0]]
@@ -38,8 +43,14 @@ def reference(host, noise, attributes, swap_steps):
 
 def _pipeline(pipe, prompt, negative, start, callback=None):
     return pipe(
-        prompt_embeds=prompt, negative_prompt_embeds=negative, latents=start.clone(), num_inference_steps=STEPS, guidance_scale=CFG,
-        output_type="latent", callback_on_step_end=callback, callback_on_step_end_tensor_inputs=["prompt_embeds"],
+        prompt_embeds=prompt,
+        negative_prompt_embeds=negative,
+        latents=start.clone(),
+        num_inference_steps=STEPS,
+        guidance_scale=CFG,
+        output_type="latent",
+        callback_on_step_end=callback,
+        callback_on_step_end_tensor_inputs=["prompt_embeds"],
     ).images
 
 
@@ -52,17 +63,24 @@ def stock(host, noise, attributes, swap_steps):
     empty = torch.zeros_like(noise)
 
     def sample(positive):
-        latent = comfy.sample.sample(host.model, noise, STEPS, CFG, "ddim", "ddim_uniform", positive, negative, empty, seed=0)
+        latent = comfy.sample.sample(
+            host.model, noise, STEPS, CFG, "ddim", "ddim_uniform", positive, negative, empty, seed=0
+        )
         host.vae.decode(latent)
         return latent * SCALE
 
     def swapped(attribute, swap_step):
         share = (swap_step + 1) / STEPS
         first = node_helpers.conditioning_set_values(neutral, {"start_percent": 0.0, "end_percent": share})
-        return first + node_helpers.conditioning_set_values(_encode(host, attribute.prompt), {"start_percent": share, "end_percent": 1.0})
+        return first + node_helpers.conditioning_set_values(
+            _encode(host, attribute.prompt), {"start_percent": share, "end_percent": 1.0}
+        )
 
     kept = sample(neutral)
-    rows = [torch.stack([kept, *(sample(swapped(attribute, swap_step)) for swap_step in swap_steps)], 1) for attribute in attributes]
+    rows = [
+        torch.stack([kept, *(sample(swapped(attribute, swap_step)) for swap_step in swap_steps)], 1)
+        for attribute in attributes
+    ]
     return torch.stack(rows, 1).float().cpu()
 
 
@@ -76,8 +94,20 @@ def chained(host, noise, attributes, swap_steps):
 
     def segment(positive, latent, first, last, fresh=False):
         return comfy.sample.sample(
-            host.model, noise if fresh else nothing, STEPS, CFG, "ddim", "ddim_uniform", positive, negative, latent,
-            disable_noise=not fresh, start_step=first, last_step=last, force_full_denoise=last >= STEPS, seed=0,
+            host.model,
+            noise if fresh else nothing,
+            STEPS,
+            CFG,
+            "ddim",
+            "ddim_uniform",
+            positive,
+            negative,
+            latent,
+            disable_noise=not fresh,
+            start_step=first,
+            last_step=last,
+            force_full_denoise=last >= STEPS,
+            seed=0,
         )
 
     branches, latent, begun = {}, nothing, 0
@@ -89,7 +119,10 @@ def chained(host, noise, attributes, swap_steps):
     kept = segment(neutral, latent, begun, STEPS)
     for result in (kept, *branches.values()):
         host.vae.decode(result)
-    rows = [torch.stack([kept, *(branches[number, swap_step] for swap_step in swap_steps)], 1) for number in range(len(prompts))]
+    rows = [
+        torch.stack([kept, *(branches[number, swap_step] for swap_step in swap_steps)], 1)
+        for number in range(len(prompts))
+    ]
     return torch.stack(rows, 1).float().cpu() * SCALE
 
 
@@ -101,8 +134,18 @@ def medtraverse(host, noise, attributes, swap_steps, **options):
 
     prompts = [_encode(host, attribute.prompt) for attribute in attributes]
     latents, _ = traverse(
-        host.model, _encode(host, host.domain.neutral()[1]), prompts, _encode(host, ""), noise, tuple(range(len(noise))), tuple(swap_steps),
-        STEPS, CFG, "ddim", DIFFUSERS_DDIM, **options,
+        host.model,
+        _encode(host, host.domain.neutral()[1]),
+        prompts,
+        _encode(host, ""),
+        noise,
+        tuple(range(len(noise))),
+        tuple(swap_steps),
+        STEPS,
+        CFG,
+        "ddim",
+        DIFFUSERS_DDIM,
+        **options,
     )
     host.vae.decode(latents)
     return latents[Plan(len(noise), len(prompts), tuple(swap_steps)).index()] * SCALE

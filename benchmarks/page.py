@@ -91,7 +91,9 @@ def opened(browser, url, bare=False):
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     if bare:
         page.route("**/extensions/MedTraverse/**", lambda route: route.abort())
-    page.request.post(f"{url}/settings", data={"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False})
+    page.request.post(
+        f"{url}/settings", data={"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False}
+    )
     page.goto(f"{url}/?template=00-start-here&source=MedTraverse")
     page.wait_for_function("window.app?.graph?._nodes.length > 0", timeout=60_000)
     page.wait_for_timeout(2000)
@@ -116,18 +118,33 @@ def main():
 
     named = os.environ.get("MEDTRAVERSE_BROWSER", "")
     program = named if os.path.isfile(named) else shutil.which("chromium") or shutil.which("google-chrome")
-    with tempfile.TemporaryDirectory() as base, start_server(base=base) as url, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory() as base,
+        start_server(base=base) as url,
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         page = opened(browser, url)
         for count in POINTS:
             measured = page.evaluate(MAP, [count, 90])
             times = sorted(measured["times"][10:])
-            print(f"map of {measured['points']} points: {1000 / statistics.mean(times):.0f} frames/s; slowest of twenty {times[int(len(times) * 0.95)]:.0f} ms", flush=True)
+            print(
+                f"map of {measured['points']} points: {1000 / statistics.mean(times):.0f} frames/s; slowest of twenty {times[int(len(times) * 0.95)]:.0f} ms",
+                flush=True,
+            )
         waits, heaps = runs(page, 7000)
-        print(f"first picture {statistics.median(waits):.0f} ms after its node had ended (greatest of {len(waits)}: {max(waits):.0f} ms)", flush=True)
+        print(
+            f"first picture {statistics.median(waits):.0f} ms after its node had ended (greatest of {len(waits)}: {max(waits):.0f} ms)",
+            flush=True,
+        )
         _, bare = runs(opened(browser, url, bare=True), 8000)
         for name, sizes in (("heap", heaps), ("without the pack's scripts", bare)):
-            print(f"{name}: " + ", ".join(f"{size:.1f} MB after {number}" for number, size in sizes.items()) + " runs", flush=True)
+            print(
+                f"{name}: "
+                + ", ".join(f"{size:.1f} MB after {number}" for number, size in sizes.items())
+                + " runs",
+                flush=True,
+            )
         browser.close()
 
 

@@ -25,9 +25,15 @@ def build_vae():
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        block_out_channels=(32, 32, 64, 128), down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=1, latent_channels=4, norm_num_groups=32, sample_size=LATENT * 8, scaling_factor=SCALING,
-    )  # fmt: skip
+        block_out_channels=(32, 32, 64, 128),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=32,
+        sample_size=LATENT * 8,
+        scaling_factor=SCALING,
+    )
 
 
 def build_unet():
@@ -40,21 +46,37 @@ def build_unet():
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=LATENT, in_channels=4, out_channels=4, cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, layers_per_block=1,
+        sample_size=LATENT,
+        in_channels=4,
+        out_channels=4,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,
+        layers_per_block=1,
         block_out_channels=(64, 96, 128),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
+    )
 
 
 def build_text_encoder():
     """CLIPTextModel of 2 layers, 64 wide, over CLIP's own vocabulary."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=49408, max_position_embeddings=TOKENS, hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_hidden_layers=2,
-        num_attention_heads=4, projection_dim=TEXT_WIDTH, hidden_act="quick_gelu", bos_token_id=49406, eos_token_id=49407, pad_token_id=49407,
-    ))  # fmt: skip
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408,
+            max_position_embeddings=TOKENS,
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            projection_dim=TEXT_WIDTH,
+            hidden_act="quick_gelu",
+            bos_token_id=49406,
+            eos_token_id=49407,
+            pad_token_id=49407,
+        )
+    )
 
 
 def build_scheduler():
@@ -62,9 +84,16 @@ def build_scheduler():
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="epsilon",
-        timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False, clip_sample=False,
-    )  # fmt: skip
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="epsilon",
+        timestep_spacing="leading",
+        steps_offset=1,
+        set_alpha_to_one=False,
+        clip_sample=False,
+    )
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -72,7 +101,9 @@ def write_tokenizer(folder: Path) -> None:
     sources = [WEIGHTS / "tokenizer", ROOT / ".comfyui" / "comfy" / "sd1_tokenizer"]
     source = next((s for s in sources if (s / "merges.txt").exists()), None)
     if source is None:
-        raise FileNotFoundError(f"CLIP's vocabulary is in neither {sources[0]} nor {sources[1]}; check out the weights or set up ComfyUI")
+        raise FileNotFoundError(
+            f"CLIP's vocabulary is in neither {sources[0]} nor {sources[1]}; check out the weights or set up ComfyUI"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     if source.resolve() == folder.resolve():
         return
@@ -116,9 +147,15 @@ def write_folder(folder: Path, vae, unet, text_encoder) -> None:
     write_tokenizer(folder / "tokenizer")
     build_scheduler().save_pretrained(folder / "scheduler")
     index = {
-        "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30.0", "requires_safety_checker": False,
-        "vae": ["diffusers", "AutoencoderKL"], "unet": ["diffusers", "UNet2DConditionModel"],
-        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
-        "scheduler": ["diffusers", "DDIMScheduler"], "safety_checker": [None, None], "feature_extractor": [None, None],
-    }  # fmt: skip
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.30.0",
+        "requires_safety_checker": False,
+        "vae": ["diffusers", "AutoencoderKL"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+    }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -9,11 +9,27 @@ from demo.chest import ChestFactors
 from medtraverse.captions import DIAGNOSES, NORMAL, chexpert_caption, isic_caption
 
 # In the order of the labels in CheXpert and in ISIC 2019.
-CHEST = {"cardiomegaly": "Cardiomegaly", "pleural_effusion": "Pleural Effusion", "support_devices": "Support Devices"}
-DERMOSCOPY = {"dark_corner": "dark corner", "hair": "hair", "gel_bubble": "gel bubble", "ruler": "ruler", "ink": "ink"}
+CHEST = {
+    "cardiomegaly": "Cardiomegaly",
+    "pleural_effusion": "Pleural Effusion",
+    "support_devices": "Support Devices",
+}
+DERMOSCOPY = {
+    "dark_corner": "dark corner",
+    "hair": "hair",
+    "gel_bubble": "gel bubble",
+    "ruler": "ruler",
+    "ink": "ink",
+}
 TEMPLATE_SHARE = 0.6
 
-_PLURAL = {"dark_corner": "dark corners", "hair": "hairs", "gel_bubble": "gel bubbles", "ruler": "a ruler", "ink": "ink"}
+_PLURAL = {
+    "dark_corner": "dark corners",
+    "hair": "hairs",
+    "gel_bubble": "gel bubbles",
+    "ruler": "a ruler",
+    "ink": "ink",
+}
 _VISIBLE = {key: f"{name} visible{' on skin' * (key == 'hair')}" for key, name in _PLURAL.items()}
 
 
@@ -53,7 +69,14 @@ def _joined(names, rng):
 
 def _chest_paraphrase(present, rng):
     if not present:
-        return rng.choice([NORMAL, "Normal chest X-ray", "Chest X-ray showing No Finding", "Chest X-ray with no significant findings"])
+        return rng.choice(
+            [
+                NORMAL,
+                "Normal chest X-ray",
+                "Chest X-ray showing No Finding",
+                "Chest X-ray with no significant findings",
+            ]
+        )
     lower = rng.random() < 0.4
     names = _joined([CHEST[key].lower() if lower else CHEST[key] for key in present], rng)
     return rng.choice(["Chest X-ray showing ", "Chest X-ray with "]) + names

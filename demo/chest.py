@@ -97,32 +97,64 @@ def sample_factors(seed: int, **overrides) -> ChestFactors:
         raise ValueError(f"seed is {seed}; a patient seed is 0 or above")
     rng = np.random.default_rng([seed, 0xC8E57])
     u = rng.uniform
-    anatomy = dict(
-        body_width=u(0.84, 1.02), shoulder=u(-0.80, -0.62), neck=u(0.17, 0.26),
-        lung_width=u(0.62, 0.77), lung_top=u(-0.84, -0.70), lung_bottom=u(0.44, 0.66), lung_asymmetry=u(-0.04, 0.04),
-        dome=u(0.10, 0.24), dome_difference=u(0.02, 0.12), mediastinum=u(0.12, 0.18),
-        heart_ratio=u(0.40, 0.48), heart_height=u(0.30, 0.40), heart_tilt=u(0.25, 0.75), knob=u(0.02, 0.09),
-        rib_spacing=u(0.155, 0.205), rib_phase=u(0, 1), rib_slope=u(0.20, 0.55), rib_contrast=u(0.07, 0.14),
-        clavicle_height=u(-0.70, -0.58), clavicle_tilt=u(-0.02, 0.14), vessels=u(0.10, 0.24), gastric_bubble=u(0.0, 1.0),
-        shift=u(-0.06, 0.06), rotation=u(-0.07, 0.07),
-        tissue=u(0.44, 0.62), air=u(0.10, 0.22), gamma=u(0.85, 1.2), noise=u(0.004, 0.014),
-    )
-    findings = dict(
-        pleural_effusion=bool(u() < 0.45), support_devices=bool(u() < 0.45), cardiomegaly=bool(u() < 0.30),
-    )
+    anatomy = {
+        "body_width": u(0.84, 1.02),
+        "shoulder": u(-0.80, -0.62),
+        "neck": u(0.17, 0.26),
+        "lung_width": u(0.62, 0.77),
+        "lung_top": u(-0.84, -0.70),
+        "lung_bottom": u(0.44, 0.66),
+        "lung_asymmetry": u(-0.04, 0.04),
+        "dome": u(0.10, 0.24),
+        "dome_difference": u(0.02, 0.12),
+        "mediastinum": u(0.12, 0.18),
+        "heart_ratio": u(0.40, 0.48),
+        "heart_height": u(0.30, 0.40),
+        "heart_tilt": u(0.25, 0.75),
+        "knob": u(0.02, 0.09),
+        "rib_spacing": u(0.155, 0.205),
+        "rib_phase": u(0, 1),
+        "rib_slope": u(0.20, 0.55),
+        "rib_contrast": u(0.07, 0.14),
+        "clavicle_height": u(-0.70, -0.58),
+        "clavicle_tilt": u(-0.02, 0.14),
+        "vessels": u(0.10, 0.24),
+        "gastric_bubble": u(0.0, 1.0),
+        "shift": u(-0.06, 0.06),
+        "rotation": u(-0.07, 0.07),
+        "tissue": u(0.44, 0.62),
+        "air": u(0.10, 0.22),
+        "gamma": u(0.85, 1.2),
+        "noise": u(0.004, 0.014),
+    }
+    findings = {
+        "pleural_effusion": bool(u() < 0.45),
+        "support_devices": bool(u() < 0.45),
+        "cardiomegaly": bool(u() < 0.30),
+    }
     side, extents = rng.integers(3), u(0.38, 0.80, size=2)
     kinds = u(size=5) < (0.55, 0.55, 0.35, 0.35, 0.40)
     if not kinds[:2].any():
         kinds[rng.integers(2)] = True
-    extent = dict(
-        effusion_left=float(extents[0]) * (side != 1), effusion_right=float(extents[1]) * (side != 0), enlargement=u(0.15, 0.22),
-        pacemaker=bool(kinds[0]), central_line=bool(kinds[1]), endotracheal_tube=bool(kinds[2]), nasogastric_tube=bool(kinds[3]),
-        electrodes=bool(kinds[4]), device_side=int(rng.choice((-1, 1))), device_offset=u(-1, 1), device_bend=u(-1, 1),
-    )
+    extent = {
+        "effusion_left": float(extents[0]) * (side != 1),
+        "effusion_right": float(extents[1]) * (side != 0),
+        "enlargement": u(0.15, 0.22),
+        "pacemaker": bool(kinds[0]),
+        "central_line": bool(kinds[1]),
+        "endotracheal_tube": bool(kinds[2]),
+        "nasogastric_tube": bool(kinds[3]),
+        "electrodes": bool(kinds[4]),
+        "device_side": int(rng.choice((-1, 1))),
+        "device_offset": u(-1, 1),
+        "device_bend": u(-1, 1),
+    }
     factors = ChestFactors(seed=seed, **anatomy, **findings, **extent)
     unknown = sorted(set(overrides) - set(factors.__dataclass_fields__))
     if unknown:
-        raise ValueError(f"unknown factor {', '.join(unknown)}; the factors are {', '.join(factors.__dataclass_fields__)}")
+        raise ValueError(
+            f"unknown factor {', '.join(unknown)}; the factors are {', '.join(factors.__dataclass_fields__)}"
+        )
     return dataclasses.replace(factors, **overrides)
 
 
@@ -227,7 +259,9 @@ def _heart(f, x, y, soft):
     # The shadow leans: its apex lies low, on the patient's left.
     lean = dx - 0.35 * tilt * dy
     heart = ellipse(lean, dy - 0.18 * tilt * dx, half, height, soft)
-    great = step((f.mediastinum * (0.85 + 0.3 * _bump(y + 0.25, 0.25)) - np.abs(x - 0.03)) / soft) * (y < cy + 0.2)
+    great = step((f.mediastinum * (0.85 + 0.3 * _bump(y + 0.25, 0.25)) - np.abs(x - 0.03)) / soft) * (
+        y < cy + 0.2
+    )
     great = great * (0.45 + 0.55 * step((y - f.lung_top - 0.15) / 0.2))
     knob = ellipse(x - f.mediastinum * 0.85, y + 0.34, 0.07 + f.knob, 0.09 + f.knob * 0.5, soft)
     return heart, np.clip(np.maximum(great, knob), 0, 1)
@@ -267,8 +301,12 @@ def _vessels(f, x, y):
         bends = rng.uniform(-0.8, 0.8, 5)
         fan = np.zeros_like(dx)
         for a, b in zip(angles, bends):
-            fan += np.exp(-(((angle - a - b * radius) * radius / (0.035 - 0.03 * np.minimum(radius, 0.6))) ** 2))
-        total[columns] += np.clip(fan, 0, 1) * np.exp(-((radius / 0.42) ** 2)) + 0.6 * np.exp(-((radius / 0.10) ** 2))
+            fan += np.exp(
+                -(((angle - a - b * radius) * radius / (0.035 - 0.03 * np.minimum(radius, 0.6))) ** 2)
+            )
+        total[columns] += np.clip(fan, 0, 1) * np.exp(-((radius / 0.42) ** 2)) + 0.6 * np.exp(
+            -((radius / 0.10) ** 2)
+        )
     return total
 
 

@@ -42,10 +42,17 @@ def build(labels: int, width: float, dropout: float = 0.3) -> torch.nn.Module:
 
     row = partial(MBConvConfig, width_mult=width, depth_mult=1.0)
     stages = [
-        row(1, 3, 1, 32, 16, 1), row(6, 3, 2, 16, 24, 2), row(6, 5, 2, 24, 40, 2), row(6, 3, 2, 40, 80, 3),
-        row(6, 5, 1, 80, 112, 3), row(6, 5, 2, 112, 192, 4), row(6, 3, 1, 192, 320, 1),
-    ]  # fmt: skip
-    return EfficientNet(stages, dropout, stochastic_depth_prob=0.05, num_classes=labels).to(memory_format=torch.channels_last)
+        row(1, 3, 1, 32, 16, 1),
+        row(6, 3, 2, 16, 24, 2),
+        row(6, 5, 2, 24, 40, 2),
+        row(6, 3, 2, 40, 80, 3),
+        row(6, 5, 1, 80, 112, 3),
+        row(6, 5, 2, 112, 192, 4),
+        row(6, 3, 1, 192, 320, 1),
+    ]
+    return EfficientNet(stages, dropout, stochastic_depth_prob=0.05, num_classes=labels).to(
+        memory_format=torch.channels_last
+    )
 
 
 def draw(domain: str, seeds: np.ndarray, note: str = "") -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,7 +71,9 @@ def draw(domain: str, seeds: np.ndarray, note: str = "") -> tuple[torch.Tensor, 
 
 
 @torch.inference_mode()
-def reconstruct(images: torch.Tensor, folder: str, wobble: float = 0.0, seed: int = 0, note: str = "") -> torch.Tensor:
+def reconstruct(
+    images: torch.Tensor, folder: str, wobble: float = 0.0, seed: int = 0, note: str = ""
+) -> torch.Tensor:
     """Images uint8 [N, 3, H, W] through the VAE and back; `wobble` is latent noise in latent standard deviations."""
     from diffusers import AutoencoderKL
 
@@ -111,7 +120,9 @@ def augment(images: torch.Tensor, vertical: bool, rng: torch.Generator) -> torch
         parts[index] = part
     images = torch.cat(parts)
     middle = images.mean((1, 2, 3), keepdim=True)
-    images = (images - middle) * uniform(0.8, 1.2, count, 1, 1, 1) + middle + uniform(-0.08, 0.08, count, 1, 1, 1)
+    images = (
+        (images - middle) * uniform(0.8, 1.2, count, 1, 1, 1) + middle + uniform(-0.08, 0.08, count, 1, 1, 1)
+    )
     noise = uniform(0, 0.04, count, 1, 1, 1) * torch.randn(images.shape, generator=rng)
     return (images + noise).clamp(0, 1)
 
@@ -127,7 +138,10 @@ def save_weights(network: torch.nn.Module, domain: str, path: Path) -> None:
     """fp16 safetensors with the paper's `model.` prefix; labels and image size in the metadata."""
     from safetensors.torch import save_file
 
-    state = {f"model.{key}": value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
+    state = {
+        f"model.{key}": value.half() if value.is_floating_point() else value
+        for key, value in network.state_dict().items()
+    }
     metadata = {"labels": json.dumps(DOMAINS[domain][1]), "image_size": json.dumps(IMAGE_SIZE)}
     metadata |= {"domain": json.dumps(domain), "synthetic": json.dumps(NOTICE)}
     state = {key: value.contiguous() for key, value in state.items()}
@@ -147,7 +161,9 @@ class Run:
         if self.checkpoint.exists() and not args.restart:
             state = torch.load(self.checkpoint, weights_only=True)
             if state["identity"] != self.identity():
-                raise SystemExit(f"{self.checkpoint} belongs to {state['identity']}; pass --restart or another --checkpoint")
+                raise SystemExit(
+                    f"{self.checkpoint} belongs to {state['identity']}; pass --restart or another --checkpoint"
+                )
             for name in ("network", "optimiser"):
                 getattr(self, name).load_state_dict(state[name])
             self.record = state["record"]
@@ -173,7 +189,11 @@ class Run:
         while self.pending(name, minutes):
             began = time.monotonic()
             done = state["seconds"] / (60 * minutes)
-            rate = peak * min(1, (state["steps"] + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+            rate = (
+                peak
+                * min(1, (state["steps"] + 1) / 100)
+                * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+            )
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             rng = torch.Generator().manual_seed(1 + 1_000_003 * self.args.seed + state["steps"])
@@ -186,10 +206,15 @@ class Run:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             self.optimiser.step()
             state["steps"] += 1
-            state["loss"] = loss.item() if state["loss"] is None else 0.98 * state["loss"] + 0.02 * loss.item()
+            state["loss"] = (
+                loss.item() if state["loss"] is None else 0.98 * state["loss"] + 0.02 * loss.item()
+            )
             state["seconds"] += time.monotonic() - began
             if state["steps"] % 50 == 0:
-                print(f"{name}: step {state['steps']}  loss {state['loss']:.4f}  {state['seconds'] / 60:.1f}/{minutes} min", flush=True)
+                print(
+                    f"{name}: step {state['steps']}  loss {state['loss']:.4f}  {state['seconds'] / 60:.1f}/{minutes} min",
+                    flush=True,
+                )
             if time.monotonic() - saved > 60:
                 self.save()
                 saved = time.monotonic()
@@ -204,12 +229,21 @@ def train(args) -> None:
         images, truth = draw(args.domain, seeds[: args.reconstructions], "pool")
         decoded = reconstruct(images, args.vae, wobble=0.2, seed=args.seed, note="pool")
         run.stage("reconstructions", args.vae_minutes, torch.cat([images, decoded]), truth.repeat(2, 1))
-    log = {"notice": NOTICE, "domain": args.domain, "seed": args.seed, "width": args.width, "phantoms": args.pool}
+    log = {
+        "notice": NOTICE,
+        "domain": args.domain,
+        "seed": args.seed,
+        "width": args.width,
+        "phantoms": args.pool,
+    }
     log["reconstructions"] = args.reconstructions if run.record["stages"]["reconstructions"]["steps"] else 0
     log |= {"batch": BATCH, "stages": run.record["stages"], "learning_rates": STAGES, "hardware": hardware()}
     log["minutes"] = round(sum(stage["seconds"] for stage in run.record["stages"].values()) / 60, 2)
     log["evaluation"] = measure(args.domain, args.out, args.vae, args.count)
-    _write(Path(args.out).with_suffix(".json"), lambda target: target.write_text(json.dumps(log, indent=2) + "\n"))
+    _write(
+        Path(args.out).with_suffix(".json"),
+        lambda target: target.write_text(json.dumps(log, indent=2) + "\n"),
+    )
     print(json.dumps(log["evaluation"], indent=2))
 
 
@@ -261,7 +295,9 @@ def main(argv: list[str] | None = None) -> None:
     fit.add_argument("--vae-minutes", type=float, default=4)
     fit.add_argument("--width", type=float, default=0.5)
     fit.add_argument("--pool", type=int, default=4000, help="phantoms to train on")
-    fit.add_argument("--reconstructions", type=int, default=800, help="of the phantoms, those that also go through the VAE")
+    fit.add_argument(
+        "--reconstructions", type=int, default=800, help="of the phantoms, those that also go through the VAE"
+    )
     fit.add_argument("--checkpoint", help="default: demo/cache/classifier-DOMAIN.pt")
     fit.add_argument("--restart", action="store_true", help="ignore the checkpoint")
     judge.add_argument("--weights", required=True)

@@ -1,4 +1,5 @@
 """A ComfyUI server as a child process: the demo and the live-server tests start theirs here. Standard library only."""
+
 import contextlib
 import os
 import platform
@@ -37,23 +38,40 @@ class Installation:
 
     def environment(self):
         """Environment variables by which `installation` finds it again in a child process."""
-        return {"MEDTRAVERSE_COMFYUI": str(self.folder), "MEDTRAVERSE_COMFYUI_PYTHON": str(self.python),
-                "MEDTRAVERSE_COMFYUI_FOREIGN": "1" if self.foreign else ""}
+        return {
+            "MEDTRAVERSE_COMFYUI": str(self.folder),
+            "MEDTRAVERSE_COMFYUI_PYTHON": str(self.python),
+            "MEDTRAVERSE_COMFYUI_FOREIGN": "1" if self.foreign else "",
+        }
 
 
 def installation():
     """The ComfyUI that run.py chose, else the checkout's own `.comfyui` with the interpreter in use."""
     folder = Path(os.environ.get("MEDTRAVERSE_COMFYUI") or PACK / ".comfyui")
     if not (folder / "main.py").is_file():
-        raise SetupError(f"There is no ComfyUI in {folder}.",
-                         "Run `python run.py test` once, or set MEDTRAVERSE_COMFYUI to a ComfyUI folder.")
-    return Installation(folder, Path(os.environ.get("MEDTRAVERSE_COMFYUI_PYTHON") or sys.executable),
-                        bool(os.environ.get("MEDTRAVERSE_COMFYUI_FOREIGN")))
+        raise SetupError(
+            f"There is no ComfyUI in {folder}.",
+            "Run `python run.py test` once, or set MEDTRAVERSE_COMFYUI to a ComfyUI folder.",
+        )
+    return Installation(
+        folder,
+        Path(os.environ.get("MEDTRAVERSE_COMFYUI_PYTHON") or sys.executable),
+        bool(os.environ.get("MEDTRAVERSE_COMFYUI_FOREIGN")),
+    )
 
 
 @contextlib.contextmanager
-def start_server(comfyui=None, base=None, port=None, log_path=None, *, own_folders=False, cpu=None, timeout=300,
-                 arguments=()):
+def start_server(
+    comfyui=None,
+    base=None,
+    port=None,
+    log_path=None,
+    *,
+    own_folders=False,
+    cpu=None,
+    timeout=300,
+    arguments=(),
+):
     """Run a ComfyUI with the pack in it for the length of a `with` block.
 
     Parameters
@@ -92,13 +110,28 @@ def start_server(comfyui=None, base=None, port=None, log_path=None, *, own_folde
     log_path.parent.mkdir(parents=True, exist_ok=True)
     port = _usable_port(port)
     url = f"http://127.0.0.1:{port}"
-    command = [str(comfyui.python), "main.py", "--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch",
-               *_folder_arguments(base, own_folders)]
+    command = [
+        str(comfyui.python),
+        "main.py",
+        "--listen",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--disable-auto-launch",
+        *_folder_arguments(base, own_folders),
+    ]
     if cpu or (cpu is None and not gpu_present(comfyui.python)):
         command.append("--cpu")
     with open(log_path, "wb") as log, _terminated_on_sigterm():
-        process = subprocess.Popen([*command, *arguments], cwd=comfyui.folder, env=_server_environment(comfyui),
-                                   stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **_OWN_GROUP)
+        process = subprocess.Popen(
+            [*command, *arguments],
+            cwd=comfyui.folder,
+            env=_server_environment(comfyui),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            **_OWN_GROUP,
+        )
         try:
             _wait_until_up(process, url, log_path, timeout)
             yield url
@@ -132,12 +165,16 @@ def link_pack(custom_nodes):
     link = custom_nodes / LINK_NAME
     if os.path.lexists(link):
         if link.exists():
-            raise SetupError(f"{link} is another copy of the pack, and ComfyUI would load that one.",
-                             "Move it away, or run the commands from that copy.")
+            raise SetupError(
+                f"{link} is another copy of the pack, and ComfyUI would load that one.",
+                "Move it away, or run the commands from that copy.",
+            )
         os.unlink(link)  # left by a checkout that has moved
     try:
         if os.name == "nt":  # symlinks need a privilege there, junctions do not
-            subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(PACK)], check=True, capture_output=True)
+            subprocess.run(
+                ["cmd", "/c", "mklink", "/J", str(link), str(PACK)], check=True, capture_output=True
+            )
         else:
             link.symlink_to(PACK, target_is_directory=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -149,10 +186,16 @@ def gpu_present(python):
     """Whether the torch of this interpreter can compute on a GPU. Costs nothing on a machine without one."""
     if os.environ.get("MEDTRAVERSE_CPU"):
         return False
-    driver = (shutil.which("nvidia-smi") or os.path.exists("/dev/nvidia0") or os.path.exists("/dev/kfd")
-              or (sys.platform == "darwin" and platform.machine() == "arm64"))
+    driver = (
+        shutil.which("nvidia-smi")
+        or os.path.exists("/dev/nvidia0")
+        or os.path.exists("/dev/kfd")
+        or (sys.platform == "darwin" and platform.machine() == "arm64")
+    )
     # A machine with a GPU may still have a torch without: ComfyUI started without --cpu would die on it.
-    code = "import torch; raise SystemExit(not (torch.cuda.is_available() or torch.backends.mps.is_available()))"
+    code = (
+        "import torch; raise SystemExit(not (torch.cuda.is_available() or torch.backends.mps.is_available()))"
+    )
     return bool(driver) and subprocess.run([str(python), "-c", code], capture_output=True).returncode == 0
 
 
@@ -168,7 +211,9 @@ def stop_tree(process):
         process.wait()
         return
     for sign in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group that has ended
+        with contextlib.suppress(
+            ProcessLookupError, PermissionError
+        ):  # macOS says the latter of a group that has ended
             os.killpg(process.pid, sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=10)
@@ -176,15 +221,27 @@ def stop_tree(process):
 
 
 # A group of its own: Ctrl-C reaches this process only, which then ends the server in order.
-_OWN_GROUP = ({"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)} if os.name == "nt"
-              else {"start_new_session": True})
+_OWN_GROUP = (
+    {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+    if os.name == "nt"
+    else {"start_new_session": True}
+)
 
 
 def _folder_arguments(base, own_folders):
     folders = ["--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}"]
     if own_folders:
-        return [*folders, "--output-directory", str(base / "output"), "--input-directory", str(base / "input"),
-                "--temp-directory", str(base), "--user-directory", str(base / "user")]
+        return [
+            *folders,
+            "--output-directory",
+            str(base / "output"),
+            "--input-directory",
+            str(base / "input"),
+            "--temp-directory",
+            str(base),
+            "--user-directory",
+            str(base / "user"),
+        ]
     return [*folders, "--base-directory", str(base), "--disable-api-nodes"]
 
 
@@ -207,8 +264,10 @@ def _usable_port(port):
         try:
             probe.bind(("127.0.0.1", port or 0))
         except (OSError, OverflowError) as error:
-            raise SetupError(f"Port {port} cannot be had: {error}.",
-                             "Stop the program that uses it, or give another: --port N (0 takes a free one).") from error
+            raise SetupError(
+                f"Port {port} cannot be had: {error}.",
+                "Stop the program that uses it, or give another: --port N (0 takes a free one).",
+            ) from error
         return probe.getsockname()[1]
 
 
@@ -223,27 +282,36 @@ def _wait_until_up(process, url, log_path, timeout):
             opener.open(url + "/system_stats", timeout=10).read()
             return _check_pack_imported(log_path)
         time.sleep(0.1)
-    raise SetupError(f"ComfyUI did not answer at {url} within {timeout:.0f} s. Its log ends:\n{log_tail(log_path)}\n",
-                     f"The whole log: {log_path}")
+    raise SetupError(
+        f"ComfyUI did not answer at {url} within {timeout:.0f} s. Its log ends:\n{log_tail(log_path)}\n",
+        f"The whole log: {log_path}",
+    )
 
 
 def _check_pack_imported(log_path):
     for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines():
-        head, failed, path = line.partition("(IMPORT FAILED):")
+        _head, failed, path = line.partition("(IMPORT FAILED):")
         if failed and Path(path.strip()).resolve() == PACK:
-            raise SetupError(f"ComfyUI could not import the pack. Its log ends:\n{log_tail(log_path, 60)}\n",
-                             f"The whole log: {log_path}")
+            raise SetupError(
+                f"ComfyUI could not import the pack. Its log ends:\n{log_tail(log_path, 60)}\n",
+                f"The whole log: {log_path}",
+            )
 
 
 def _died(process, log_path):
-    return SetupError(f"ComfyUI ended with exit code {process.returncode}. Its log ends:\n{log_tail(log_path)}\n",
-                      f"The whole log: {log_path}")
+    return SetupError(
+        f"ComfyUI ended with exit code {process.returncode}. Its log ends:\n{log_tail(log_path)}\n",
+        f"The whole log: {log_path}",
+    )
 
 
 @contextlib.contextmanager
 def _terminated_on_sigterm():
     """Turn SIGTERM into an exception, so that the server does not outlive its parent."""
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
     if ours:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

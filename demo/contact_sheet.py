@@ -32,17 +32,21 @@ def generated(study, folder: Path, unet: Path | None, patients: int):
     latents = traverse(model, neutral, attributes, draw_noise(seeds, model.latent_shape), SWAPS)
     images = model.decode(latents.flatten(0, 2)).unflatten(0, latents.shape[:3])
     names, colours = _attributes(study)
-    return trajectory_grid(images, names, colours, ["neutral", *map(str, SWAPS)], seeds, f"{study.name}: the model's patients")
+    return trajectory_grid(
+        images, names, colours, ["neutral", *map(str, SWAPS)], seeds, f"{study.name}: the model's patients"
+    )
 
 
 def phantoms(study, patients: int):
     """Grid of unseen phantoms, the same patients drawn without and with each attribute."""
-    names, colours = _attributes(study)
+    names, _colours = _attributes(study)
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + patients)
     shown = [[[draw_with(study.phantoms, label, seed) for seed in seeds]] for label in ("", *study.labels)]
     images = np.array(shown).transpose(2, 1, 0, 3, 4, 5) / 255
     points = ["neutral", *(name.replace(" ", "\n") for name in names)]
-    return trajectory_grid(images, ["phantoms"], ["#808080"], points, list(seeds), f"{study.domain}: drawn phantoms")
+    return trajectory_grid(
+        images, ["phantoms"], ["#808080"], points, list(seeds), f"{study.domain}: drawn phantoms"
+    )
 
 
 def _attributes(study):
@@ -53,7 +57,9 @@ def _attributes(study):
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m demo.contact_sheet", description=__doc__.splitlines()[0])
     parser.add_argument("study", choices=tuple(STUDIES))
-    parser.add_argument("--phantoms", action="store_true", help="drawn phantoms in place of the model's patients")
+    parser.add_argument(
+        "--phantoms", action="store_true", help="drawn phantoms in place of the model's patients"
+    )
     parser.add_argument("--patients", type=int, default=4)
     parser.add_argument("--model", type=Path, default=WEIGHTS, help="diffusers folder of the base")
     parser.add_argument("--unet", type=Path, help="default: phantom-STUDY.safetensors beside the base")

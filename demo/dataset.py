@@ -34,7 +34,13 @@ def phantom_set(domain: str, count: int, seed: int = 0, cache: Path = CACHE, wor
     """Open the set of `count` patients, rendering it if the cache holds none that this source drew."""
     module = DOMAINS[domain]
     first = FIRST_SEED + seed * 100_000
-    stamp = {"domain": domain, "count": count, "first": first, "size": SIZE, "drawing": _digest(module, first)}
+    stamp = {
+        "domain": domain,
+        "count": count,
+        "first": first,
+        "size": SIZE,
+        "drawing": _digest(module, first),
+    }
     paths = [cache / f"{domain}-{part}.npy" for part in ("images", "thin")]
     note = cache / f"{domain}.json"
     if not note.exists() or json.loads(note.read_text()) != stamp:
@@ -47,7 +53,9 @@ def phantom_set(domain: str, count: int, seed: int = 0, cache: Path = CACHE, wor
 def _digest(module, first):
     """Of the first eight phantoms: a change of any drawing shows, a change of the source alone does not."""
     drawn = (module.render(module.sample_factors(seed), SIZE).image for seed in range(first, first + 8))
-    return hashlib.sha256(b"".join(np.round(image * 255).astype(np.uint8).tobytes() for image in drawn)).hexdigest()
+    return hashlib.sha256(
+        b"".join(np.round(image * 255).astype(np.uint8).tobytes() for image in drawn)
+    ).hexdigest()
 
 
 def _render_all(domain, count, first, paths, workers):

@@ -76,15 +76,27 @@ def sample_factors(seed: int, **overrides) -> DermoscopyFactors:
         raise ValueError(f"unknown dermoscopy factor: {', '.join(sorted(unknown))}")
     rng = np.random.default_rng((seed, _SAMPLER))
     melanoma = bool(rng.random() < 0.5)
-    drawn = dict(seed=seed, diagnosis="MEL" if melanoma else "NV")
+    drawn = {"seed": seed, "diagnosis": "MEL" if melanoma else "NV"}
     drawn |= {name: bool(rng.random() < p) for name, p in PREVALENCE.items()}
     uniform = {
-        "skin_tone": (0.0, 1.0), "skin_cast": (0.0, 1.0), "light_angle": (0, 2 * np.pi), "light_strength": (0.0, 0.12),
-        "lesion_x": (0.44, 0.56), "lesion_y": (0.44, 0.56), "lesion_radius": (0.19, 0.28), "lesion_elongation": (1.0, 1.35),
-        "lesion_angle": (0, np.pi), "lesion_pigment": (0.0, 1.0),
-        "hair_width": (0.021, 0.029), "hair_angle": (0, np.pi), "bubble_radius": (0.05, 0.075),
-        "ruler_pitch": (0.075, 0.095), "ink_hue": (0.0, 1.0), "ink_angle": (0, 2 * np.pi), "corner_radius": (0.50, 0.57),
-    }  # fmt: skip
+        "skin_tone": (0.0, 1.0),
+        "skin_cast": (0.0, 1.0),
+        "light_angle": (0, 2 * np.pi),
+        "light_strength": (0.0, 0.12),
+        "lesion_x": (0.44, 0.56),
+        "lesion_y": (0.44, 0.56),
+        "lesion_radius": (0.19, 0.28),
+        "lesion_elongation": (1.0, 1.35),
+        "lesion_angle": (0, np.pi),
+        "lesion_pigment": (0.0, 1.0),
+        "hair_width": (0.021, 0.029),
+        "hair_angle": (0, np.pi),
+        "bubble_radius": (0.05, 0.075),
+        "ruler_pitch": (0.075, 0.095),
+        "ink_hue": (0.0, 1.0),
+        "ink_angle": (0, 2 * np.pi),
+        "corner_radius": (0.50, 0.57),
+    }
     drawn |= {name: float(rng.uniform(*limits)) for name, limits in uniform.items()}
     drawn["hair_count"] = int(rng.integers(4, 8))
     drawn["bubble_clusters"] = int(rng.integers(2, 4))
@@ -133,10 +145,18 @@ def _paint(image: np.ndarray, colour, alpha: np.ndarray) -> None:
 def _skin(factors: DermoscopyFactors, size: int) -> np.ndarray:
     rng = np.random.default_rng((factors.seed, _SKIN))
     x, y = _grid(size)
-    pale = np.array([0.93, 0.77, 0.72]) * (1 - factors.skin_cast) + np.array([0.78, 0.84, 0.93]) * factors.skin_cast
+    pale = (
+        np.array([0.93, 0.77, 0.72]) * (1 - factors.skin_cast)
+        + np.array([0.78, 0.84, 0.93]) * factors.skin_cast
+    )
     colour = pale * (1 - 0.8 * factors.skin_tone) + np.array([0.78, 0.58, 0.46]) * 0.8 * factors.skin_tone
     slope = (x - 0.5) * np.cos(factors.light_angle) + (y - 0.5) * np.sin(factors.light_angle)
-    shade = 1 + 2 * factors.light_strength * slope + 0.02 * _smooth_noise(rng, size, 6) + 0.015 * _smooth_noise(rng, size, 24)
+    shade = (
+        1
+        + 2 * factors.light_strength * slope
+        + 0.02 * _smooth_noise(rng, size, 6)
+        + 0.015 * _smooth_noise(rng, size, 24)
+    )
     image = shade[..., None] * colour.astype(np.float32)
     flush = np.clip(_smooth_noise(rng, size, 8), 0, 2) * 0.035
     image *= 1 - flush[..., None] * np.array([0.2, 1.0, 0.8], np.float32)
@@ -146,7 +166,12 @@ def _skin(factors: DermoscopyFactors, size: int) -> np.ndarray:
 def _lesion(image: np.ndarray, factors: DermoscopyFactors, size: int) -> None:
     rng = np.random.default_rng((factors.seed, _LESION))
     x, y = _grid(size)
-    cos, sin, dx, dy = np.cos(factors.lesion_angle), np.sin(factors.lesion_angle), x - factors.lesion_x, y - factors.lesion_y
+    cos, sin, dx, dy = (
+        np.cos(factors.lesion_angle),
+        np.sin(factors.lesion_angle),
+        x - factors.lesion_x,
+        y - factors.lesion_y,
+    )
     stretch = np.sqrt(factors.lesion_elongation)
     u = ((cos * dx + sin * dy) / stretch / factors.lesion_radius).astype(np.float32)
     v = ((cos * dy - sin * dx) * stretch / factors.lesion_radius).astype(np.float32)
@@ -159,7 +184,9 @@ def _lesion(image: np.ndarray, factors: DermoscopyFactors, size: int) -> None:
     places = rng.uniform(0, 2 * np.pi) + np.array([0, 2.1, 4.2]) + rng.uniform(-0.4, 0.4, 3)
     melanoma = factors.diagnosis == "MEL"
     angles = np.linspace(-np.pi, np.pi, 257)
-    profile = 1 + (0.22 if melanoma else 0.025) * (wave[:, None] * np.cos(order[:, None] * angles + phase[:, None])).sum(0)
+    profile = 1 + (0.22 if melanoma else 0.025) * (
+        wave[:, None] * np.cos(order[:, None] * angles + phase[:, None])
+    ).sum(0)
     radius = np.hypot(u, v) / np.interp(np.arctan2(v, u), angles, profile).astype(np.float32)
     level = radius + (0.07 * bend + 0.05 * rough if melanoma else 0.012 * rough)
     pigment = factors.lesion_pigment
@@ -250,7 +277,9 @@ def _ink(factors: DermoscopyFactors, size: int) -> np.ndarray:
         band = np.full((size, size), 1.0, np.float32)
         for spot, width in zip(spots, sizes):
             off = np.abs(np.angle(np.exp(1j * (angle - spot)))) - 0.62
-            band = np.minimum(band, np.hypot(np.hypot(dx, dy) - reach, np.maximum(off, 0) * reach) + 0.026 - 0.55 * width)
+            band = np.minimum(
+                band, np.hypot(np.hypot(dx, dy) - reach, np.maximum(off, 0) * reach) + 0.026 - 0.55 * width
+            )
         return grain * _coverage(np.maximum(band + ragged, 0), 0.026, size)
     blot = np.full((size, size), 1.0, np.float32)
     for index, radius in enumerate(sizes):
@@ -292,7 +321,9 @@ def render(factors: DermoscopyFactors, size: int = 128) -> Rendered:
         _paint(image, [0.97, 0.98, 1.0], 0.9 * rim)
         thin = np.maximum(thin, rim)
     if factors.dark_corner:
-        open_field = 1 - _smoothstep(np.hypot(x - 0.5, y - 0.5), factors.corner_radius, factors.corner_radius + 0.07)
+        open_field = 1 - _smoothstep(
+            np.hypot(x - 0.5, y - 0.5), factors.corner_radius, factors.corner_radius + 0.07
+        )
         image *= (0.04 + 0.96 * open_field)[..., None]
         thin = thin * open_field
     noise = np.random.default_rng((factors.seed, size)).standard_normal((size, size, 3), dtype=np.float32)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -66,7 +65,9 @@ def read_table(kind: str, data: Path) -> tuple[list, Path]:
         name, read = "train.csv", lambda path: read_chexpert(path, frontal_only=True)
     table = next((path for pattern in (name, f"*/{name}") for path in sorted(Path(data).glob(pattern))), None)
     if table is None:
-        raise ValueError(f"data: {data} holds no {name}, nor does a folder in it; give the folder of the data set")
+        raise ValueError(
+            f"data: {data} holds no {name}, nor does a folder in it; give the folder of the data set"
+        )
     captions = read(table)
     roots = [table.parent]
     if kind == "isic":
@@ -97,8 +98,12 @@ def read_image(path: Path, size: int) -> np.ndarray:
         with Image.open(path) as file:
             picture = file.convert("RGB")
     except OSError as error:
-        raise ValueError(f"data: {path} cannot be read as an image ({error}); replace it or leave its row out") from error
-    return np.asarray(picture if picture.size == (size, size) else picture.resize((size, size), Image.Resampling.BICUBIC))
+        raise ValueError(
+            f"data: {path} cannot be read as an image ({error}); replace it or leave its row out"
+        ) from error
+    return np.asarray(
+        picture if picture.size == (size, size) else picture.resize((size, size), Image.Resampling.BICUBIC)
+    )
 
 
 def encode_images(vae, captions, root: Path, size: int, path: Path) -> np.ndarray:
@@ -110,9 +115,14 @@ def encode_images(vae, captions, root: Path, size: int, path: Path) -> np.ndarra
     done = int(note.read_text()) if note.exists() and part.exists() else 0
     moments = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float16, shape)
     for start in range(done, len(captions), _BLOCK):
-        images = np.stack([read_image(image_file(root, row.image), size) for row in captions[start : start + _BLOCK]])
+        images = np.stack(
+            [read_image(image_file(root, row.image), size) for row in captions[start : start + _BLOCK]]
+        )
         found = []
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
+        ):
             for piece in torch.from_numpy(images).split(32):
                 posterior = vae.encode(piece.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
                 found.append(torch.cat([posterior.mean, posterior.logvar], 1).half().cpu())
@@ -134,7 +144,9 @@ def encode_captions(base: Path, captions, device) -> tuple[torch.Tensor, torch.T
     tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
     text = CLIPTextModel.from_pretrained(base / "text_encoder", torch_dtype=torch.float32).eval()
     sentences = sorted({row.caption for row in captions})
-    ids = tokenizer([*sentences, ""], padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
+    ids = tokenizer(
+        [*sentences, ""], padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+    ).input_ids
     embeddings = torch.cat([text(piece).last_hidden_state for piece in ids.split(64)])
     place = {sentence: index for index, sentence in enumerate(sentences)}
     return torch.tensor([place[row.caption] for row in captions], device=device), embeddings.to(device)
@@ -157,7 +169,19 @@ def draw_batch(pairs: Pairs, count: int, seed: int, step: int):
     return latent, noise, torch.randint(0, 1000, (count,), generator=draw, device=device), context
 
 
-def finetune(base: Path, kind: str, data: Path, folder: Path, minutes, steps, seed=0, device="cpu", resume=False, batch=BATCH, rate=PEAK_RATE):
+def finetune(
+    base: Path,
+    kind: str,
+    data: Path,
+    folder: Path,
+    minutes,
+    steps,
+    seed=0,
+    device="cpu",
+    resume=False,
+    batch=BATCH,
+    rate=PEAK_RATE,
+):
     """Train the U-Net of the diffusers folder `base` on `data`; returns (U-Net with averaged weights, log).
 
     `folder` keeps latents and checkpoint. Without `resume` the checkpoint is left aside; latents of the same images and VAE serve again.
@@ -180,7 +204,9 @@ def finetune(base: Path, kind: str, data: Path, folder: Path, minutes, steps, se
     del vae
     pairs = Pairs(_near(moments, device), *encode_captions(base, captions, device))
     alphas = build_scheduler().alphas_cumprod.to(device)
-    run = Run(kind, {"unet": unet}, folder / "unet.pt", minutes, steps, device, resume, rate, AVERAGING, warm=50)
+    run = Run(
+        kind, {"unet": unet}, folder / "unet.pt", minutes, steps, device, resume, rate, AVERAGING, warm=50
+    )
 
     def loss(latent, noise, step, context):
         return denoising_loss(unet, alphas, latent, noise, step, context, GREATEST_WEIGHT)
@@ -188,7 +214,9 @@ def finetune(base: Path, kind: str, data: Path, folder: Path, minutes, steps, se
     while run.clock.fraction < 1:
         run.step(loss, *draw_batch(pairs, batch, seed, run.clock.step))
     run.finish()
-    return unet, {"images": len(captions), "batch": batch, "rate": rate, "dropout": DROPOUT} | run.clock.log(device)
+    return unet, {"images": len(captions), "batch": batch, "rate": rate, "dropout": DROPOUT} | run.clock.log(
+        device
+    )
 
 
 def _near(moments, device):
@@ -220,17 +248,30 @@ def write_unet(unet, path: Path, log: dict) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    state = {key: value.cpu().contiguous() for key, value in half_precision("unet", unet).state_dict().items()}
+    state = {
+        key: value.cpu().contiguous() for key, value in half_precision("unet", unet).state_dict().items()
+    }
     save_file(state, str(part), metadata={"format": "pt", "notice": NOTICE})
     part.chmod(0o644)
     os.replace(part, path)
     write_json(log, path.with_suffix(".json"))
 
 
-def phantom_data(kind: str, count: int, folder: Path, seed: int | None = None, correlation: float | None = None, unmentioned: float | None = None) -> tuple[Path, dict]:
+def phantom_data(
+    kind: str,
+    count: int,
+    folder: Path,
+    seed: int | None = None,
+    correlation: float | None = None,
+    unmentioned: float | None = None,
+) -> tuple[Path, dict]:
     """Write `count` phantoms in the layout of `kind` below `folder`; the folder, and the set for the log."""
     chosen, correlated, left_out = SETS[kind]
-    made = {"layout": "isic" if kind == "isic" else "chexpert", "count": count, "seed": chosen if seed is None else seed}
+    made = {
+        "layout": "isic" if kind == "isic" else "chexpert",
+        "count": count,
+        "seed": chosen if seed is None else seed,
+    }
     made["correlation"] = correlated if correlation is None else correlation
     made["unmentioned"] = left_out if unmentioned is None else unmentioned
     data = folder / "-".join(map(str, ("data", *made.values())))
@@ -250,14 +291,36 @@ def main(argv=None) -> int:
         made = None
         data = args.data
         if data is None:
-            data, made = phantom_data(args.kind, args.count, folder, args.set, args.correlation, args.unmentioned)
+            data, made = phantom_data(
+                args.kind, args.count, folder, args.set, args.correlation, args.unmentioned
+            )
         minutes = None if args.steps else args.minutes or MINUTES
-        unet, log = finetune(args.base, args.kind, data, folder, minutes, args.steps, args.seed, args.device, args.resume, args.batch, args.rate)
-        record = {"notice": NOTICE, "kind": args.kind, "seed": args.seed, "phantoms": made, "base_unet_sha256": _sha256(args.base)}
+        unet, log = finetune(
+            args.base,
+            args.kind,
+            data,
+            folder,
+            minutes,
+            args.steps,
+            args.seed,
+            args.device,
+            args.resume,
+            args.batch,
+            args.rate,
+        )
+        record = {
+            "notice": NOTICE,
+            "kind": args.kind,
+            "seed": args.seed,
+            "phantoms": made,
+            "base_unet_sha256": _sha256(args.base),
+        }
         write_unet(unet, args.out, record | log)
     except ValueError as error:
         raise SystemExit(f"demo.finetune: {error}") from error
-    print(f"{args.kind}: {log['steps']} steps, {log['minutes']} min, loss {log['loss']}; {args.out}, {args.out.stat().st_size / 1e6:.1f} MB\n{NOTICE}")
+    print(
+        f"{args.kind}: {log['steps']} steps, {log['minutes']} min, loss {log['loss']}; {args.out}, {args.out.stat().st_size / 1e6:.1f} MB\n{NOTICE}"
+    )
     return 0
 
 
@@ -269,20 +332,38 @@ def _arguments(argv):
     parser = argparse.ArgumentParser(prog="python -m demo.finetune", description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=tuple(SETS))
     parser.add_argument("--base", type=Path, default=WEIGHTS, help="diffusers folder to start from")
-    parser.add_argument("--data", type=Path, help="folder of a set in the real layout (default: phantoms are written in it)")
-    parser.add_argument("--out", type=Path, required=True, help="safetensors file; its log goes beside it as .json")
-    parser.add_argument("--minutes", type=float, help=f"of training (default: {MINUTES}); the learning rate falls over them")
+    parser.add_argument(
+        "--data", type=Path, help="folder of a set in the real layout (default: phantoms are written in it)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="safetensors file; its log goes beside it as .json"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help=f"of training (default: {MINUTES}); the learning rate falls over them"
+    )
     parser.add_argument("--steps", type=int, help="steps, in place of minutes: the same on every machine")
     parser.add_argument("--batch", type=int, default=BATCH, help="images a step, an even number")
     parser.add_argument("--rate", type=float, default=PEAK_RATE, help="peak learning rate")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.add_argument("--seed", type=int, default=0, help="of the batches")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="folder for phantoms, latents and checkpoints")
+    parser.add_argument(
+        "--cache", type=Path, default=CACHE, help="folder for phantoms, latents and checkpoints"
+    )
     parser.add_argument("--count", type=int, default=4000, help="phantoms, without --data")
-    parser.add_argument("--set", type=int, help="set of demo.layouts, 0..19, without --data (default: 0, confounded 1)")
-    parser.add_argument("--correlation", type=float, help="of devices and effusion, without --data (default: 0, confounded 0.9)")
-    parser.add_argument("--unmentioned", type=float, help="share of the devices beside effusions without a label, without --data (default: 0, confounded 0.6)")
+    parser.add_argument(
+        "--set", type=int, help="set of demo.layouts, 0..19, without --data (default: 0, confounded 1)"
+    )
+    parser.add_argument(
+        "--correlation",
+        type=float,
+        help="of devices and effusion, without --data (default: 0, confounded 0.9)",
+    )
+    parser.add_argument(
+        "--unmentioned",
+        type=float,
+        help="share of the devices beside effusions without a label, without --data (default: 0, confounded 0.6)",
+    )
     args = parser.parse_args(argv)
     if (args.minutes is not None and args.minutes <= 0) or (args.steps is not None and args.steps <= 0):
         parser.error("--minutes and --steps must be above 0")

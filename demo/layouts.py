@@ -31,13 +31,39 @@ from demo import chest, dermoscopy
 from medtraverse.notice import NOTICE
 
 CHEXPERT_COLUMNS = (
-    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
-    "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
-)  # fmt: skip
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
 ISIC_COLUMNS = (
-    "MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK",
-    "dark_corner", "hair", "gel_border", "gel_bubble", "ruler", "ink", "patches",
-)  # fmt: skip
+    "MEL",
+    "NV",
+    "BCC",
+    "AK",
+    "BKL",
+    "DF",
+    "VASC",
+    "SCC",
+    "UNK",
+    "dark_corner",
+    "hair",
+    "gel_border",
+    "gel_bubble",
+    "ruler",
+    "ink",
+    "patches",
+)
 ABSENT = {"": 0.62, "0.0": 0.35, "-1.0": 0.03}
 # Share of the films without pathology, by whether they show devices.
 NO_FINDING = {False: 0.5, True: 0.15}
@@ -47,7 +73,9 @@ FIRST_SEED, STRIDE = 2_000_000, 100_000
 _LABELS, _DEVICES, _UNMENTIONED = 0x1AB, 0xDE1, 0x0FF
 
 
-def write_chexpert(out: Path, count: int, seed: int = 0, correlation: float = 0.0, size: int = 128, unmentioned: float = 0.0) -> Path:
+def write_chexpert(
+    out: Path, count: int, seed: int = 0, correlation: float = 0.0, size: int = 128, unmentioned: float = 0.0
+) -> Path:
     """Write ``CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg`` ... and ``CheXpert-v1.0/train.csv``.
 
     Parameters
@@ -86,7 +114,14 @@ def write_chexpert(out: Path, count: int, seed: int = 0, correlation: float = 0.
             yield root / image, factors, [f"{root.name}/{image}", *_film(factors, unmentioned)]
 
     header = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT_COLUMNS]
-    made = {"layout": "CheXpert", "count": count, "seed": seed, "correlation": correlation, "unmentioned": unmentioned, "size": size}
+    made = {
+        "layout": "CheXpert",
+        "count": count,
+        "seed": seed,
+        "correlation": correlation,
+        "unmentioned": unmentioned,
+        "size": size,
+    }
     return _write(root, root / "train.csv", made, header, rows(), chest, "L")
 
 
@@ -101,11 +136,22 @@ def write_isic(out: Path, count: int, seed: int = 0, size: int = 128) -> Path:
         for number, patient in enumerate(_patients(count, seed), 1):
             factors = dermoscopy.sample_factors(patient)
             present = {factors.diagnosis, *(name for name in dermoscopy.ARTEFACTS if getattr(factors, name))}
-            cells = [f"{float(name in present)}" if name.isupper() else f"{int(name in present)}" for name in ISIC_COLUMNS]
+            cells = [
+                f"{float(name in present)}" if name.isupper() else f"{int(name in present)}"
+                for name in ISIC_COLUMNS
+            ]
             yield root / f"ISIC_{number:07d}.jpg", factors, [f"ISIC_{number:07d}", *cells]
 
     made = {"layout": "ISIC 2019", "count": count, "seed": seed, "size": size}
-    return _write(root, Path(out) / "ISIC_2019_Training_GroundTruth.csv", made, ["image", *ISIC_COLUMNS], rows(), dermoscopy, "RGB")
+    return _write(
+        root,
+        Path(out) / "ISIC_2019_Training_GroundTruth.csv",
+        made,
+        ["image", *ISIC_COLUMNS],
+        rows(),
+        dermoscopy,
+        "RGB",
+    )
 
 
 def chest_factors(patient: int, correlation: float = 0.0) -> chest.ChestFactors:
@@ -129,12 +175,24 @@ def _patients(count, seed):
 def _film(factors, unmentioned=0.0):
     """Cells after `Path`."""
     rng = np.random.default_rng((factors.seed, _LABELS))
-    sex, age, projection = rng.choice(["Female", "Male"]), int(rng.integers(18, 91)), rng.choice(["AP", "PA"], p=[0.8, 0.2])
-    drawn = {"Cardiomegaly": factors.cardiomegaly, "Pleural Effusion": factors.pleural_effusion, "Support Devices": factors.support_devices}
+    sex, age, projection = (
+        rng.choice(["Female", "Male"]),
+        int(rng.integers(18, 91)),
+        rng.choice(["AP", "PA"], p=[0.8, 0.2]),
+    )
+    drawn = {
+        "Cardiomegaly": factors.cardiomegaly,
+        "Pleural Effusion": factors.pleural_effusion,
+        "Support Devices": factors.support_devices,
+    }
     absent = rng.choice(list(ABSENT), size=len(CHEXPERT_COLUMNS), p=list(ABSENT.values()))
     cells = {name: "1.0" if drawn.get(name) else str(cell) for name, cell in zip(CHEXPERT_COLUMNS, absent)}
     healthy = all(cells[name] in ("", "0.0") for name in CHEXPERT_COLUMNS[1:-1])
-    if factors.support_devices and factors.pleural_effusion and np.random.default_rng((factors.seed, _UNMENTIONED)).random() < unmentioned:
+    if (
+        factors.support_devices
+        and factors.pleural_effusion
+        and np.random.default_rng((factors.seed, _UNMENTIONED)).random() < unmentioned
+    ):
         cells["Support Devices"] = ""
     cells["No Finding"] = "1.0" if healthy and rng.random() < NO_FINDING[factors.support_devices] else ""
     return [sex, age, "Frontal", projection, *cells.values()]
@@ -145,8 +203,10 @@ def _write(root, table, made, header, rows, module, mode):
     stamp = json.dumps(made | {"notice": NOTICE}, indent=2) + "\n"
     if note.exists():
         if note.read_text() != stamp:
-            raise ValueError(f"{note.parent}: holds another set ({note.name} says which); give an empty folder")
-    elif table.exists() or root.exists() and any(root.iterdir()):
+            raise ValueError(
+                f"{note.parent}: holds another set ({note.name} says which); give an empty folder"
+            )
+    elif table.exists() or (root.exists() and any(root.iterdir())):
         raise ValueError(f"{root}: holds files, but no {note.name} that says of what; give an empty folder")
     lines = []
     for image, factors, cells in rows:  # the first row checks the parameters, before anything is written
@@ -185,8 +245,18 @@ def main(argv=None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--correlation", type=float, default=0.0, help="of support devices and pleural effusion, 0..1 (chexpert only)")
-    parser.add_argument("--unmentioned", type=float, default=0.0, help="share of the devices beside effusions that are left blank, 0..1 (chexpert only)")
+    parser.add_argument(
+        "--correlation",
+        type=float,
+        default=0.0,
+        help="of support devices and pleural effusion, 0..1 (chexpert only)",
+    )
+    parser.add_argument(
+        "--unmentioned",
+        type=float,
+        default=0.0,
+        help="share of the devices beside effusions that are left blank, 0..1 (chexpert only)",
+    )
     given = parser.parse_args(argv)
     try:
         if given.layout == "isic":
@@ -195,7 +265,9 @@ def main(argv=None) -> int:
                     raise ValueError(f"{name} is {getattr(given, name)}; only the layout chexpert has one")
             table = write_isic(given.out, given.count, given.seed, given.size)
         else:
-            table = write_chexpert(given.out, given.count, given.seed, given.correlation, given.size, given.unmentioned)
+            table = write_chexpert(
+                given.out, given.count, given.seed, given.correlation, given.size, given.unmentioned
+            )
     except ValueError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

@@ -45,7 +45,9 @@ class Study:
         domain = load_domains()[self.domain]
         names = [list(domain.neutrals)[number % len(domain.neutrals)] for number in numbers]
         attributes = domain.select()
-        return [domain.neutrals[name] for name in names], [[domain.prompt(attribute, name) for attribute in attributes] for name in names]
+        return [domain.neutrals[name] for name in names], [
+            [domain.prompt(attribute, name) for attribute in attributes] for name in names
+        ]
 
     @property
     def labels(self):
@@ -73,9 +75,13 @@ class Readers:
 
     def __init__(self, workers: int):
         if workers > 1:
-            os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes started here; this one has its threads already
+            os.environ.setdefault(
+                "OMP_NUM_THREADS", "1"
+            )  # for the processes started here; this one has its threads already
         # Not forked: a process that uses a GPU cannot be.
-        self.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) if workers > 1 else None
+        self.pool = (
+            ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) if workers > 1 else None
+        )
 
     def __enter__(self):
         return self
@@ -97,7 +103,9 @@ def to_bytes(images) -> np.ndarray:
     return np.round(np.asarray(images) * 255).astype(np.uint8)
 
 
-def measure(study: Study, model, classifier, numbers, readers: Readers, guidance: float = 7.5, steps: int = 50) -> dict:
+def measure(
+    study: Study, model, classifier, numbers, readers: Readers, guidance: float = 7.5, steps: int = 50
+) -> dict:
     """Sample the patients `numbers` and measure them.
 
     Returns
@@ -116,23 +124,35 @@ def measure(study: Study, model, classifier, numbers, readers: Readers, guidance
 
     def judge(rows):
         images = model.decode(rows)
-        return images, classifier.predict(images)[:, columns].numpy(), readers.read(study.phantoms, labels, to_bytes(images))
+        return (
+            images,
+            classifier.predict(images)[:, columns].numpy(),
+            readers.read(study.phantoms, labels, to_bytes(images)),
+        )
 
     # Point 0 is one image for all attributes.
     rows = torch.cat([latents[:, 0, 0], latents[:, :, 1:].flatten(0, 2)])
     images, scores, found = judge(rows)
     index = np.full((patients, kinds, points), 0)
     index[:, :, 0] = np.arange(patients)[:, None]
-    index[:, :, 1:] = patients + np.arange(patients * kinds * (points - 1)).reshape(patients, kinds, points - 1)
+    index[:, :, 1:] = patients + np.arange(patients * kinds * (points - 1)).reshape(
+        patients, kinds, points - 1
+    )
     record = {
-        "number": np.array(numbers), "neutral": to_bytes(images[:patients]), "classifier": scores[index],
-        "oracle": found[index][..., : len(labels)], "anatomy": found[index][..., len(labels) :],
-    }  # fmt: skip
+        "number": np.array(numbers),
+        "neutral": to_bytes(images[:patients]),
+        "classifier": scores[index],
+        "oracle": found[index][..., : len(labels)],
+        "anatomy": found[index][..., len(labels) :],
+    }
     if study.curve:
         frames = interpolate(latents.movedim(2, 0))[FAR_FRAMES].movedim(0, 2)
         _, scores, found = judge(frames.flatten(0, 2))
         shape = (patients, kinds, frames.shape[2], -1)
-        record |= {"curve_classifier": scores.reshape(shape), "curve_oracle": found[:, : len(labels)].reshape(shape)}
+        record |= {
+            "curve_classifier": scores.reshape(shape),
+            "curve_oracle": found[:, : len(labels)].reshape(shape),
+        }
         record["control"] = np.full((patients, 2, len(labels)), np.nan, np.float32)
         some = [index for index, number in enumerate(numbers) if number < CONTROLS]
         if some:
@@ -153,7 +173,9 @@ class Store:
         self.folder, note = folder, folder / "settings.json"
         text = json.dumps(settings, indent=2) + "\n"
         if resume and note.exists() and note.read_text() != text:
-            raise ValueError(f"out: {folder} holds measurements of another model or other settings; give another folder, or leave out --resume")
+            raise ValueError(
+                f"out: {folder} holds measurements of another model or other settings; give another folder, or leave out --resume"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         if not resume:
             for path in folder.iterdir():
@@ -163,7 +185,9 @@ class Store:
 
     def done(self) -> set:
         """Numbers of the patients that are measured."""
-        return {int(number) for path in self.folder.glob("patients-*.npz") for number in np.load(path)["number"]}
+        return {
+            int(number) for path in self.folder.glob("patients-*.npz") for number in np.load(path)["number"]
+        }
 
     def save(self, record: dict) -> None:
         path = self.folder / f"patients-{record['number'][0]:05d}.npz"
@@ -194,7 +218,9 @@ def _replace(path, content):
     os.replace(part, path)
 
 
-def collect(study: Study, store: Store, model, classifier, patients: int, block: int, readers: Readers, **sampling) -> dict:
+def collect(
+    study: Study, store: Store, model, classifier, patients: int, block: int, readers: Readers, **sampling
+) -> dict:
     """Measure those of `patients` patients that the store lacks, and return the measurements of all."""
     left = sorted(set(range(patients)) - store.done())
     begun = time.monotonic()
@@ -202,15 +228,22 @@ def collect(study: Study, store: Store, model, classifier, patients: int, block:
         store.save(measure(study, model, classifier, left[start : start + block], readers, **sampling))
         finished = min(start + block, len(left))
         each = (time.monotonic() - begun) / finished
-        print(f"{study.name}: {patients - len(left) + finished}/{patients} patients, {each:.1f} s each, "
-              f"{each * (len(left) - finished) / 60:.0f} min left", flush=True)  # fmt: skip
+        print(
+            f"{study.name}: {patients - len(left) + finished}/{patients} patients, {each:.1f} s each, "
+            f"{each * (len(left) - finished) / 60:.0f} min left",
+            flush=True,
+        )
     return store.load(patients)
 
 
-def settings_of(study: Study, folder: Path, unet: Path | None, classifier, guidance, steps, half, compiled) -> dict:
+def settings_of(
+    study: Study, folder: Path, unet: Path | None, classifier, guidance, steps, half, compiled
+) -> dict:
     """All that the measurements depend on, for the store."""
     parts = [unet] if unet else sorted((folder / "unet").glob("*.safetensors"))
-    parts += sorted(path for part in ("vae", "text_encoder") for path in (folder / part).glob("*.safetensors"))
+    parts += sorted(
+        path for part in ("vae", "text_encoder") for path in (folder / part).glob("*.safetensors")
+    )
     hashes = {path.parent.name + "/" + path.name: sha256_of(path) for path in parts}
     study_ = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(study).items()}
     readers = [oracle, oracle.DOMAINS[study.phantoms][1]]

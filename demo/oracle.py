@@ -70,10 +70,14 @@ def spread(vectors: np.ndarray) -> np.ndarray:
     """
     vectors = np.asarray(vectors, float)
     if vectors.ndim != 2 or len(vectors) < 20:
-        raise ValueError(f"vectors have the shape {vectors.shape}; a spread needs [N, A] of 20 patients or more")
+        raise ValueError(
+            f"vectors have the shape {vectors.shape}; a spread needs [N, A] of 20 patients or more"
+        )
     low, high = np.nanpercentile(vectors, [16, 84], axis=0)
     if not (high > low).all():
-        raise ValueError(f"entry {int(np.argmin(high - low))} of the anatomy does not vary between these patients")
+        raise ValueError(
+            f"entry {int(np.argmin(high - low))} of the anatomy does not vary between these patients"
+        )
     return (high - low) / 2
 
 
@@ -90,9 +94,13 @@ def moved(vectors: np.ndarray, reference: np.ndarray, between: np.ndarray) -> np
 def attributes(factors) -> dict[str, bool]:
     """What a phantom shows, under the names of the scores."""
     if isinstance(factors, chest.ChestFactors):
-        parts = {name: factors.support_devices and getattr(factors, name) for name in ("pacemaker", "electrodes")}
+        parts = {
+            name: factors.support_devices and getattr(factors, name) for name in ("pacemaker", "electrodes")
+        }
         return {name: getattr(factors, name) for name in chest.ATTRIBUTES} | parts
-    return {name: getattr(factors, name) for name in dermoscopy.ARTEFACTS} | {"melanoma": factors.diagnosis == "MEL"}
+    return {name: getattr(factors, name) for name in dermoscopy.ARTEFACTS} | {
+        "melanoma": factors.diagnosis == "MEL"
+    }
 
 
 def truth(factors) -> dict[str, float]:
@@ -103,14 +111,29 @@ def truth(factors) -> dict[str, float]:
         dome = f.lung_bottom - f.dome
         height = f.lung_bottom - f.lung_top
         return {
-            "midline": f.shift + f.lung_asymmetry, "rotation": f.rotation, "thorax_width": f.lung_width,
-            "mediastinum_width": f.mediastinum, "tissue": f.tissue**f.gamma, "air": f.air**f.gamma, "rib_spacing": f.rib_spacing,
-            "heart_width": heart, "heart_left": 1.3 * heart * f.lung_width, "heart_right": 0.7 * heart * f.lung_width,
-            "diaphragm_left": f.lung_bottom, "diaphragm_right": dome - f.dome_difference,
-            "lung_area_left": height * f.lung_width, "lung_area_right": height * f.lung_width,
-        }  # fmt: skip
-    light = {f"light_{axis}": f.light_strength * turn(f.light_angle) for axis, turn in (("x", np.cos), ("y", np.sin))}
-    lean = {f"lesion_axis_{axis}": (f.lesion_elongation - 1) * turn(2 * f.lesion_angle) for axis, turn in (("x", np.cos), ("y", np.sin))}
+            "midline": f.shift + f.lung_asymmetry,
+            "rotation": f.rotation,
+            "thorax_width": f.lung_width,
+            "mediastinum_width": f.mediastinum,
+            "tissue": f.tissue**f.gamma,
+            "air": f.air**f.gamma,
+            "rib_spacing": f.rib_spacing,
+            "heart_width": heart,
+            "heart_left": 1.3 * heart * f.lung_width,
+            "heart_right": 0.7 * heart * f.lung_width,
+            "diaphragm_left": f.lung_bottom,
+            "diaphragm_right": dome - f.dome_difference,
+            "lung_area_left": height * f.lung_width,
+            "lung_area_right": height * f.lung_width,
+        }
+    light = {
+        f"light_{axis}": f.light_strength * turn(f.light_angle)
+        for axis, turn in (("x", np.cos), ("y", np.sin))
+    }
+    lean = {
+        f"lesion_axis_{axis}": (f.lesion_elongation - 1) * turn(2 * f.lesion_angle)
+        for axis, turn in (("x", np.cos), ("y", np.sin))
+    }
     same = ("skin_tone", "skin_cast", "lesion_x", "lesion_y", "lesion_radius", "lesion_elongation")
     return light | lean | {name: getattr(f, name) for name in same} | {"lesion_grey": -f.lesion_pigment}
 
@@ -128,17 +151,24 @@ def evaluate(images, factors, domain: str) -> dict[str, dict]:
     shown, true = [attributes(f) for f in factors], [truth(f) for f in factors]
     table = {"attributes": {}, "readouts": {}}
     for name in DOMAINS[domain][1].THRESHOLDS:
-        raw, score, present = (np.array([row[key] for row in rows], float) for rows, key in ((found, f"{name}_raw"), (found, name), (shown, name)))
+        raw, score, present = (
+            np.array([row[key] for row in rows], float)
+            for rows, key in ((found, f"{name}_raw"), (found, name), (shown, name))
+        )
         seen = np.isfinite(raw)
         raw, score, present = raw[seen], score[seen], present[seen] > 0
         table["attributes"][name] = {
-            "auc": _auc(raw, present), "recall": float((score[present] > 0.5).mean()),
-            "false_positives": float((score[~present] > 0.5).mean()), "read": int(seen.sum()),
-        }  # fmt: skip
+            "auc": _auc(raw, present),
+            "recall": float((score[present] > 0.5).mean()),
+            "false_positives": float((score[~present] > 0.5).mean()),
+            "read": int(seen.sum()),
+        }
     for name in true[0]:
         value, target = np.array([row[name] for row in found]), np.array([row[name] for row in true])
         seen = np.isfinite(value)
-        table["readouts"][name] = float(np.corrcoef(value[seen], target[seen])[0, 1]) if seen.sum() > 2 else float("nan")
+        table["readouts"][name] = (
+            float(np.corrcoef(value[seen], target[seen])[0, 1]) if seen.sum() > 2 else float("nan")
+        )
     return table
 
 
@@ -149,20 +179,24 @@ def _auc(scores, present):
     for value in np.unique(scores):
         ranks[scores == value] = ranks[scores == value].mean()
     positives = present.sum()
-    return float((ranks[present].sum() - positives * (positives + 1) / 2) / max(positives * (~present).sum(), 1))
+    return float(
+        (ranks[present].sum() - positives * (positives + 1) / 2) / max(positives * (~present).sum(), 1)
+    )
 
 
 def _checked(image):
     image = np.asarray(image, np.float32)
     if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] != image.shape[1]:
         raise ValueError(f"image has the shape {image.shape}; it must be [H, W, 3] and square")
-    if not (np.isfinite(image).all() and -0.01 <= image.min() and image.max() <= 1.01):
+    if not (np.isfinite(image).all() and image.min() >= -0.01 and image.max() <= 1.01):
         raise ValueError(f"image runs from {image.min():.3g} to {image.max():.3g}; it must lie in 0..1")
     if len(image) != SIZE:
         from PIL import Image
 
         filter_ = Image.Resampling.BOX if len(image) > SIZE else Image.Resampling.BICUBIC
-        channels = (Image.fromarray(channel).resize((SIZE, SIZE), filter_) for channel in np.moveaxis(image, -1, 0))
+        channels = (
+            Image.fromarray(channel).resize((SIZE, SIZE), filter_) for channel in np.moveaxis(image, -1, 0)
+        )
         image = np.clip(np.stack([np.asarray(channel) for channel in channels], -1), 0, 1)
     return image
 
@@ -210,7 +244,9 @@ def main(argv=None) -> int:
         return 0
     print(f"{'attribute':20}    AUC  recall  false+  read")
     for name, row in table["attributes"].items():
-        print(f"{name:20} {row['auc']:6.3f}  {row['recall']:6.3f}  {row['false_positives']:6.3f}  {row['read']:4d}")
+        print(
+            f"{name:20} {row['auc']:6.3f}  {row['recall']:6.3f}  {row['false_positives']:6.3f}  {row['read']:4d}"
+        )
     print(f"\n{'read-out':20}      r")
     for name, value in table["readouts"].items():
         print(f"{name:20} {value:6.2f}")

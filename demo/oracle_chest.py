@@ -19,12 +19,32 @@ THRESHOLDS = {
     "support_devices": (70.0, 15.0),  # pixels on a bright line
     "pacemaker": (0.39, 0.03),  # grey of the best box above its surroundings
     "electrodes": (0.96, 0.02),  # grey of the faintest of three discs, with half its contrast
-    "pleural_effusion": (-0.055, 0.02),  # height at which the lateral lung ends, with half its rise over the medial lung
+    "pleural_effusion": (
+        -0.055,
+        0.02,
+    ),  # height at which the lateral lung ends, with half its rise over the medial lung
     "cardiomegaly": (0.51, 0.01),  # heart width / thorax width
 }
 # What tells patients apart whatever the finding. The others are read too, but devices and fluid disturb them where they are seen.
-ANATOMY = ("midline", "thorax_width", "tissue", "air", "heart_width", "heart_left", "heart_right", "diaphragm_right")
-READOUTS = (*ANATOMY, "lung_area_left", "lung_area_right", "diaphragm_left", "rotation", "rib_spacing", "mediastinum_width")
+ANATOMY = (
+    "midline",
+    "thorax_width",
+    "tissue",
+    "air",
+    "heart_width",
+    "heart_left",
+    "heart_right",
+    "diaphragm_right",
+)
+READOUTS = (
+    *ANATOMY,
+    "lung_area_left",
+    "lung_area_right",
+    "diaphragm_left",
+    "rotation",
+    "rib_spacing",
+    "mediastinum_width",
+)
 
 
 def read_chest(image: np.ndarray) -> dict[str, float]:
@@ -51,7 +71,14 @@ def read_chest(image: np.ndarray) -> dict[str, float]:
     threshold, _ = THRESHOLDS["pleural_effusion"]
     for side in ("left", "right"):
         if not out[f"effusion_{side}"] < threshold:
-            hidden = (f"diaphragm_{side}", f"lung_area_{side}", f"heart_{side}", "heart_width", "cardiomegaly_raw", "cardiomegaly")
+            hidden = (
+                f"diaphragm_{side}",
+                f"lung_area_{side}",
+                f"heart_{side}",
+                "heart_width",
+                "cardiomegaly_raw",
+                "cardiomegaly",
+            )
             # The right dome bounds the rows in which either border is looked for.
             out |= dict.fromkeys((*hidden, "heart_left") if side == "right" else hidden, np.nan)
     return out
@@ -99,7 +126,11 @@ def _devices(grey):
     box = ndimage.uniform_filter(grey, (11, 13)) - 0.5 * (ndimage.uniform_filter(grey, (23, 27)) + 0.30)
     upper = (np.abs(x) > 0.30) & (np.abs(x) < 0.85) & (y > -0.70) & (y < -0.15)
     disc = 1.5 * ndimage.uniform_filter(grey, 5) - 0.5 * ndimage.uniform_filter(grey, 17)
-    regions = [(x < -0.3) & (y < 0) & (y > -0.7), (x > 0.3) & (y < 0) & (y > -0.7), (x > 0.3) & (y > 0.1) & (y < 0.7)]
+    regions = [
+        (x < -0.3) & (y < 0) & (y > -0.7),
+        (x > 0.3) & (y < 0) & (y > -0.7),
+        (x > 0.3) & (y > 0.1) & (y < 0.7),
+    ]
     return {
         "wires": float(wires.mean()),
         "support_devices_raw": float(wires.sum()),
@@ -136,7 +167,9 @@ def _geometry(grey):
     if good.sum() < 12:
         unread = (*READOUTS, "effusion_left", "effusion_right", "pleural_effusion_raw", "cardiomegaly_raw")
         return dict.fromkeys(unread, np.nan) | out
-    bow = (1 - np.abs((axis[inside] - 0.30) / 1.0) ** 2.6) ** 0.5  # of a rib cage, widest below the heart's middle
+    bow = (
+        1 - np.abs((axis[inside] - 0.30) / 1.0) ** 2.6
+    ) ** 0.5  # of a rib cage, widest below the heart's middle
     width = float(np.median((half / bow)[good]))
     for _ in range(3):
         slope, centre = _line(axis[inside][good], middle[good])
@@ -151,7 +184,9 @@ def _geometry(grey):
 
     dark = flat < cut
     chest = (axis > -0.5) & (axis < 0.8)
-    dome = _last(dark[columns(-0.42, -0.50, -0.58)][chest], axis[chest])  # the right one: no heart, no stomach before it
+    dome = _last(
+        dark[columns(-0.42, -0.50, -0.58)][chest], axis[chest]
+    )  # the right one: no heart, no stomach before it
     for name, side in (("left", 1), ("right", -1)):
         lateral, medial = (
             _last(dark[columns(*(side * np.array(offsets)))][chest], axis[chest])
@@ -163,23 +198,32 @@ def _geometry(grey):
         away = np.arange(1, 60)
         lung = dark[columns(*(side * away * PX / width))]
         border = np.where(lung.any(1), (lung.argmax(1) + 1) * PX, np.nan)  # the first lung in each row
-        out[f"mediastinum_{name}"] = float(np.nanmedian(np.append(border[(axis > -0.55) & (axis < -0.20)], 2 * PX)))
+        out[f"mediastinum_{name}"] = float(
+            np.nanmedian(np.append(border[(axis > -0.55) & (axis < -0.20)], 2 * PX))
+        )
         # Between the hilum, whose vessels blur the border, and the dome.
         rows = axis[(axis > min(0.03, dome - 0.10)) & (axis < dome - 0.02)]
         out[f"heart_{name}"] = _heart_border(flat, rows, side, centre, slope, width, air)
         relative = side * (x - centre - slope * y)
-        out[f"lung_area_{name}"] = float((dark & (relative > 0) & (relative < width) & (y > -0.9) & (y < 0.8)).mean())
+        out[f"lung_area_{name}"] = float(
+            (dark & (relative > 0) & (relative < width) & (y > -0.9) & (y < 0.8)).mean()
+        )
     out["mediastinum_width"] = out["mediastinum_left"] + out["mediastinum_right"]
     out["heart_width"] = (out["heart_left"] + out["heart_right"]) / (2 * width)
     out["rib_spacing"] = _rib_spacing(grey, centre, width)
-    return out | {"pleural_effusion_raw": max(out["effusion_left"], out["effusion_right"]), "cardiomegaly_raw": out["heart_width"]}
+    return out | {
+        "pleural_effusion_raw": max(out["effusion_left"], out["effusion_right"]),
+        "cardiomegaly_raw": out["heart_width"],
+    }
 
 
 def _heart_border(flat, rows, side, centre, slope, width, air):
     """Widest distance from the midline at which the heart's grey has fallen half way to the lung's, in quarters of a pixel."""
     away = np.arange(0.06, 0.95 * width, PX / 4)
     across = centre + slope * rows[:, None] + side * away
-    grey = ndimage.map_coordinates(flat, [_index(np.broadcast_to(rows[:, None], across.shape)), _index(across)], order=1, mode="nearest")
+    grey = ndimage.map_coordinates(
+        flat, [_index(np.broadcast_to(rows[:, None], across.shape)), _index(across)], order=1, mode="nearest"
+    )
     heart = np.median(grey[:, (away > 0.08) & (away < 0.13)])
     lung = grey < 0.5 * (heart + air)
     border = away[lung.argmax(1)][lung.any(1)]
@@ -216,4 +260,6 @@ def _line(t, values):
 
 def _last(marked, heights):
     """Height of the last marked row of each column [rows, columns], as a mean; the first height where a column has none."""
-    return float(np.mean(np.where(marked.any(0), heights[len(heights) - 1 - marked[::-1].argmax(0)], heights[0])))
+    return float(
+        np.mean(np.where(marked.any(0), heights[len(heights) - 1 - marked[::-1].argmax(0)], heights[0]))
+    )

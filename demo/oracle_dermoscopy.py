@@ -25,12 +25,25 @@ THRESHOLDS = {
 }
 # What tells patients apart whatever the artefact. `lesion_elongation` and `lesion_irregularity` are read too, but bubbles disturb them.
 ANATOMY = (
-    "skin_tone", "skin_cast", "light_x", "light_y", "lesion_x", "lesion_y", "lesion_radius", "lesion_axis_x", "lesion_axis_y", "lesion_grey",
+    "skin_tone",
+    "skin_cast",
+    "light_x",
+    "light_y",
+    "lesion_x",
+    "lesion_y",
+    "lesion_radius",
+    "lesion_axis_x",
+    "lesion_axis_y",
+    "lesion_grey",
     "lesion_colours",
-)  # fmt: skip
+)
 READOUTS = (*ANATOMY, "lesion_elongation", "lesion_irregularity", "lesion_area", "lesion_asymmetry")
 EDGES = ("top", "bottom", "left", "right")
-_PALE, _BLUE, _BROWN = np.array([0.93, 0.77, 0.72]), np.array([0.78, 0.84, 0.93]), np.array([0.78, 0.58, 0.46])
+_PALE, _BLUE, _BROWN = (
+    np.array([0.93, 0.77, 0.72]),
+    np.array([0.78, 0.84, 0.93]),
+    np.array([0.78, 0.58, 0.46]),
+)
 _ANGLES = np.linspace(-np.pi, np.pi, 96, endpoint=False)
 
 
@@ -93,7 +106,11 @@ def _artefacts(image):
         "ink_raw": float(inked.sum()),
         "dark_corner_raw": float(1 - brightest[corners].mean()),
     }
-    cover = ndimage.binary_dilation(dark > 0.12) | ndimage.binary_dilation((bright > 0.08) | inked, iterations=2) | (radius > 0.47)
+    cover = (
+        ndimage.binary_dilation(dark > 0.12)
+        | ndimage.binary_dilation((bright > 0.08) | inked, iterations=2)
+        | (radius > 0.47)
+    )
     return out, cover
 
 
@@ -103,7 +120,9 @@ def _comb(dark, edge):
     profile = np.minimum(strip, 0.5).mean(0)
     position = (np.arange(SIZE) + 0.5) / SIZE
     profile = profile - profile.mean()
-    spectrum = np.abs(np.exp(2j * np.pi * position / np.linspace(0.070, 0.100, 31)[:, None]) @ (profile * np.hanning(SIZE)))
+    spectrum = np.abs(
+        np.exp(2j * np.pi * position / np.linspace(0.070, 0.100, 31)[:, None]) @ (profile * np.hanning(SIZE))
+    )
     return float(spectrum.max() / (0.25 * SIZE))
 
 
@@ -121,13 +140,21 @@ def _lesion(image, cover):
     plane = np.stack([np.ones(skin_ring.sum()), x[skin_ring] - 0.5, y[skin_ring] - 0.5], 1)
     ring = grey[skin_ring]
     keep = np.abs(ring - np.median(ring)) < 0.15
-    slope = np.linalg.lstsq(plane[keep], ring[keep], rcond=None)[0] if keep.sum() > 30 else [np.median(ring), 0, 0]
+    slope = (
+        np.linalg.lstsq(plane[keep], ring[keep], rcond=None)[0]
+        if keep.sum() > 30
+        else [np.median(ring), 0, 0]
+    )
     out |= {"light_x": float(slope[1] / max(slope[0], 0.1)), "light_y": float(slope[2] / max(slope[0], 0.1))}
 
     # Fill what artefacts cover from around it, so that hairs do not cut the outline.
     shaded = grey - slope[1] * (x - 0.5) - slope[2] * (y - 0.5)
     weight = ndimage.gaussian_filter((~cover).astype(float), 2.0)
-    filled = np.where(cover & (radius < 0.47), ndimage.gaussian_filter(np.where(cover, 0, shaded), 2.0) / np.maximum(weight, 1e-3), shaded)
+    filled = np.where(
+        cover & (radius < 0.47),
+        ndimage.gaussian_filter(np.where(cover, 0, shaded), 2.0) / np.maximum(weight, 1e-3),
+        shaded,
+    )
     filled = np.where(weight > 0.02, filled, slope[0])
     inner = filled[(radius < 0.12) & ~cover]
     depth = slope[0] - (np.median(inner) if inner.size > 20 else filled[radius < 0.1].min())
@@ -149,18 +176,27 @@ def _lesion(image, cover):
     colours = image[clear] if clear.sum() > 50 else image[inside]
     chroma = colours / colours.sum(-1, keepdims=True)
     out |= {
-        "lesion_area": float(area), "lesion_radius": float(np.sqrt(area / np.pi)), "lesion_x": float(cx), "lesion_y": float(cy),
-        "lesion_elongation": float(ratio), "lesion_axis_x": float((xx - yy) / (xx + yy)), "lesion_axis_y": float(2 * xy / (xx + yy)),
-        "lesion_grey": float(np.median(colours.mean(-1)) / max(slope[0], 0.1)), "lesion_colours": float(chroma.std(0).sum()),
-        "lesion_irregularity": _irregularity(inside, cx, cy), "lesion_asymmetry": _asymmetry(inside, cx, cy, 0.5 * np.arctan2(2 * xy, xx - yy)),
-    }  # fmt: skip
+        "lesion_area": float(area),
+        "lesion_radius": float(np.sqrt(area / np.pi)),
+        "lesion_x": float(cx),
+        "lesion_y": float(cy),
+        "lesion_elongation": float(ratio),
+        "lesion_axis_x": float((xx - yy) / (xx + yy)),
+        "lesion_axis_y": float(2 * xy / (xx + yy)),
+        "lesion_grey": float(np.median(colours.mean(-1)) / max(slope[0], 0.1)),
+        "lesion_colours": float(chroma.std(0).sum()),
+        "lesion_irregularity": _irregularity(inside, cx, cy),
+        "lesion_asymmetry": _asymmetry(inside, cx, cy, 0.5 * np.arctan2(2 * xy, xx - yy)),
+    }
     return out | {"melanoma_raw": out["lesion_colours"]}
 
 
 def _irregularity(inside, cx, cy):
     """Root mean square of the outline's relative radius beyond an ellipse's: harmonics 3 and up."""
     reach = np.arange(1, 64)[:, None] / SIZE
-    at = [np.clip((c + reach * f(_ANGLES)) * SIZE - 0.5, 0, SIZE - 1) for c, f in ((cy, np.sin), (cx, np.cos))]
+    at = [
+        np.clip((c + reach * f(_ANGLES)) * SIZE - 0.5, 0, SIZE - 1) for c, f in ((cy, np.sin), (cx, np.cos))
+    ]
     profile = ndimage.map_coordinates(inside.astype(np.float32), at, order=1).sum(0)
     harmonics = np.fft.rfft(profile / max(profile.mean(), 1e-3)) / _ANGLES.size
     return float(np.sqrt(2 * (np.abs(harmonics[3:13]) ** 2).sum()))

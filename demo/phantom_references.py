@@ -22,7 +22,7 @@ UNSEEN = 300
 NEUTRAL = {
     "chest": dict.fromkeys(chest.ATTRIBUTES, False),
     "dermoscopy": dict.fromkeys(dermoscopy.ARTEFACTS, False),
-}  # fmt: skip
+}
 MODULES = {"chest": chest, "dermoscopy": dermoscopy}
 
 
@@ -31,7 +31,9 @@ def draw(domain: str, correlation: float, neutral: bool, seed: int) -> np.ndarra
     if neutral:
         factors = MODULES[domain].sample_factors(seed, **NEUTRAL[domain])
     else:
-        factors = layouts.chest_factors(seed, correlation) if domain == "chest" else dermoscopy.sample_factors(seed)
+        factors = (
+            layouts.chest_factors(seed, correlation) if domain == "chest" else dermoscopy.sample_factors(seed)
+        )
     return to_bytes(MODULES[domain].render(factors, SIZE).image)
 
 
@@ -54,7 +56,9 @@ def training_images(folder: Path, unet: Path | None, domain: str) -> list[tuple]
         if made is None:
             raise ValueError(f"{unet.name} was not trained on phantoms that can be drawn again")
         if (made["layout"] == "chexpert") == (domain == "chest"):
-            found.append((layouts.FIRST_SEED + layouts.STRIDE * made["seed"], made["count"], made["correlation"]))
+            found.append(
+                (layouts.FIRST_SEED + layouts.STRIDE * made["seed"], made["count"], made["correlation"])
+            )
     return found
 
 
@@ -66,11 +70,14 @@ def _log(path):
 
 def training_thumbnails(sets, domain: str, cache: Path, readers: Readers) -> np.ndarray:
     """Thumbnails float32 [M, D] of all training images, kept below `cache`."""
-    key = hashlib.sha256(f"{sets} {draw(domain, 0.0, False, UNSEEN_SEED).tobytes()!r}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{sets} {draw(domain, 0.0, False, UNSEEN_SEED).tobytes()!r}".encode()).hexdigest()[
+        :12
+    ]
     path = cache / f"training-{domain}-{key}.npy"
     if not path.exists():
         pieces = [
-            readers.map(partial(_draw_thumbnail, domain, correlation), range(first, first + count), chunk=64) for first, count, correlation in sets
+            readers.map(partial(_draw_thumbnail, domain, correlation), range(first, first + count), chunk=64)
+            for first, count, correlation in sets
         ]
         part = path.with_suffix(".part")
         with open(part, "wb") as file:
@@ -106,7 +113,10 @@ def drawn_attributes(model, domain: str, labels, count: int, readers: Readers) -
     Nothing has moved between them: what the read-outs differ by is the oracle's own error.
     """
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + count)
-    drawn = [through_vae(model, np.stack(readers.map(partial(draw_with, domain, label), seeds))) for label in ("", *labels)]
+    drawn = [
+        through_vae(model, np.stack(readers.map(partial(draw_with, domain, label), seeds)))
+        for label in ("", *labels)
+    ]
     return np.stack([readers.read(domain, (), images) for images in drawn], 1)
 
 
@@ -122,9 +132,14 @@ def memorisation(model, neutrals: np.ndarray, sets, domain: str, cache: Path, re
     """
     training = training_thumbnails(sets, domain, cache, readers)
     first, _, correlation = sets[-1]
-    patients = np.stack(readers.map(partial(draw, domain, correlation, False), range(first, first + min(200, sets[-1][1]))))
+    patients = np.stack(
+        readers.map(partial(draw, domain, correlation, False), range(first, first + min(200, sets[-1][1])))
+    )
     threshold = repeat_distance(thumbnails(patients), thumbnails(through_vae(model, patients)))
     unseen = thumbnails(through_vae(model, unseen_neutrals(domain, UNSEEN, readers)))
     return {
-        "nearest": nearest(thumbnails(neutrals), training), "threshold": threshold, "unseen": nearest(unseen, training), "training": len(training),
-    }  # fmt: skip
+        "nearest": nearest(thumbnails(neutrals), training),
+        "threshold": threshold,
+        "unseen": nearest(unseen, training),
+        "training": len(training),
+    }

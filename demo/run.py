@@ -18,8 +18,14 @@ from medtraverse.notice import NOTICE
 from medtraverse.run import write
 
 WORKFLOWS = (
-    "02-fig3-swap-grid-chexpert", "03-fig3-swap-grid-isic", "04-fig4-latent-tsne", "05-fig5-direction-cosine", "06-fig6-bezier", "07-cfrt-chexpert",
-    "08-cfrt-isic", "10-distance-to-neutral",
+    "02-fig3-swap-grid-chexpert",
+    "03-fig3-swap-grid-isic",
+    "04-fig4-latent-tsne",
+    "05-fig5-direction-cosine",
+    "06-fig6-bezier",
+    "07-cfrt-chexpert",
+    "08-cfrt-isic",
+    "10-distance-to-neutral",
 )
 WEIGHTS = PACK / "demo" / "weights"
 
@@ -29,12 +35,23 @@ def main(argv=None):
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    report = {"notice": NOTICE, "domains": {}, "workflows": {}, "weights_sha256": weight_hashes(), "versions": {"medtraverse": __version__}}
+    report = {
+        "notice": NOTICE,
+        "domains": {},
+        "workflows": {},
+        "weights_sha256": weight_hashes(),
+        "versions": {"medtraverse": __version__},
+    }
     comfyui = installation()
     print("Starting ComfyUI.", flush=True)
     # What a workflow has sampled and decoded is there for the next ones.
     keep = ("--cache-lru", "200")
-    with start_server(comfyui, own_folders=comfyui.foreign, cpu=True if os.environ.get("MEDTRAVERSE_CPU") else None, arguments=keep) as url:
+    with start_server(
+        comfyui,
+        own_folders=comfyui.foreign,
+        cpu=True if os.environ.get("MEDTRAVERSE_CPU") else None,
+        arguments=keep,
+    ) as url:
         client = Client(url)
         report["seconds"] = {"server": round(time.monotonic() - started, 1)}
         report["versions"] |= client.versions()
@@ -66,7 +83,10 @@ def run_workflow(client, name, arguments, out, report):
             write(out / (stem + Path(file["filename"]).suffix), client.fetch(file))
         for text in result.outputs.get(key, {}).get("medtraverse", ()):
             take(report["domains"], node["class_type"], json.loads(text))
-    report["workflows"][name] = {"seconds": stages.seconds, "inputs": {key: node["inputs"] for key, node in graph.items()}}
+    report["workflows"][name] = {
+        "seconds": stages.seconds,
+        "inputs": {key: node["inputs"] for key, node in graph.items()},
+    }
 
 
 def patients(title, asked):
@@ -80,11 +100,15 @@ def take(domains, class_type, report):
     if class_type == "LatentDirectionCosine":
         domains.setdefault("direction cosine", report)
     elif settings:
-        name = " ".join([settings["domain"], *([settings["neutral"]] if settings["domain"] == "ISIC" else [])])
+        name = " ".join(
+            [settings["domain"], *([settings["neutral"]] if settings["domain"] == "ISIC" else [])]
+        )
         part = domains.setdefault(name, {"seeds": report.get("seeds"), "settings": settings, "cfrt": {}})
         if class_type == "CFRTEvaluator":
             kind = {"swap": "swaps", "curve": "bezier"}[report["kind"]]
-            part["cfrt"][kind] = {key: report[key] for key in ("far_points", "attributes", "classifier", "classifier_sha256")}
+            part["cfrt"][kind] = {
+                key: report[key] for key in ("far_points", "attributes", "classifier", "classifier_sha256")
+            }
         else:
             part["identity"] = report
 
@@ -103,7 +127,9 @@ class Stages:
         share = progress.value / progress.maximum if progress.maximum else 0
         filled = round(24 * share)
         bar = "#" * filled + "-" * (24 - filled)
-        line = f"{self.name:27} {progress.finished:2}/{progress.nodes} [{bar}] {self.titles.get(self.node, '')}"
+        line = (
+            f"{self.name:27} {progress.finished:2}/{progress.nodes} [{bar}] {self.titles.get(self.node, '')}"
+        )
         if sys.stdout.isatty():
             print("\r" + line.ljust(self.width), end="", flush=True)
         self.width = len(line)
@@ -122,7 +148,10 @@ class Stages:
 
 def weight_hashes():
     """Return sha256 of every weight file that ships, by path under ``demo/weights``."""
-    return {path.relative_to(WEIGHTS).as_posix(): sha256_of(path) for path in sorted(WEIGHTS.rglob("*.safetensors"))}
+    return {
+        path.relative_to(WEIGHTS).as_posix(): sha256_of(path)
+        for path in sorted(WEIGHTS.rglob("*.safetensors"))
+    }
 
 
 def summary(report):

@@ -40,20 +40,32 @@ class Model:
     @torch.inference_mode()
     def encode(self, prompts) -> Tensor:
         """Embeddings [N, 77, C] of N prompts."""
-        ids = self.tokenizer(list(prompts), padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
+        ids = self.tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+        ).input_ids
         return self.text(ids.to(self.device)).last_hidden_state
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, batch: int = 16) -> Tensor:
         """Images float32 [N, H, W, 3] in 0..1, on the CPU, of latents [N, 4, h, w] in diffusers' scale."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            pieces = [self.vae.decode(piece.to(self.device).float() / SCALING).sample for piece in latents.split(batch)]
-        return torch.cat([(piece.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu() for piece in pieces])
+            pieces = [
+                self.vae.decode(piece.to(self.device).float() / SCALING).sample
+                for piece in latents.split(batch)
+            ]
+        return torch.cat(
+            [(piece.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu() for piece in pieces]
+        )
 
 
 def load_model(
-    folder: Path, unet: Path | None = None, device="cpu", half: bool = False, rows_per_call: int | None = None, compiled: bool = False,
-) -> Model:  # fmt: skip
+    folder: Path,
+    unet: Path | None = None,
+    device="cpu",
+    half: bool = False,
+    rows_per_call: int | None = None,
+    compiled: bool = False,
+) -> Model:
     """Load a diffusers folder, its U-Net replaced by the file `unet` where one is given; `compiled` by torch.compile, which takes minutes once.
 
     Raises
@@ -70,7 +82,9 @@ def load_model(
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
-            raise ValueError(f"unet: {Path(unet).name} does not fit the U-Net of {folder.name}; fine-tune it from that base ({error})") from error
+            raise ValueError(
+                f"unet: {Path(unet).name} does not fit the U-Net of {folder.name}; fine-tune it from that base ({error})"
+            ) from error
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
     text = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
     parts = [part.eval().requires_grad_(False).to(device) for part in (network, vae, text)]
@@ -87,7 +101,9 @@ def _require_compiler(device):
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"--compile: torch.compile does not work here ({reason}); install a C++ compiler, such as g++, or leave it out") from error
+        raise ValueError(
+            f"--compile: torch.compile does not work here ({reason}); install a C++ compiler, such as g++, or leave it out"
+        ) from error
 
 
 def draw_noise(seeds, shape) -> Tensor:
@@ -96,7 +112,9 @@ def draw_noise(seeds, shape) -> Tensor:
 
 
 @torch.inference_mode()
-def traverse(model: Model, neutral, attributes, noise: Tensor, swap_steps, steps: int = 50, guidance: float = 7.5) -> Tensor:
+def traverse(
+    model: Model, neutral, attributes, noise: Tensor, swap_steps, steps: int = 50, guidance: float = 7.5
+) -> Tensor:
     """Sample the neutral and every swap of a block of patients.
 
     Parameters
@@ -118,15 +136,21 @@ def traverse(model: Model, neutral, attributes, noise: Tensor, swap_steps, steps
     """
     device = model.device
     plan = Plan(len(neutral), len(attributes[0]), tuple(swap_steps))
-    prompts = [prompt for first, others in zip(neutral, attributes, strict=True) for prompt in (first, *others)]
+    prompts = [
+        prompt for first, others in zip(neutral, attributes, strict=True) for prompt in (first, *others)
+    ]
     known = {prompt: index for index, prompt in enumerate(dict.fromkeys(["", *prompts]))}
     embeddings = model.encode(known)
-    spoken = torch.tensor([known[prompt] for prompt in prompts]).reshape(plan.patients, -1)[plan.patient(), plan.attribute() + 1]
+    spoken = torch.tensor([known[prompt] for prompt in prompts]).reshape(plan.patients, -1)[
+        plan.patient(), plan.attribute() + 1
+    ]
     alphas = build_scheduler().alphas_cumprod.double().tolist()
     latents = noise.to(device)[plan.patient().to(device)]
     times = ddim_timesteps(steps)
     for step, time in enumerate(times):
-        (rows, served), (bare, bare_served) = (source.unique(return_inverse=True) for source in plan.sources(step, steps))
+        (rows, served), (bare, bare_served) = (
+            source.unique(return_inverse=True) for source in plan.sources(step, steps)
+        )
         context = torch.cat([spoken[rows], torch.zeros_like(bare)]).to(device)
         predicted = _predict(model, latents[torch.cat([rows, bare]).to(device)], time, embeddings[context])
         wanted, plain = predicted[served.to(device)], predicted[(len(rows) + bare_served).to(device)]

@@ -46,7 +46,13 @@ class Figure:
 
     def record(self) -> dict:
         value = None if self.value is None or math.isnan(self.value) else self.value
-        parts = {"group": self.group, "name": self.name, "value": value, "interval": self.interval and list(self.interval), "n": self.n}
+        parts = {
+            "group": self.group,
+            "name": self.name,
+            "value": value,
+            "interval": self.interval and list(self.interval),
+            "n": self.n,
+        }
         return parts | {"goal": self.goal, "met": self.met, "note": self.note}
 
 
@@ -63,7 +69,14 @@ def to_text(figures) -> str:
         line = f"  {figure.name:58} {value:>7} {interval:>13} {figure.n:6}  {figure.goal:10} {words[figure.met]:6} {figure.note}"
         lines.append(line.rstrip())
     judged = [figure.met for figure in figures if figure.met is not None]
-    return "\n".join([f"  {'':58} {'value':>7} {'95 %':>13} {'n':>6}  goal", *lines, "", f"{sum(judged)} of {len(judged)} goals met"])
+    return "\n".join(
+        [
+            f"  {'':58} {'value':>7} {'95 %':>13} {'n':>6}  goal",
+            *lines,
+            "",
+            f"{sum(judged)} of {len(judged)} goals met",
+        ]
+    )
 
 
 def share(flags) -> tuple[float | None, tuple | None, int]:
@@ -133,7 +146,9 @@ def falls(values) -> int:
 
 def spread_ratios(generated, phantoms) -> np.ndarray:
     """Half the 16th-to-84th percentile range of each anatomy entry, generated [N, A] over phantoms [M, A]: [A]."""
-    (low, high), (phantom_low, phantom_high) = (np.nanpercentile(part, (16, 84), axis=0) for part in (generated, phantoms))
+    (low, high), (phantom_low, phantom_high) = (
+        np.nanpercentile(part, (16, 84), axis=0) for part in (generated, phantoms)
+    )
     return (high - low) / (phantom_high - phantom_low)
 
 
@@ -141,7 +156,9 @@ def nearest(images, training, block: int = 256) -> np.ndarray:
     """Root mean square distance of each image [N, D] to the nearest of `training` [M, D]: float [N]."""
     import torch
 
-    images, training = (torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in (images, training))
+    images, training = (
+        torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in (images, training)
+    )
     found = [torch.cdist(piece, training).min(1).values for piece in images.split(block)]
     return torch.cat(found).numpy() / math.sqrt(images.shape[1])
 

@@ -11,10 +11,17 @@ from pathlib import Path
 
 import torch
 
-from demo.architecture import SCALING, build_scheduler, build_text_encoder, build_unet, load_tokenizer, write_folder
+from demo.architecture import (
+    SCALING,
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+    load_tokenizer,
+    write_folder,
+)
 from demo.captions import training_caption
-from demo.training import Run, save_atomically, threads_of
 from demo.train_vae import HELD_OUT, encode_all
+from demo.training import Run, save_atomically, threads_of
 
 PEAK_RATE, DROPOUT, SNR_LIMIT = 1e-3, 0.1, 5.0
 # From a share of the run on: rows of a batch from each set, the greatest weight of high noise, and a factor of the learning rate.
@@ -39,7 +46,9 @@ class Captioner:
 
     def _ids(self, caption):
         if caption not in self.known:
-            ids = self.tokenizer(caption, padding="max_length", truncation=True, return_tensors="pt").input_ids[0]
+            ids = self.tokenizer(
+                caption, padding="max_length", truncation=True, return_tensors="pt"
+            ).input_ids[0]
             self.known[caption] = ids
         return self.known[caption]
 
@@ -72,7 +81,18 @@ def train_unet(vae, sets, folder: Path, minutes, steps, seed, device, resume, ba
     if torch.device(device).type == "cuda":
         moments = [part.to(device) for part in moments]
     alphas = build_scheduler().alphas_cumprod.to(device)
-    run = Run("unet", {"unet": unet, "text": text}, folder / "unet.pt", minutes, steps, device, resume, PEAK_RATE, 0.998, warm=100)
+    run = Run(
+        "unet",
+        {"unet": unet, "text": text},
+        folder / "unet.pt",
+        minutes,
+        steps,
+        device,
+        resume,
+        PEAK_RATE,
+        0.998,
+        warm=100,
+    )
 
     def loss(latent, noise, step, ids, greatest=1.0):
         return denoising_loss(unet, alphas, latent, noise, step, text(ids).last_hidden_state, greatest)
@@ -80,7 +100,9 @@ def train_unet(vae, sets, folder: Path, minutes, steps, seed, device, resume, ba
     snapped = time.monotonic()
     while run.clock.fraction < 1:
         rows, greatest, factor = [phase for start, *phase in PHASES if run.clock.fraction >= start][-1]
-        drawn = _batch(moments, sets, [count * batch // BATCH for count in rows], captioner, seed, run.clock.step)
+        drawn = _batch(
+            moments, sets, [count * batch // BATCH for count in rows], captioner, seed, run.clock.step
+        )
         run.step(partial(loss, greatest=greatest), *(part.to(device) for part in drawn), factor=factor)
         if time.monotonic() - snapped > SNAPSHOT_EVERY:
             run.average.swap()
@@ -111,7 +133,9 @@ def _moments(vae, sets, folder, device, resume):
 
         with threads_of(device) as pool:
             moments.append(torch.cat(list(pool.map(encode, pieces))))
-        print(f"{phantoms.domain}: {len(images)} latents, {(time.monotonic() - begun) / 60:.1f} min", flush=True)
+        print(
+            f"{phantoms.domain}: {len(images)} latents, {(time.monotonic() - begun) / 60:.1f} min", flush=True
+        )
     save_atomically(moments, path)
     return moments
 
@@ -125,10 +149,14 @@ def _batch(moments, sets, rows, captioner, seed, step, held_out=False):
         first, last = (len(encoded) - HELD_OUT, len(encoded)) if held_out else (0, len(encoded) - HELD_OUT)
         chosen = torch.randint(first, last, (count,), generator=draw, device=device)
         mean, logvar = encoded[chosen].chunk(2, 1)
-        latents.append(SCALING * (mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=draw, device=device)))
+        latents.append(
+            SCALING * (mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=draw, device=device))
+        )
         ids.append(captioner.draw([phantoms.factors[i] for i in chosen.tolist()], rng))
     # Both halves hold both domains: each is one thread's slice.
-    latent, tokens = (torch.cat([half for i in (0, 1) for half in (p.chunk(2)[i] for p in part)]) for part in (latents, ids))
+    latent, tokens = (
+        torch.cat([half for i in (0, 1) for half in (p.chunk(2)[i] for p in part)]) for part in (latents, ids)
+    )
     noise = torch.randn(latent.shape, generator=draw, device=device)
     return latent, noise, torch.randint(0, 1000, (len(latent),), generator=draw, device=device), tokens
 

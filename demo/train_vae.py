@@ -17,7 +17,12 @@ from demo.training import Run
 PEAK_RATE, BATCH, KL_WEIGHT = 1.2e-3, 4, 2e-6
 # From a share of the run on: rows of a batch from each set, weights of thin structures, of the coarse term, of coarse colour. Lines come first,
 # then shade, then colour, which dermoscopy has more of.
-PHASES = ((0.0, (2, 2), 6.0, 0.5, 0.0), (0.13, (2, 2), 4.0, 3.0, 0.0), (0.24, (2, 2), 4.0, 3.0, 12.0), (0.42, (1, 3), 3.0, 3.0, 15.0))
+PHASES = (
+    (0.0, (2, 2), 6.0, 0.5, 0.0),
+    (0.13, (2, 2), 4.0, 3.0, 0.0),
+    (0.24, (2, 2), 4.0, 3.0, 12.0),
+    (0.42, (1, 3), 3.0, 3.0, 15.0),
+)
 # The last patients of each set are kept for the PSNR in the log.
 HELD_OUT = 256
 
@@ -28,7 +33,9 @@ def reconstruction_loss(output, image, thin, thin_weight, coarse_weight, colour_
     error = output - image
     total = (weight * (error.abs() + 2 * error.square())).mean()
     across, down = error[..., :, 1:] - error[..., :, :-1], error[..., 1:, :] - error[..., :-1, :]
-    total = total + 0.7 * ((weight[..., :, 1:] * across.abs()).mean() + (weight[..., 1:, :] * down.abs()).mean())
+    total = total + 0.7 * (
+        (weight[..., :, 1:] * across.abs()).mean() + (weight[..., 1:, :] * down.abs()).mean()
+    )
     coarse = F.avg_pool2d(error, 4)
     colour = coarse - coarse.mean(1, keepdim=True)
     return total + coarse_weight * coarse.abs().mean() + colour_weight * colour.abs().mean()

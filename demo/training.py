@@ -76,7 +76,12 @@ class Clock:
 
     def __init__(self, name, minutes, steps, spent=0.0, step=0):
         self.name, self.minutes, self.steps, self.step = name, minutes, steps, step
-        self.begun, self.saved, self.mean, self.curve = time.monotonic() - 60 * spent, time.monotonic(), None, []
+        self.begun, self.saved, self.mean, self.curve = (
+            time.monotonic() - 60 * spent,
+            time.monotonic(),
+            None,
+            [],
+        )
 
     @property
     def spent(self):
@@ -88,14 +93,21 @@ class Clock:
 
     def rate(self, peak, warm=50):
         """Learning rate: linear warm-up, then a cosine to 2 % of the peak."""
-        return peak * min(1.0, (self.step + 1) / warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.fraction)))
+        return (
+            peak
+            * min(1.0, (self.step + 1) / warm)
+            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.fraction)))
+        )
 
     def tick(self, loss):
         """Count a step; `loss` stays a tensor until it is printed, since reading it makes a GPU wait."""
         self.step += 1
         self.mean = loss if self.mean is None else 0.98 * self.mean + 0.02 * loss
         if self.step % 20 == 0:
-            print(f"{self.name} step {self.step} {self.fraction:5.1%} {self.spent:5.1f} min loss {self.mean:.4f}", flush=True)
+            print(
+                f"{self.name} step {self.step} {self.fraction:5.1%} {self.spent:5.1f} min loss {self.mean:.4f}",
+                flush=True,
+            )
         if self.step % 100 == 0:
             self.curve.append([self.step, round(self.spent, 2), round(float(self.mean), 5)])
 
@@ -108,8 +120,18 @@ class Clock:
 
     def log(self, device):
         """The record that is kept beside the weights."""
-        kind = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else f"CPU, {os.cpu_count()} cores, {platform.machine()}"
-        return {"steps": self.step, "minutes": round(self.spent, 1), "loss": round(float(self.mean), 5), "hardware": kind, "curve": self.curve}
+        kind = (
+            torch.cuda.get_device_name()
+            if torch.device(device).type == "cuda"
+            else f"CPU, {os.cpu_count()} cores, {platform.machine()}"
+        )
+        return {
+            "steps": self.step,
+            "minutes": round(self.spent, 1),
+            "loss": round(float(self.mean), 5),
+            "hardware": kind,
+            "curve": self.curve,
+        }
 
 
 class Run:
@@ -122,7 +144,9 @@ class Run:
         self.networks, self.path, self.peak, self.warm = networks, path, peak, warm
         self.parameters = [p for network in networks.values() for p in network.parameters()]
         fused = torch.device(device).type == "cuda"
-        self.optimizer = torch.optim.AdamW(self.parameters, peak, betas=(0.9, 0.99), weight_decay=1e-4, fused=fused)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, peak, betas=(0.9, 0.99), weight_decay=1e-4, fused=fused
+        )
         self.average = Averaged(self.parameters, decay)
         self.gradients = Gradients(self.parameters, device)
         self.clock = Clock(name, minutes, steps)
@@ -151,10 +175,18 @@ class Run:
 
     def save(self):
         clock = self.clock
-        save_atomically({name: network.state_dict() for name, network in self.networks.items()} | {
-            "optimizer": self.optimizer.state_dict(), "shadow": self.average.shadow, "step": clock.step, "spent": clock.spent,
-            "curve": clock.curve, "loss": None if clock.mean is None else float(clock.mean),
-        }, self.path)  # fmt: skip
+        save_atomically(
+            {name: network.state_dict() for name, network in self.networks.items()}
+            | {
+                "optimizer": self.optimizer.state_dict(),
+                "shadow": self.average.shadow,
+                "step": clock.step,
+                "spent": clock.spent,
+                "curve": clock.curve,
+                "loss": None if clock.mean is None else float(clock.mean),
+            },
+            self.path,
+        )
 
     def finish(self):
         """Save, then put the averaged weights into the networks."""

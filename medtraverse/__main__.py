@@ -84,15 +84,34 @@ def _add_run(commands):
         epilog="exit codes: 0 done; 1 a node failed; 2 bad arguments, or ComfyUI refused the graph; 3 no ComfyUI answers, or it went away; "
         "130 cancelled, by Ctrl-C, --timeout or someone else.",
     )
-    command.add_argument("workflow", metavar="WORKFLOW", help="a file, or the bare name of a bundled workflow")
-    command.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE",
-                         help="NODE is an id, a title or a class type; may be given several times")
-    command.add_argument("--seeds", metavar="FIRST-LAST", help="one run after another over these seeds, each into a folder of its own; every run takes "
-                         "as many seeds as the Prompt Swap KSampler has patients")
-    command.add_argument("--out", metavar="DIR", help="where the outputs go (default: output/NAME, or NAME-2, ... if that holds another graph's)")
-    command.add_argument("--server", default="http://127.0.0.1:8188", metavar="URL", help="default: %(default)s")
+    command.add_argument(
+        "workflow", metavar="WORKFLOW", help="a file, or the bare name of a bundled workflow"
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT=VALUE",
+        help="NODE is an id, a title or a class type; may be given several times",
+    )
+    command.add_argument(
+        "--seeds",
+        metavar="FIRST-LAST",
+        help="one run after another over these seeds, each into a folder of its own; every run takes "
+        "as many seeds as the Prompt Swap KSampler has patients",
+    )
+    command.add_argument(
+        "--out",
+        metavar="DIR",
+        help="where the outputs go (default: output/NAME, or NAME-2, ... if that holds another graph's)",
+    )
+    command.add_argument(
+        "--server", default="http://127.0.0.1:8188", metavar="URL", help="default: %(default)s"
+    )
     command.add_argument("--timeout", type=float, metavar="SECONDS", help="cancel a run that takes longer")
-    command.add_argument("--json", action="store_true", help="print a summary as JSON; progress goes to stderr")
+    command.add_argument(
+        "--json", action="store_true", help="print a summary as JSON; progress goes to stderr"
+    )
     command.add_argument("--quiet", action="store_true", help="print errors only (and the JSON)")
 
     def run(arguments):

@@ -13,10 +13,20 @@ from typing import NamedTuple
 
 NORMAL = "Normal chest X-ray with no significant findings"
 CHEXPERT_LABELS = (
-    "No Finding", "Cardiomegaly", "Lung Opacity", "Edema", "Pneumonia", "Pneumothorax", "Pleural Effusion", "Support Devices",
-)  # fmt: skip
+    "No Finding",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Edema",
+    "Pneumonia",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Support Devices",
+)
 ISIC_ARTEFACTS = ("dark corner", "hair", "gel border", "gel bubble", "ruler", "ink", "patches")
-DIAGNOSES = {"MEL": "a dermoscopic image with melanoma (MEL)", "NV": "a dermoscopic image with melanocytic nevus (NV)"}
+DIAGNOSES = {
+    "MEL": "a dermoscopic image with melanoma (MEL)",
+    "NV": "a dermoscopic image with melanocytic nevus (NV)",
+}
 
 # As CheXpert and the authors' tables write them; anything else goes through float().
 _STATES = {"": None, "1.0": 1, "0.0": 0, "-1.0": -1, "1": 1, "0": 0, "-1": -1}
@@ -91,10 +101,16 @@ def read_chexpert(path: str | os.PathLike, frontal_only: bool = False) -> Captio
     found, lateral = Captions(), 0
     for place, cells in _rows(path, "Path", [*CHEXPERT_LABELS, *view_column]):
         image, *labels = cells[: 1 + len(CHEXPERT_LABELS)]
-        present = [name for name, cell in zip(CHEXPERT_LABELS, labels) if _state(cell, place, name, (1, 0, -1, None)) == 1]
+        present = [
+            name
+            for name, cell in zip(CHEXPERT_LABELS, labels)
+            if _state(cell, place, name, (1, 0, -1, None)) == 1
+        ]
         if frontal_only and (view := cells[-1]) != "Frontal":
             if view != "Lateral":
-                raise ValueError(f"{place}, column 'Frontal/Lateral': {view!r} is neither Frontal nor Lateral")
+                raise ValueError(
+                    f"{place}, column 'Frontal/Lateral': {view!r} is neither Frontal nor Lateral"
+                )
             lateral += 1
             continue
         found.append(Captioned(image, chexpert_caption(present)))
@@ -119,7 +135,10 @@ def read_isic(path: str | os.PathLike) -> Captions:
     """
     found, other = Captions(), 0
     for place, (image, *cells) in _rows(path, "image", [*DIAGNOSES, *ISIC_ARTEFACTS]):
-        state = {name: _state(cell, place, name, (1, 0)) for name, cell in zip((*DIAGNOSES, *ISIC_ARTEFACTS), cells)}
+        state = {
+            name: _state(cell, place, name, (1, 0))
+            for name, cell in zip((*DIAGNOSES, *ISIC_ARTEFACTS), cells)
+        }
         diagnoses = [name for name in DIAGNOSES if state[name]]
         if len(diagnoses) > 1:
             raise ValueError(f"{place}, columns 'MEL' and 'NV': both are 1; a lesion has one diagnosis")
@@ -169,14 +188,20 @@ def _rows(path, key: str, columns: list) -> Iterator[tuple[str, list]]:
                 if not cells[0]:
                     raise ValueError(f"{place}, column {header[where[0]]!r}: is empty")
                 if (first := seen.setdefault(cells[0], reader.line_num)) != reader.line_num:
-                    raise ValueError(f"{place}, column {header[where[0]]!r}: {cells[0]} is already on line {first}")
+                    raise ValueError(
+                        f"{place}, column {header[where[0]]!r}: {cells[0]} is already on line {first}"
+                    )
                 yield place, cells
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error}); give the path of a CSV table") from error
+        raise ValueError(
+            f"{path}: cannot be read ({error.strerror or error}); give the path of a CSV table"
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: is no UTF-8 CSV table ({error})") from error
     if not seen:
-        raise ValueError(f"{path}: has no rows; expected a header with {key}, {', '.join(columns)} and one row per image")
+        raise ValueError(
+            f"{path}: has no rows; expected a header with {key}, {', '.join(columns)} and one row per image"
+        )
 
 
 def _columns(path, header: list, wanted: list) -> list:
@@ -185,7 +210,9 @@ def _columns(path, header: list, wanted: list) -> list:
     count = Counter(plain)
     absent = [name for name in wanted if not count[name.replace("_", " ")]]
     if absent:
-        raise ValueError(f"{path}: lacks column{'s' * bool(absent[1:])} {', '.join(absent)}; it has {', '.join(header) or 'no header'}")
+        raise ValueError(
+            f"{path}: lacks column{'s' * bool(absent[1:])} {', '.join(absent)}; it has {', '.join(header) or 'no header'}"
+        )
     if twice := [name for name in wanted if count[name] > 1]:
         raise ValueError(f"{path}: column {twice[0]!r} stands twice in the header")
     return [plain.index(name) for name in wanted]
@@ -201,6 +228,8 @@ def _state(cell: str, place: str, column: str, allowed: tuple):
             value = cell
     if value not in allowed:
         listed = ", ".join("blank" if state is None else str(state) for state in allowed)
-        hint = "; cut probabilities at a threshold first" if isinstance(value, float) and 0 < value < 1 else ""
+        hint = (
+            "; cut probabilities at a threshold first" if isinstance(value, float) and 0 < value < 1 else ""
+        )
         raise ValueError(f"{place}, column {column!r}: {cell or 'blank'} is none of {listed}{hint}")
     return value

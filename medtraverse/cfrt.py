@@ -16,8 +16,18 @@ from .notice import NOTICE
 from .predictions import Predictions, far_points, published_far_points, read_table
 from .table import csv_text
 
-__all__ = ["CFRT", "Predictions", "cfrt", "far_points", "patients_to_csv", "published_far_points", "read_table",
-           "to_csv", "to_text", "wilson"]  # fmt: skip
+__all__ = [
+    "CFRT",
+    "Predictions",
+    "cfrt",
+    "far_points",
+    "patients_to_csv",
+    "published_far_points",
+    "read_table",
+    "to_csv",
+    "to_text",
+    "wilson",
+]
 
 _NEAR = 1e-12
 
@@ -77,9 +87,13 @@ def cfrt(probabilities, neutral, target: int) -> CFRT:
         )
     patients, points, attributes = far.shape
     if patients < 1 or points < 1:
-        raise ValueError(f"probabilities has {patients} patients and {points} points; CFRT needs at least one of each")
+        raise ValueError(
+            f"probabilities has {patients} patients and {points} points; CFRT needs at least one of each"
+        )
     if attributes < 2:
-        raise ValueError("CFRT needs at least 2 attributes: with one, no other can leak and every patient would succeed")
+        raise ValueError(
+            "CFRT needs at least 2 attributes: with one, no other can leak and every patient would succeed"
+        )
     if not 0 <= target < attributes:
         raise ValueError(f"target is {target}; it must be an attribute's index, 0 to {attributes - 1}")
     for name, values in (("probabilities", far), ("neutral", start)):
@@ -94,7 +108,9 @@ def cfrt(probabilities, neutral, target: int) -> CFRT:
     wins = margins > 0
     # 0.6 - 0.1 and 0.7 - 0.2 tie, but not after rounding: close calls are settled in exact decimals
     for patient, column in np.argwhere(np.abs(margins) < _NEAR):
-        wins[patient, column] = _rise(far, start, patient, target) > _rise(far, start, patient, others[column])
+        wins[patient, column] = _rise(far, start, patient, target) > _rise(
+            far, start, patient, others[column]
+        )
     success = wins.all(axis=1)
     successes = int(success.sum())
     strongest = others[np.where(wins, -np.inf, deltas[:, others].round(12)).argmax(axis=1)]
@@ -150,21 +166,33 @@ def to_text(results: Mapping[str, CFRT], attributes: Sequence[str]) -> str:
     ]
     widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
     aligned = [
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths)))
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths))
+        )
         for line in (head, *lines)
     ]
     return "\n".join([*aligned, NOTICE, ""])
 
 
-def to_csv(results: Mapping[str, CFRT], attributes: Sequence[str], published: Mapping[str, float] | None = None) -> str:
+def to_csv(
+    results: Mapping[str, CFRT], attributes: Sequence[str], published: Mapping[str, float] | None = None
+) -> str:
     """The same as CSV: name, target, cfrt, low, high, successes, patients, delta_<attribute> ..., notice.
 
     `published` (name to the paper's CFRT), if given, fills a column `cfrt_from_the_paper` before the notice.
     """
     head = ["name", "target", "cfrt", "low", "high", "successes", "patients"]
     rows = [
-        [name, attributes[result.target], result.cfrt, *result.interval, result.successes, result.patients,
-         *result.deltas.mean(axis=0).tolist()]  # fmt: skip
+        [
+            name,
+            attributes[result.target],
+            result.cfrt,
+            *result.interval,
+            result.successes,
+            result.patients,
+            *result.deltas.mean(axis=0).tolist(),
+        ]
         for name, result in results.items()
     ]
     head += [f"delta_{name}" for name in attributes]
@@ -181,4 +209,6 @@ def patients_to_csv(results: Mapping[str, CFRT], attributes: Sequence[str], seed
         for name, result in results.items()
         for seed, won, leak, deltas in zip(seeds, result.success, result.leaked, result.deltas, strict=True)
     ]
-    return csv_text(["name", "target", "seed", "success", "leaked", *(f"delta_{name}" for name in attributes)], rows)
+    return csv_text(
+        ["name", "target", "seed", "success", "leaked", *(f"delta_{name}" for name in attributes)], rows
+    )

@@ -14,7 +14,11 @@ from safetensors.torch import load_file
 
 UNET, TEXT, VAE = "model.diffusion_model.", "cond_stage_model.transformer.", "first_stage_model."
 WEIGHT_NAMES = {
-    "unet": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors", "model.safetensors"),
+    "unet": (
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.fp16.safetensors",
+        "model.safetensors",
+    ),
     "vae": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"),
     "text_encoder": ("model.safetensors", "model.fp16.safetensors"),
 }
@@ -69,8 +73,12 @@ def read_diffusers(folder):
     unet, text = _config(folder / "unet"), _config(folder / "text_encoder")
     size = unet.get("sample_size")
     return Checkpoint(
-        parts["unet"], _text_keys(parts["text_encoder"]), parts["vae"], unet_heads=_heads(unet),
-        text_heads=text.get("num_attention_heads"), text_activation=text.get("hidden_act", "quick_gelu"),
+        parts["unet"],
+        _text_keys(parts["text_encoder"]),
+        parts["vae"],
+        unet_heads=_heads(unet),
+        text_heads=text.get("num_attention_heads"),
+        text_activation=text.get("hidden_act", "quick_gelu"),
         image_size=size * 8 if isinstance(size, int) else None,
         scheduler=_config(folder / "scheduler", "scheduler_config.json"),
     )
@@ -91,7 +99,10 @@ def weight_files(path):
 def read_single_file(path):
     """Read a single-file checkpoint in the original layout. Raises ValueError when a part is missing."""
     weights = read_weights(path)
-    parts = {prefix: {k[len(prefix):]: v for k, v in weights.items() if k.startswith(prefix)} for prefix in (UNET, TEXT, VAE)}
+    parts = {
+        prefix: {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+        for prefix in (UNET, TEXT, VAE)
+    }
     for prefix, what in ((UNET, "U-Net"), (TEXT, "CLIP text encoder"), (VAE, "VAE")):
         if not parts[prefix]:
             raise ValueError(
@@ -114,7 +125,9 @@ def unet_depths(keys, name="unet"):
 
     Raises ValueError unless the keys are those of a Stable Diffusion 1.x U-Net.
     """
-    pattern = re.compile(r"down_blocks\.(\d+)\.(?:resnets\.(\d+)\.|attentions\.\d+\.transformer_blocks\.(\d+)\.)")
+    pattern = re.compile(
+        r"down_blocks\.(\d+)\.(?:resnets\.(\d+)\.|attentions\.\d+\.transformer_blocks\.(\d+)\.)"
+    )
     resnets, depths = {}, {}
     for match in filter(None, map(pattern.match, keys)):
         level = int(match[1])
@@ -122,7 +135,12 @@ def unet_depths(keys, name="unet"):
             resnets[level] = max(resnets.get(level, 0), int(match[2]) + 1)
         else:
             depths[level] = max(depths.get(level, 0), int(match[3]) + 1)
-    if not resnets or not depths or "conv_in.weight" not in keys or any(k.startswith("add_embedding.") for k in keys):
+    if (
+        not resnets
+        or not depths
+        or "conv_in.weight" not in keys
+        or any(k.startswith("add_embedding.") for k in keys)
+    ):
         raise ValueError(
             f"{name}: these are not the weights of a Stable Diffusion 1.x U-Net (its keys begin with "
             f"{', '.join(sorted(keys)[:3]) or 'nothing'}); SDXL, SD 3 and Flux models are not supported."
@@ -151,12 +169,19 @@ def sampling_settings(scheduler):
                 f"checkpoint: scheduler_config.json has {setting} = {scheduler.get(setting)!r}, which is not supported; "
                 "supported are epsilon or v_prediction, scaled_linear or linear betas, 1000 training steps."
             )
-    return prediction, float(scheduler.get("beta_start", 0.00085)), float(scheduler.get("beta_end", 0.012)), schedule
+    return (
+        prediction,
+        float(scheduler.get("beta_start", 0.00085)),
+        float(scheduler.get("beta_end", 0.012)),
+        schedule,
+    )
 
 
 def _text_keys(weights):
     """Old single files and transformers 5 leave out the prefix ``text_model.``."""
-    return {key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in weights.items()}
+    return {
+        key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in weights.items()
+    }
 
 
 def _part_file(folder, part, names):
@@ -180,7 +205,9 @@ def _config(folder, name="config.json"):
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"checkpoint: {folder.name}/{name} is not a JSON object ({error}); download or save it again.") from error
+        raise ValueError(
+            f"checkpoint: {folder.name}/{name} is not a JSON object ({error}); download or save it again."
+        ) from error
 
 
 def _heads(config):
@@ -188,7 +215,9 @@ def _heads(config):
     heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
     if isinstance(heads, list):
         if len(set(heads)) > 1:
-            raise ValueError(f"checkpoint: the U-Net has {heads} heads per level; Stable Diffusion 1.x has one number for all.")
+            raise ValueError(
+                f"checkpoint: the U-Net has {heads} heads per level; Stable Diffusion 1.x has one number for all."
+            )
         heads = heads[0]
     return heads
 
@@ -200,5 +229,5 @@ def read_unet(path):
     heads = _heads(config) if config.get("_class_name") == "UNet2DConditionModel" else None
     weights = read_weights(path, "unet")
     if any(key.startswith(UNET) for key in weights):
-        weights = {key[len(UNET):]: value for key, value in weights.items() if key.startswith(UNET)}
+        weights = {key[len(UNET) :]: value for key, value in weights.items() if key.startswith(UNET)}
     return weights, heads

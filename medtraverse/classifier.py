@@ -46,7 +46,9 @@ class Classifier:
         self.input_size = input_size
         self.sha256 = sha256
 
-    def predict(self, images: Tensor, batch_size: int = 64, progress: Callable[[int, int], None] | None = None) -> Tensor:
+    def predict(
+        self, images: Tensor, batch_size: int = 64, progress: Callable[[int, int], None] | None = None
+    ) -> Tensor:
         """Probability of every attribute in every image.
 
         Parameters
@@ -70,7 +72,9 @@ class Classifier:
         """
         return torch.sigmoid(self._run(self.module, images, batch_size, progress))
 
-    def features(self, images: Tensor, batch_size: int = 64, progress: Callable[[int, int], None] | None = None) -> Tensor:
+    def features(
+        self, images: Tensor, batch_size: int = 64, progress: Callable[[int, int], None] | None = None
+    ) -> Tensor:
         """Pooled features [N, C] before the head, float32 on the CPU; takes and raises what `predict` does."""
         return self._run(self.module.features, images, batch_size, progress)
 
@@ -80,7 +84,9 @@ class Classifier:
         rows = []
         self.module.eval()
         # TF32 convolutions would make results depend on which kernel a batch size selects.
-        flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        flags = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        )
         with torch.inference_mode(), flags, torch.autocast(device.type, enabled=False):
             for start in range(0, len(images), batch_size):
                 batch = images[start : start + batch_size].to(device=device, dtype=torch.float32)
@@ -146,12 +152,18 @@ def load_classifier(
     if labels is None:
         if None in named:
             unnamed = paths[named.index(None)].name
-            raise ValueError(f"{unnamed} has no labels in its metadata; pass labels, one name per logit, in the order of the head")
+            raise ValueError(
+                f"{unnamed} has no labels in its metadata; pass labels, one name per logit, in the order of the head"
+            )
         labels = [label for group in named for label in group]
     logits = [member.classifier[-1].out_features for member in members]
     if len(labels) != sum(logits):
-        raise ValueError(f"{names}: {len(labels)} labels ({', '.join(map(str, labels))}) for {sum(logits)} logits; give one label per logit")
-    if not all(isinstance(label, str) and label.strip() for label in labels) or len(set(labels)) < len(labels):
+        raise ValueError(
+            f"{names}: {len(labels)} labels ({', '.join(map(str, labels))}) for {sum(logits)} logits; give one label per logit"
+        )
+    if not all(isinstance(label, str) and label.strip() for label in labels) or len(set(labels)) < len(
+        labels
+    ):
         raise ValueError(f"{names}: labels {list(labels)!r} must be different, non-empty names")
     return Classifier(members, labels, size, ",".join(digests))
 
@@ -171,9 +183,18 @@ class _Panel(nn.Module):
 
 
 def _check_images(images: Tensor, batch_size: int) -> None:
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[-1] != 3 or not images.is_floating_point():
-        found = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images is {found}; give a floating-point tensor [N, height, width, 3] of RGB in 0..1")
+    if (
+        not isinstance(images, Tensor)
+        or images.ndim != 4
+        or images.shape[-1] != 3
+        or not images.is_floating_point()
+    ):
+        found = (
+            f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        )
+        raise ValueError(
+            f"images is {found}; give a floating-point tensor [N, height, width, 3] of RGB in 0..1"
+        )
     if 0 in images.shape:
         raise ValueError(f"images is empty, shape {list(images.shape)}; give at least one image")
     if not torch.isfinite(images).all():
@@ -188,7 +209,9 @@ def _check_images(images: Tensor, batch_size: int) -> None:
 def _read(file: Path) -> tuple[dict[str, Tensor], dict]:
     """State dict of a classifier file, keys without `model.`, and its decoded metadata."""
     if not file.is_file():
-        raise ValueError(f"classifier file {file} does not exist; give the path of a .safetensors or .pth file")
+        raise ValueError(
+            f"classifier file {file} does not exist; give the path of a .safetensors or .pth file"
+        )
     metadata = {}
     if file.suffix.lower() == ".safetensors":
         from safetensors import SafetensorError, safe_open
@@ -198,19 +221,31 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict]:
                 metadata = opened.metadata() or {}
                 state = {key: opened.get_tensor(key) for key in opened.keys()}
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file.name} is not a safetensors file ({error}); give a whole .safetensors file") from error
+            raise ValueError(
+                f"{file.name} is not a safetensors file ({error}); give a whole .safetensors file"
+            ) from error
     elif file.suffix.lower() in (".pth", ".pt", ".ckpt"):
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load has no single exception for a file that it cannot read
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{file.name} does not load as plain weights ({reason}); save its state dict again, as .safetensors or .pth") from error
+            raise ValueError(
+                f"{file.name} does not load as plain weights ({reason}); save its state dict again, as .safetensors or .pth"
+            ) from error
         if isinstance(state, dict) and "model_state_dict" in state:
             state = state["model_state_dict"]
     else:
-        raise ValueError(f"{file.name} ends in {file.suffix or 'no suffix'!r}; give a .safetensors, .pth, .pt or .ckpt file")
-    if not isinstance(state, dict) or not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ValueError(f"{file.name} holds no state dict; expected {_EXPECTED}, bare or under `model_state_dict`")
+        raise ValueError(
+            f"{file.name} ends in {file.suffix or 'no suffix'!r}; give a .safetensors, .pth, .pt or .ckpt file"
+        )
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    ):
+        raise ValueError(
+            f"{file.name} holds no state dict; expected {_EXPECTED}, bare or under `model_state_dict`"
+        )
     if all(key.startswith("model.") for key in state):
         state = {key.removeprefix("model."): value for key, value in state.items()}
     return state, _decode(file, metadata)
@@ -225,7 +260,9 @@ def _decode(file: Path, metadata: dict[str, str]) -> dict:
             except json.JSONDecodeError:
                 decoded[key] = None
             if not isinstance(decoded[key], kind):
-                raise ValueError(f"{file.name}: metadata {key} is {metadata[key]!r}; expected JSON such as {wanted}")
+                raise ValueError(
+                    f"{file.name}: metadata {key} is {metadata[key]!r}; expected JSON such as {wanted}"
+                )
     return decoded
 
 
@@ -236,13 +273,23 @@ def _network(file: Path, state: dict[str, Tensor]) -> nn.Module:
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         first = ", ".join(list(state)[:3])
         reason = f"no key {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{file.name} is not an EfficientNet ({reason}; first keys {first}); expected {_EXPECTED}") from error
+        raise ValueError(
+            f"{file.name} is not an EfficientNet ({reason}; first keys {first}); expected {_EXPECTED}"
+        ) from error
     expected = network.state_dict()
     missing, unmapped = [k for k in expected if k not in state], [k for k in state if k not in expected]
     if missing or unmapped:
-        faults = [f"{len(keys)} keys {word} ({', '.join(keys[:3])})" for keys, word in ((missing, "missing"), (unmapped, "unmapped")) if keys]
+        faults = [
+            f"{len(keys)} keys {word} ({', '.join(keys[:3])})"
+            for keys, word in ((missing, "missing"), (unmapped, "unmapped"))
+            if keys
+        ]
         raise ValueError(f"{file.name} does not fit: {'; '.join(faults)}; expected {_EXPECTED}")
-    wrong = [f"{k} {list(state[k].shape)}, not {list(v.shape)}" for k, v in expected.items() if state[k].shape != v.shape]
+    wrong = [
+        f"{k} {list(state[k].shape)}, not {list(v.shape)}"
+        for k, v in expected.items()
+        if state[k].shape != v.shape
+    ]
     if wrong:
         raise ValueError(f"{file.name} does not fit: {'; '.join(wrong[:3])}; expected {_EXPECTED}")
     network.load_state_dict({key: value.to(expected[key].dtype) for key, value in state.items()})
@@ -264,7 +311,16 @@ def _build(state: dict[str, Tensor]) -> nn.Module:
         depthwise, project = state[f"{block}{last - 2}.0.weight"], state[f"{block}{last}.0.weight"]
         channels = state[f"{block}0.0.weight"].shape[1] if expands else depthwise.shape[0]
         stages.append(
-            MBConvConfig(depthwise.shape[0] / channels, depthwise.shape[-1], stride, channels, project.shape[0], len(layers), 1.0, 1.0)
+            MBConvConfig(
+                depthwise.shape[0] / channels,
+                depthwise.shape[-1],
+                stride,
+                channels,
+                project.shape[0],
+                len(layers),
+                1.0,
+                1.0,
+            )
         )
     head, final = state["classifier.1.weight"], state["features.8.0.weight"]
     if final.shape[0] >= 2048:

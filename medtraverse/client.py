@@ -1,4 +1,5 @@
 """A client of a running ComfyUI: queue a graph in API format, follow it, fetch what it made, cancel it."""
+
 import asyncio
 import json
 import time
@@ -30,7 +31,9 @@ class Client:
         self.url = (url if "://" in url else f"http://{url}").rstrip("/")
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(f"server: {url!r} is no address of a ComfyUI; give one like http://127.0.0.1:8188.")
+            raise ValueError(
+                f"server: {url!r} is no address of a ComfyUI; give one like http://127.0.0.1:8188."
+            )
 
     def run(self, graph, on_progress=None, timeout=None):
         """Queue a graph and follow it to its end; Ctrl-C cancels it.
@@ -82,14 +85,20 @@ class Client:
 
     def object_info(self, node_type=None):
         """The server's description of all nodes, or of one; an unknown one gives {}."""
-        return self._call(lambda session: self._get(session, "/object_info" + (f"/{quote(node_type)}" if node_type else "")))
+        return self._call(
+            lambda session: self._get(session, "/object_info" + (f"/{quote(node_type)}" if node_type else ""))
+        )
 
     def versions(self):
         """Versions of ComfyUI, Python and torch on the server, and its devices."""
         stats = self.get("/system_stats")
         system = stats["system"]
-        return {"comfyui": system.get("comfyui_version"), "python": system.get("python_version"), "torch": system.get("pytorch_version"),
-                "devices": [device["name"] for device in stats.get("devices", [])]}
+        return {
+            "comfyui": system.get("comfyui_version"),
+            "python": system.get("python_version"),
+            "torch": system.get("pytorch_version"),
+            "devices": [device["name"] for device in stats.get("devices", [])],
+        }
 
     def get(self, path, **query):
         """JSON of any other route, such as "/system_stats"."""
@@ -112,7 +121,9 @@ class Client:
 
         async def within_session():
             # trust_env stays off: a proxy from the environment has no business before a local server.
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=30)) as session:
+            async with aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=30)
+            ) as session:
                 return await task(session)
 
         try:
@@ -120,7 +131,9 @@ class Client:
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             raise ConnectionError(f"No ComfyUI answers at {self.url}: {error}") from error
         except aiohttp.ClientResponseError as error:
-            raise ConnectionError(f"{error.request_info.url.with_query(None)} answers {error.status} {error.message}: that is not what a ComfyUI says.") from error
+            raise ConnectionError(
+                f"{error.request_info.url.with_query(None)} answers {error.status} {error.message}: that is not what a ComfyUI says."
+            ) from error
 
     async def _get(self, session, path, query=None, as_bytes=False):
         async with session.get(self.url + path, params=query) as response:
@@ -142,7 +155,9 @@ class Client:
         # An output node that fails validation is dropped while the others run: that is no success.
         if answer.get("node_errors"):
             await self._cancel(session, answer["prompt_id"])
-            raise GraphRejected({"message": "Some outputs of the graph failed validation"}, answer["node_errors"])
+            raise GraphRejected(
+                {"message": "Some outputs of the graph failed validation"}, answer["node_errors"]
+            )
         return answer["prompt_id"]
 
     async def _cancel(self, session, prompt_id):
@@ -172,7 +187,9 @@ class Client:
             if not isinstance(error, (ConnectionError, GraphRejected)):
                 await self._cancel(session, prompt_id)
             if isinstance(error, asyncio.TimeoutError):
-                raise TimeoutError(f"The graph was not done after {timeout} s; it has been cancelled.") from None
+                raise TimeoutError(
+                    f"The graph was not done after {timeout} s; it has been cancelled."
+                ) from None
             raise
         result = await self._wait(session, prompt_id, 60)
         result.texts, result.seconds = state.texts, time.monotonic() - started
@@ -197,7 +214,9 @@ class Client:
             running, pending = await self._queued(session)
             if state.prompt_id not in running + pending:
                 if await self._history(session, state.prompt_id) is None:
-                    raise ConnectionError(f"ComfyUI at {self.url} no longer knows the run: it was started anew.")
+                    raise ConnectionError(
+                        f"ComfyUI at {self.url} no longer knows the run: it was started anew."
+                    )
                 return
 
     async def _reconnect(self, session, client_id):
@@ -209,7 +228,9 @@ class Client:
                 return await self._connect(session, client_id)
             except aiohttp.ClientError as error:
                 if time.monotonic() > deadline:
-                    raise ConnectionError(f"ComfyUI at {self.url} closed the connection while a graph ran: {error}") from error
+                    raise ConnectionError(
+                        f"ComfyUI at {self.url} closed the connection while a graph ran: {error}"
+                    ) from error
             await asyncio.sleep(0.5)
 
     async def _listen(self, session, socket, state):
@@ -229,7 +250,12 @@ class Client:
                 state.take(event["type"], event.get("data") or {})
             elif message.type is aiohttp.WSMsgType.BINARY:
                 state.take_binary(message.data)
-            elif message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
+            elif message.type in (
+                aiohttp.WSMsgType.CLOSE,
+                aiohttp.WSMsgType.CLOSING,
+                aiohttp.WSMsgType.CLOSED,
+                aiohttp.WSMsgType.ERROR,
+            ):
                 raise aiohttp.ServerDisconnectedError("the websocket closed")
 
     async def _queued(self, session):

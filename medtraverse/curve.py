@@ -44,7 +44,9 @@ def bernstein(degree: int, t: Tensor) -> Tensor:
     return basis
 
 
-def interpolate(points: Tensor, frames: int = 50, method: str = "bezier", spacing: str = "parameter") -> Tensor:
+def interpolate(
+    points: Tensor, frames: int = 50, method: str = "bezier", spacing: str = "parameter"
+) -> Tensor:
     """Frames of a curve along control points.
 
     Parameters
@@ -81,7 +83,9 @@ def interpolate(points: Tensor, frames: int = 50, method: str = "bezier", spacin
     if int(frames) != frames or frames < 2:
         raise ValueError(f"frames is {frames}; a curve needs a whole number of frames, 2 or more")
     if points.ndim < 1 or len(points) < 2:
-        raise ValueError(f"points has shape {list(points.shape)}; a curve needs at least 2 control points [N, ...]")
+        raise ValueError(
+            f"points has shape {list(points.shape)}; a curve needs at least 2 control points [N, ...]"
+        )
     if not points.is_floating_point():
         raise ValueError(f"points is {points.dtype}; give floating-point latents")
     if not bool(torch.isfinite(points).all()):

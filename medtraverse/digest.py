@@ -28,10 +28,20 @@ def hashes(settings) -> dict:
     A `sha256` is a digest or a mapping of file name to digest.
     """
     found = {}
-    items = settings.items() if isinstance(settings, dict) else enumerate(settings) if isinstance(settings, (list, tuple)) else ()
+    items = (
+        settings.items()
+        if isinstance(settings, dict)
+        else enumerate(settings)
+        if isinstance(settings, (list, tuple))
+        else ()
+    )
     for key, value in items:
         if key == "sha256":
-            found |= {str(name): digest for name, digest in value.items()} if isinstance(value, dict) else {"": value}
+            found |= (
+                {str(name): digest for name, digest in value.items()}
+                if isinstance(value, dict)
+                else {"": value}
+            )
         else:
             found |= {f"{key}/{name}" if name else str(key): digest for name, digest in hashes(value).items()}
     return found

@@ -63,8 +63,9 @@ class DistributionDistance:
         return "\n".join([*lines, *(f"Warning: {warning}" for warning in self.warnings), NOTICE]) + "\n"
 
 
-def distribution_distance(features, reference_features, kid_subsets: int = 100, kid_subset_size: int = 50,
-                          seed: int = 0) -> DistributionDistance:  # fmt: skip
+def distribution_distance(
+    features, reference_features, kid_subsets: int = 100, kid_subset_size: int = 50, seed: int = 0
+) -> DistributionDistance:
     """FID and KID of two sets of features, by torchmetrics, in float64.
 
     Parameters
@@ -85,20 +86,30 @@ def distribution_distance(features, reference_features, kid_subsets: int = 100, 
         from torchmetrics.image.fid import FrechetInceptionDistance
         from torchmetrics.image.kid import KernelInceptionDistance
     except ImportError as error:
-        raise ValueError("extractor: FID and KID need the package torchmetrics; install the extra metrics: pip install torchmetrics") from error
+        raise ValueError(
+            "extractor: FID and KID need the package torchmetrics; install the extra metrics: pip install torchmetrics"
+        ) from error
 
-    generated, reference = (torch.as_tensor(x).detach().cpu().double() for x in (features, reference_features))
+    generated, reference = (
+        torch.as_tensor(x).detach().cpu().double() for x in (features, reference_features)
+    )
     for name, rows in (("images", generated), ("reference_images", reference)):
         if rows.ndim != 2 or rows.shape[1] < 1 or not torch.isfinite(rows).all():
-            raise ValueError(f"{name}: their features have shape {list(rows.shape)} or are not finite; expected finite numbers [N, C]")
+            raise ValueError(
+                f"{name}: their features have shape {list(rows.shape)} or are not finite; expected finite numbers [N, C]"
+            )
     if generated.shape[1] != reference.shape[1]:
-        raise ValueError(f"images have {generated.shape[1]} features and reference_images {reference.shape[1]}; take one extractor for both")
+        raise ValueError(
+            f"images have {generated.shape[1]} features and reference_images {reference.shape[1]}; take one extractor for both"
+        )
     _check_counts(len(generated), len(reference), kid_subsets, kid_subset_size)
     width = generated.shape[1]
     fid = FrechetInceptionDistance(feature=_Given(width), normalize=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it holds all features in memory
-        kid = KernelInceptionDistance(feature=_Given(width), subsets=kid_subsets, subset_size=kid_subset_size, normalize=True)
+        kid = KernelInceptionDistance(
+            feature=_Given(width), subsets=kid_subsets, subset_size=kid_subset_size, normalize=True
+        )
     for metric in (fid, kid):
         metric.update(reference, real=True)
         metric.update(generated, real=False)
@@ -106,7 +117,15 @@ def distribution_distance(features, reference_features, kid_subsets: int = 100, 
         torch.manual_seed(seed)
         mean, spread = kid.compute()
     return DistributionDistance(
-        max(0.0, float(fid.compute())), float(mean), float(spread), len(generated), len(reference), width, kid_subsets, kid_subset_size, seed,
+        max(0.0, float(fid.compute())),
+        float(mean),
+        float(spread),
+        len(generated),
+        len(reference),
+        width,
+        kid_subsets,
+        kid_subset_size,
+        seed,
         tuple(_warnings(len(generated), len(reference), width, kid_subset_size)),
     )
 
@@ -122,18 +141,24 @@ def check_sets(images: Tensor, reference_images: Tensor, kid_subsets: int, kid_s
     _check_counts(len(images), len(reference_images), kid_subsets, kid_subset_size)
     a, b = images.shape[1:3], reference_images.shape[1:3]
     if a != b:
-        raise ValueError(f"images are {a[0]}x{a[1]} and reference_images {b[0]}x{b[1]}; bring both to one size in the same way")
+        raise ValueError(
+            f"images are {a[0]}x{a[1]} and reference_images {b[0]}x{b[1]}; bring both to one size in the same way"
+        )
 
 
 def _check_counts(images: int, references: int, kid_subsets: int, kid_subset_size: int) -> None:
     for name, count in (("images", images), ("reference_images", references)):
         if count < 2:
-            raise ValueError(f"{name}: {count} given; a distance of distributions needs 2 or more, and hundreds to mean something")
+            raise ValueError(
+                f"{name}: {count} given; a distance of distributions needs 2 or more, and hundreds to mean something"
+            )
     if kid_subsets < 1:
         raise ValueError(f"kid_subsets is {kid_subsets}; take 1 or more")
     fewest = min(images, references)
     if not 2 <= kid_subset_size <= fewest:
-        raise ValueError(f"kid_subset_size is {kid_subset_size}; take 2 to {fewest}, the size of the smaller set")
+        raise ValueError(
+            f"kid_subset_size is {kid_subset_size}; take 2 to {fewest}, the size of the smaller set"
+        )
 
 
 class Inception:
@@ -148,10 +173,14 @@ class Inception:
     def __init__(self, module: nn.Module):
         self.module = module
 
-    def features(self, images: Tensor, batch_size: int = 32, progress: Callable[[int, int], None] | None = None) -> Tensor:
+    def features(
+        self, images: Tensor, batch_size: int = 32, progress: Callable[[int, int], None] | None = None
+    ) -> Tensor:
         """Pooled features [N, 2048], float32 on the CPU, of images [N, H, W, 3] in 0..1; `progress` as a classifier's."""
         device = next(self.module.parameters()).device
-        flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        flags = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        )
         rows = []
         with torch.inference_mode(), flags, torch.autocast(device.type, enabled=False):
             for start in range(0, len(images), batch_size):
@@ -174,11 +203,15 @@ def load_inception(folders: Sequence = ()) -> Inception:
         import torch_fidelity  # noqa: F401
         from torchmetrics.image.fid import NoTrainInceptionV3
     except ImportError as error:
-        raise ValueError(f"extractor: Inception needs the package {error.name}; pip install torchmetrics torch-fidelity") from error
+        raise ValueError(
+            f"extractor: Inception needs the package {error.name}; pip install torchmetrics torch-fidelity"
+        ) from error
     path = find_weights(INCEPTION_WEIGHTS, folders)
     if path is None:
         folder = places(folders)[0]
-        raise ValueError(f"extractor: Inception needs {INCEPTION_WEIGHTS} (from torch-fidelity's releases), not downloaded for you; put it into {folder}")
+        raise ValueError(
+            f"extractor: Inception needs {INCEPTION_WEIGHTS} (from torch-fidelity's releases), not downloaded for you; put it into {folder}"
+        )
     _plain(path)
     with torch.random.fork_rng(devices=[]):
         return Inception(NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path)).requires_grad_(False))
@@ -189,7 +222,9 @@ def _plain(path: Path) -> None:
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch.load has no single exception for a file that it cannot read
-        raise ValueError(f"extractor: {path.name} does not load as plain weights; download it again") from error
+        raise ValueError(
+            f"extractor: {path.name} does not load as plain weights; download it again"
+        ) from error
 
 
 class _Given(nn.Module):
@@ -205,7 +240,9 @@ class _Given(nn.Module):
 
 def _warnings(images: int, references: int, features: int, subset_size: int):
     if min(images, references) <= features:
-        yield (f"fewer images than features ({min(images, references)}, {features}): the covariances are rank-deficient and FID is "
-               "biased, mostly upwards; compare it only at equal counts. KID is not biased by that.")
+        yield (
+            f"fewer images than features ({min(images, references)}, {features}): the covariances are rank-deficient and FID is "
+            "biased, mostly upwards; compare it only at equal counts. KID is not biased by that."
+        )
     if subset_size == images == references:
         yield "every KID subset is the whole set: its SD says nothing; take smaller subsets."

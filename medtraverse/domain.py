@@ -43,7 +43,9 @@ class Domain:
         if choice in ("auto", ""):
             choice = next(iter(self.neutrals))
         if choice not in self.neutrals:
-            raise ValueError(f"neutral: domain {self.name} has no neutral prompt {choice!r}; it has {', '.join(self.neutrals)}.")
+            raise ValueError(
+                f"neutral: domain {self.name} has no neutral prompt {choice!r}; it has {', '.join(self.neutrals)}."
+            )
         return choice, self.neutrals[choice]
 
     def select(self, names=""):
@@ -58,7 +60,9 @@ class Domain:
         for name in wanted:
             if name.lower() not in known:
                 listed = ", ".join(attribute.name for attribute in self.attributes)
-                raise ValueError(f"attributes: domain {self.name} has no attribute {name!r}; it has {listed}.")
+                raise ValueError(
+                    f"attributes: domain {self.name} has no attribute {name!r}; it has {listed}."
+                )
         if len({name.lower() for name in wanted}) < len(wanted):
             raise ValueError(f"attributes: {names!r} names an attribute twice; name each once.")
         return tuple(known[name.lower()] for name in wanted)
@@ -79,9 +83,13 @@ def parse_attributes(text):
     """
     attributes = []
     for line in filter(str.strip, text.splitlines()):
-        match = re.fullmatch(r"\s*(?P<name>[^=#]+?)\s*(?P<colour>#[0-9A-Fa-f]{6})?\s*=\s*(?P<prompt>.+?)\s*", line)
+        match = re.fullmatch(
+            r"\s*(?P<name>[^=#]+?)\s*(?P<colour>#[0-9A-Fa-f]{6})?\s*=\s*(?P<prompt>.+?)\s*", line
+        )
         if not match:
-            raise ValueError(f"extra_attributes: cannot read {line.strip()!r}; write one 'name = prompt' or 'name #RRGGBB = prompt' a line.")
+            raise ValueError(
+                f"extra_attributes: cannot read {line.strip()!r}; write one 'name = prompt' or 'name #RRGGBB = prompt' a line."
+            )
         name = match["name"]
         attributes.append(Attribute(name, match["prompt"], match["colour"] or "#444444", (name,)))
     return tuple(attributes)
@@ -99,16 +107,26 @@ def read_domain(path):
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         attributes = tuple(
-            Attribute(**{**item, "labels": tuple(item.get("labels", [item["name"]]))}) for item in fields["attributes"]
+            Attribute(**{**item, "labels": tuple(item.get("labels", [item["name"]]))})
+            for item in fields["attributes"]
         )
         domain = Domain(
-            fields["name"], fields.get("title", fields["name"]), int(fields["size"]), fields.get("negative", ""),
-            dict(fields["neutrals"]), attributes, tuple(fields.get("hints", ())),
+            fields["name"],
+            fields.get("title", fields["name"]),
+            int(fields["size"]),
+            fields.get("negative", ""),
+            dict(fields["neutrals"]),
+            attributes,
+            tuple(fields.get("hints", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"domain file {path.name}: {error!r}; medtraverse/domains/chexpert.json shows the form.") from error
+        raise ValueError(
+            f"domain file {path.name}: {error!r}; medtraverse/domains/chexpert.json shows the form."
+        ) from error
     if not domain.neutrals or not domain.attributes or domain.size % 8:
-        raise ValueError(f"domain file {path.name}: needs a neutral, an attribute and a size that is a multiple of 8.")
+        raise ValueError(
+            f"domain file {path.name}: needs a neutral, an attribute and a size that is a multiple of 8."
+        )
     for attribute in attributes:
         check_colour(attribute.colour, f"domain file {path.name}, attribute {attribute.name!r}")
     return domain
@@ -135,7 +153,11 @@ def load_domains(*folders, report=None):
 
 def guess_domain(domains, name):
     """Return the domain whose hints occur in a checkpoint's name. Raises ValueError when none, or several, do."""
-    matches = [domain for domain in domains.values() if any(hint.lower() in name.lower() for hint in domain.hints)]
+    matches = [
+        domain for domain in domains.values() if any(hint.lower() in name.lower() for hint in domain.hints)
+    ]
     if len(matches) != 1:
-        raise ValueError(f"domain: cannot tell the domain from the name {name!r}; choose one of {', '.join(domains)}.")
+        raise ValueError(
+            f"domain: cannot tell the domain from the name {name!r}; choose one of {', '.join(domains)}."
+        )
     return matches[0]

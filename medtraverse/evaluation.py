@@ -46,7 +46,9 @@ class Evaluation:
     @property
     def published(self):
         """The paper's CFRT by attribute, empty where it has none."""
-        return published_cfrt(self.trajectory.kind, self.trajectory.settings.get("domain", ""), self.trajectory.neutral)
+        return published_cfrt(
+            self.trajectory.kind, self.trajectory.settings.get("domain", ""), self.trajectory.neutral
+        )
 
     def figure(self):
         """Return the matplotlib figure of the table, the paper's values beside it."""
@@ -55,18 +57,31 @@ class Evaluation:
         colours = dict(zip(self.trajectory.attributes, self.trajectory.colours))
         first, last = self.far[0], self.far[-1]
         far = f"frames {first}–{last}" if self.trajectory.kind == CURVE else f"λ = {', '.join(self.far)}"
-        return cfrt_figure(self.results, self.labels, [colours[name] for name in self.results], self.published, f"CFRT, {far}")
+        return cfrt_figure(
+            self.results,
+            self.labels,
+            [colours[name] for name in self.results],
+            self.published,
+            f"CFRT, {far}",
+        )
 
     def report(self):
         """Return everything as a JSON-serialisable dict."""
         return {
-            "kind": self.trajectory.kind, "far_points": list(self.far), "labels": list(self.labels),
-            "patients": self.trajectory.patients, "seeds": list(self.trajectory.seeds),
-            "points": list(self.trajectory.points), "neutral": self.trajectory.neutral,
+            "kind": self.trajectory.kind,
+            "far_points": list(self.far),
+            "labels": list(self.labels),
+            "patients": self.trajectory.patients,
+            "seeds": list(self.trajectory.seeds),
+            "points": list(self.trajectory.points),
+            "neutral": self.trajectory.neutral,
             "attributes": {
                 name: {
-                    "cfrt": result.cfrt, "successes": result.successes, "patients": result.patients,
-                    "interval": list(result.interval), "target": self.labels[result.target],
+                    "cfrt": result.cfrt,
+                    "successes": result.successes,
+                    "patients": result.patients,
+                    "interval": list(result.interval),
+                    "target": self.labels[result.target],
                     "mean_deltas": dict(zip(self.labels, result.deltas.mean(axis=0).tolist())),
                     "failures": [
                         {"seed": self.trajectory.seeds[i], "leaked": self.labels[result.leaked[i]]}
@@ -76,7 +91,10 @@ class Evaluation:
                 for name, result in self.results.items()
             },
             "mean_probability": {
-                name: {label: self.probabilities[:, a, :, b].mean(axis=0).round(6).tolist() for b, label in enumerate(self.labels)}
+                name: {
+                    label: self.probabilities[:, a, :, b].mean(axis=0).round(6).tolist()
+                    for b, label in enumerate(self.labels)
+                }
                 for a, name in enumerate(self.trajectory.attributes)
             },
             "settings": self.trajectory.settings,
@@ -115,7 +133,9 @@ def evaluate(trajectory, images, predict, labels, far=""):
         if len(wanted) == 1:
             targets[name] = (number, labels.index(wanted[0]))
     if not targets:
-        raise ValueError("trajectory: none of its attributes stands for a single label, so there is no target to score.")
+        raise ValueError(
+            "trajectory: none of its attributes stands for a single label, so there is no target to score."
+        )
     available = trajectory.points[1:]
     chosen = far_points(far, available) if far.strip() else published_far_points(available, trajectory.kind)
     columns = [trajectory.points.index(point) for point in chosen]

@@ -45,7 +45,9 @@ def ssim(images, references) -> Tensor:
     """
     images, references = _pairs(images, references)
     if min(images.shape[1:3]) < _WINDOW:
-        raise ValueError(f"images are {images.shape[1]}x{images.shape[2]}; SSIM's window needs 11 pixels a side or more")
+        raise ValueError(
+            f"images are {images.shape[1]}x{images.shape[2]}; SSIM's window needs 11 pixels a side or more"
+        )
     # about mid-grey, where float32 keeps the digits that variances need
     a, b = (x.float().permute(0, 3, 1, 2) - 0.5 for x in (images, references))
     mean_a, mean_b = _blur(a), _blur(b)
@@ -83,7 +85,9 @@ class IdentityTable:
     other_patients: dict
 
 
-def identity_table(images, controls: int = 4, perceptual=None, progress: Callable[[int, int], None] | None = None) -> IdentityTable:
+def identity_table(
+    images, controls: int = 4, perceptual=None, progress: Callable[[int, int], None] | None = None
+) -> IdentityTable:
     """Similarity to the own neutral and to other patients' neutrals, along the trajectory.
 
     Parameters
@@ -131,14 +135,18 @@ def _measured(images: Tensor, neutrals: Tensor, perceptual) -> dict:
     for reference in neutrals:
         beside = reference.repeat_interleave(points, 0).split(batch)
         for name, measure in zip(MEASURES, (ssim, mse, correlation), strict=True):
-            found[name].append(torch.cat([measure(a, b) for a, b in zip(rows, beside)]).unflatten(0, (-1, points)))
+            found[name].append(
+                torch.cat([measure(a, b) for a, b in zip(rows, beside)]).unflatten(0, (-1, points))
+            )
     found = {name: torch.stack(values) for name, values in found.items()}
     if perceptual:
         if (neutrals == neutrals[:, :1]).all():
             # as ever in a trajectory; a network sees each neutral once
             distances = perceptual.between(images.flatten(0, 1), neutrals[:, 0]).unflatten(0, (-1, points))
         else:
-            distances = torch.stack([perceptual.between(each, neutrals[:, a]) for a, each in enumerate(images)])
+            distances = torch.stack(
+                [perceptual.between(each, neutrals[:, a]) for a, each in enumerate(images)]
+            )
         found[perceptual.name] = distances.permute(2, 0, 1)
     return found
 
@@ -157,7 +165,9 @@ def _images(images, axes: int, expected: str) -> Tensor:
 def _pairs(images, references) -> tuple[Tensor, Tensor]:
     images, references = (_images(x, 4, "[N, H, W, C]") for x in (images, references))
     if images.shape != references.shape:
-        raise ValueError(f"images {list(images.shape)} and references {list(references.shape)} differ in shape")
+        raise ValueError(
+            f"images {list(images.shape)} and references {list(references.shape)} differ in shape"
+        )
     return images.double(), references.double()
 
 

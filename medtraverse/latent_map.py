@@ -35,7 +35,9 @@ def latent_map(latents, perplexity: float = 2.0, seed: int = 500, pca: int = 50)
     if count < 3:
         raise ValueError(f"latents holds {count} points; a map needs at least 3")
     if not 0 <= perplexity < count:
-        raise ValueError(f"perplexity is {perplexity}; with {count} latents it must lie below {count} (0 chooses one)")
+        raise ValueError(
+            f"perplexity is {perplexity}; with {count} latents it must lie below {count} (0 chooses one)"
+        )
     if pca < 2:
         raise ValueError(f"pca is {pca}; a map in the plane needs at least 2 components")
     points = points.reshape(count, -1)
@@ -51,7 +53,11 @@ def latent_map(latents, perplexity: float = 2.0, seed: int = 500, pca: int = 50)
         points = PCA(pca, random_state=seed).fit_transform(points)
     # the principal axes start the map, but a single number per latent has only one of them
     start = "pca" if points.shape[1] > 1 else "random"
-    return TSNE(2, perplexity=used_perplexity(count, perplexity), random_state=seed, init=start).fit_transform(points).astype(np.float64)
+    return (
+        TSNE(2, perplexity=used_perplexity(count, perplexity), random_state=seed, init=start)
+        .fit_transform(points)
+        .astype(np.float64)
+    )
 
 
 def used_perplexity(count: int, perplexity: float) -> float:

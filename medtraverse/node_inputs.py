@@ -5,9 +5,31 @@ import json
 import math
 from difflib import get_close_matches
 
-_WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "MARKDOWN", "TEXTAREA", "COLOR", "LOAD_3D", "AUDIO_RECORD", "WEBCAM", "BOUNDING_BOX"}
+_WIDGETS = {
+    "INT",
+    "FLOAT",
+    "STRING",
+    "BOOLEAN",
+    "COMBO",
+    "MARKDOWN",
+    "TEXTAREA",
+    "COLOR",
+    "LOAD_3D",
+    "AUDIO_RECORD",
+    "WEBCAM",
+    "BOUNDING_BOX",
+}
 _EMPTY = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}
-_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_WORDS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
 
 
 def input_specs(schema) -> dict:
@@ -26,7 +48,12 @@ def is_widget(name, spec, as_widgets=()) -> bool:
     if options.get("forceInput"):
         return False
     kind = options.get("widgetType") or spec[0]
-    return isinstance(kind, list) or kind in _WIDGETS or name in as_widgets or str(kind).startswith("COMFY_DYNAMICCOMBO")
+    return (
+        isinstance(kind, list)
+        or kind in _WIDGETS
+        or name in as_widgets
+        or str(kind).startswith("COMFY_DYNAMICCOMBO")
+    )
 
 
 def choices(spec):
@@ -36,7 +63,11 @@ def choices(spec):
         return None
     listed = spec[0] if isinstance(spec[0], list) else options.get("options")
     if spec[0] != "COMBO" and not isinstance(spec[0], list):
-        listed = [one.get("key") for one in listed or ()] if str(spec[0]).startswith("COMFY_DYNAMICCOMBO") else None
+        listed = (
+            [one.get("key") for one in listed or ()]
+            if str(spec[0]).startswith("COMFY_DYNAMICCOMBO")
+            else None
+        )
     return listed or None
 
 
@@ -54,7 +85,9 @@ def option_inputs(name, spec, value) -> dict:
     if not str(spec[0]).startswith("COMFY_DYNAMICCOMBO"):
         return {}
     chosen = next((one for one in spec[1].get("options") or () if one.get("key") == value), {})
-    return {f"{name}.{inner}": one for inner, one in input_specs({"input": chosen.get("inputs") or {}}).items()}
+    return {
+        f"{name}.{inner}": one for inner, one in input_specs({"input": chosen.get("inputs") or {}}).items()
+    }
 
 
 def set_value(graph, assignment, object_info) -> dict:
@@ -83,7 +116,9 @@ def set_value(graph, assignment, object_info) -> dict:
     for outer, spec in list(specs.items()):
         specs |= option_inputs(outer, spec, node["inputs"].get(outer))
     if name not in specs:
-        raise ValueError(f"--set: {label(graph, key)} has no input {name!r}; {_near(name, specs)}it has {', '.join(specs) or 'none'}.")
+        raise ValueError(
+            f"--set: {label(graph, key)} has no input {name!r}; {_near(name, specs)}it has {', '.join(specs) or 'none'}."
+        )
     graph = copy.deepcopy(graph)
     graph[key]["inputs"][name] = _parse(f"--set: {name} of {label(graph, key)}", text, specs[name])
     return graph
@@ -105,23 +140,31 @@ def title_of(graph, key) -> str:
 def _target(graph, target):
     """(node id, input) of "NODE.INPUT": the last dot divides, unless only an earlier one leaves a node's name before it."""
     parts = target.split(".")
-    splits = [(".".join(parts[:at]).strip(), ".".join(parts[at:]).strip()) for at in range(len(parts) - 1, 0, -1)]
+    splits = [
+        (".".join(parts[:at]).strip(), ".".join(parts[at:]).strip()) for at in range(len(parts) - 1, 0, -1)
+    ]
     for node, name in splits:
         keys = _find(graph, node)
         if len(keys) == 1:
             return keys[0], name
         if keys:
-            raise ValueError(f"--set: {node!r} is {len(keys)} nodes; name one by its id: {'; '.join(label(graph, key) for key in keys)}.")
+            raise ValueError(
+                f"--set: {node!r} is {len(keys)} nodes; name one by its id: {'; '.join(label(graph, key) for key in keys)}."
+            )
     names = dict.fromkeys(name for key in graph for name in (title_of(graph, key), graph[key]["class_type"]))
-    raise ValueError(f"--set: there is no node {splits[0][0]!r}; {_near(splits[0][0], names)}"
-                     f"the graph has {'; '.join(label(graph, key) for key in graph)}.")
+    raise ValueError(
+        f"--set: there is no node {splits[0][0]!r}; {_near(splits[0][0], names)}"
+        f"the graph has {'; '.join(label(graph, key) for key in graph)}."
+    )
 
 
 def _find(graph, node):
     if node in graph:
         return [node]
     for fold in (str, str.casefold):
-        found = [key for key in graph if fold(node) in (fold(title_of(graph, key)), fold(graph[key]["class_type"]))]
+        found = [
+            key for key in graph if fold(node) in (fold(title_of(graph, key)), fold(graph[key]["class_type"]))
+        ]
         if found:
             return found
     return []
@@ -152,7 +195,9 @@ def _parse(what, text, spec):
 
 def _choice(what, text, listed, options):
     if options.get("multiselect") or options.get("multi_select"):
-        chosen = json.loads(text) if text.lstrip().startswith("[") else [part.strip() for part in text.split(",")]
+        chosen = (
+            json.loads(text) if text.lstrip().startswith("[") else [part.strip() for part in text.split(",")]
+        )
         return {"__value__": [_choice(what, str(one), listed, {}) for one in chosen]}
     for one in listed:
         if str(one) == text:

@@ -65,8 +65,12 @@ class PerceptualDistance:
         """
         images, references = _checked(images, "images"), _checked(references, "references")
         if images.shape != references.shape:
-            raise ValueError(f"images {list(images.shape)} and references {list(references.shape)} differ in shape")
-        return self._batches(images, lambda part, maps: self._compare(maps, self._maps(references[part])), progress)
+            raise ValueError(
+                f"images {list(images.shape)} and references {list(references.shape)} differ in shape"
+            )
+        return self._batches(
+            images, lambda part, maps: self._compare(maps, self._maps(references[part])), progress
+        )
 
     def between(self, images, references, progress: Callable[[int, int], None] | None = None) -> Tensor:
         """Distance of every image [N, H, W, 3] to every reference [M, H, W, 3]: [N, M], float64. As `distances` else.
@@ -75,9 +79,15 @@ class PerceptualDistance:
         """
         images, references = _checked(images, "images"), _checked(references, "references")
         if images.shape[1:] != references.shape[1:]:
-            raise ValueError(f"images {list(images.shape)} and references {list(references.shape)} differ in size")
+            raise ValueError(
+                f"images {list(images.shape)} and references {list(references.shape)} differ in size"
+            )
         held = [self._maps(reference[None]) for reference in references]
-        return self._batches(images, lambda part, maps: torch.stack([self._compare(maps, other) for other in held], dim=1), progress)
+        return self._batches(
+            images,
+            lambda part, maps: torch.stack([self._compare(maps, other) for other in held], dim=1),
+            progress,
+        )
 
     def _batches(self, images, measure, progress) -> Tensor:
         size = max(1, _PIXELS_PER_PASS // (images.shape[1] * images.shape[2]))
@@ -92,7 +102,9 @@ class PerceptualDistance:
     def _maps(self, images: Tensor) -> list[Tensor]:
         device = next(self.module.buffers()).device
         # TF32 convolutions would make results depend on which kernel a batch size selects.
-        flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        flags = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        )
         with torch.no_grad(), flags, torch.autocast(device.type, enabled=False):
             return self.module(images.permute(0, 3, 1, 2).to(device=device, dtype=torch.float32).contiguous())
 
@@ -131,11 +143,17 @@ def perceptual_distance(measure: str = "auto", folders: Sequence = ()) -> Percep
             raise ValueError(f"perceptual: the package lpips is not installed; {_INSTALL}")
         if alexnet is None:
             folder = places(folders)[0]
-            raise ValueError(f"perceptual: LPIPS needs {ALEXNET} (from download.pytorch.org/models), which is not downloaded for you; put it into {folder}")
+            raise ValueError(
+                f"perceptual: LPIPS needs {ALEXNET} (from download.pytorch.org/models), which is not downloaded for you; put it into {folder}"
+            )
     elif not shipped:
         raise ValueError(f"perceptual: the package stlpips-pytorch is not installed; {_INSTALL}")
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights
-        return PerceptualDistance(LPIPS, _lpips(alexnet)) if measure == "lpips" else PerceptualDistance(ST_LPIPS, _st_lpips(shipped))
+        return (
+            PerceptualDistance(LPIPS, _lpips(alexnet))
+            if measure == "lpips"
+            else PerceptualDistance(ST_LPIPS, _st_lpips(shipped))
+        )
 
 
 class _Network(nn.Module):
@@ -173,7 +191,9 @@ class _BlurPool(nn.Module):
 
 def _lpips(path: Path) -> _Network:
     if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(ALEXNET_SHA256):
-        raise ValueError(f"perceptual: {path.name} is damaged or not torchvision's AlexNet; its SHA-256 should begin with {ALEXNET_SHA256}")
+        raise ValueError(
+            f"perceptual: {path.name} is damaged or not torchvision's AlexNet; its SHA-256 should begin with {ALEXNET_SHA256}"
+        )
     import lpips
 
     with warnings.catch_warnings():
@@ -182,36 +202,67 @@ def _lpips(path: Path) -> _Network:
         model = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
     state = torch.load(path, map_location="cpu", weights_only=True)
     # `slice2.3.weight` here is `features.3.weight` there
-    model.net.load_state_dict({key: state["features." + key.split(".", 1)[1]] for key in model.net.state_dict()})
+    model.net.load_state_dict(
+        {key: state["features." + key.split(".", 1)[1]] for key in model.net.state_dict()}
+    )
     return _Network(
-        [getattr(model.net, f"slice{k}") for k in range(1, 6)], [getattr(model, f"lin{k}").model[1].weight for k in range(5)],
-        model.scaling_layer.shift, model.scaling_layer.scale,
+        [getattr(model.net, f"slice{k}") for k in range(1, 6)],
+        [getattr(model, f"lin{k}").model[1].weight for k in range(5)],
+        model.scaling_layer.shift,
+        model.scaling_layer.scale,
     )
 
 
 def _shipped_weights() -> Path | None:
     spec = find_spec("stlpips_pytorch")
-    paths = [Path(folder) / "weights" / "vST0.0" / "alex_shift_tolerant.pth" for folder in spec.submodule_search_locations] if spec else []
+    paths = (
+        [
+            Path(folder) / "weights" / "vST0.0" / "alex_shift_tolerant.pth"
+            for folder in spec.submodule_search_locations
+        ]
+        if spec
+        else []
+    )
     return next((path for path in paths if path.is_file()), None)
 
 
 def _st_lpips(path: Path) -> _Network:
     """The package's network, built here: importing it needs IPython and torchsummary, which it neither uses nor declares."""
     layers = [
-        nn.Conv2d(3, 64, 11, padding=2), _BlurPool(64), nn.ReLU(),
-        nn.MaxPool2d(3, 1), _BlurPool(64), nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(),
-        nn.MaxPool2d(3, 1), _BlurPool(192), nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(),
-    ]  # fmt: skip
+        nn.Conv2d(3, 64, 11, padding=2),
+        _BlurPool(64),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 1),
+        _BlurPool(64),
+        nn.Conv2d(64, 192, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 1),
+        _BlurPool(192),
+        nn.Conv2d(192, 384, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1),
+        nn.ReLU(),
+    ]
     ends = (0, 3, 7, 11, 13, 15)
     slices = OrderedDict(
-        (f"slice{k + 1}", nn.Sequential(OrderedDict((str(n), layers[n]) for n in range(ends[k], ends[k + 1])))) for k in range(5)
+        (
+            f"slice{k + 1}",
+            nn.Sequential(OrderedDict((str(n), layers[n]) for n in range(ends[k], ends[k + 1]))),
+        )
+        for k in range(5)
     )
     state = torch.load(path, map_location="cpu", weights_only=True)
     network = nn.Sequential(slices)
-    network.load_state_dict({key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")})
+    network.load_state_dict(
+        {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
+    )
     return _Network(
-        list(network), [state[f"lin{k}.model.1.weight"] for k in range(5)], state["scaling_layer.shift"], state["scaling_layer.scale"]
+        list(network),
+        [state[f"lin{k}.model.1.weight"] for k in range(5)],
+        state["scaling_layer.shift"],
+        state["scaling_layer.scale"],
     )
 
 
@@ -220,7 +271,9 @@ def _checked(images, name: str) -> Tensor:
     if images.ndim != 4 or images.shape[-1] != 3 or not images.numel():
         raise ValueError(f"{name} has shape {list(images.shape)}; expected [N, H, W, 3]")
     if min(images.shape[1:3]) < _SMALLEST:
-        raise ValueError(f"{name} are {images.shape[1]}x{images.shape[2]}; a perceptual distance needs {_SMALLEST} pixels a side or more")
+        raise ValueError(
+            f"{name} are {images.shape[1]}x{images.shape[2]}; a perceptual distance needs {_SMALLEST} pixels a side or more"
+        )
     low, high = images.min(), images.max()
     if not (low >= 0 and high <= 1):
         raise ValueError(f"{name} has values from {low:.3g} to {high:.3g}; expected 0..1")

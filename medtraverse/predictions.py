@@ -63,7 +63,9 @@ class Predictions:
     def to_csv(self) -> str:
         """The table as CSV text that `read_table` and the reference implementation read back unchanged."""
         heads = ["neutral" if self.kind == "swap" else "0", *map(str, self.points)]
-        values = np.concatenate([self.neutral[:, None], self.probabilities], axis=1).reshape(len(self.seeds), -1)
+        values = np.concatenate([self.neutral[:, None], self.probabilities], axis=1).reshape(
+            len(self.seeds), -1
+        )
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["seed", *(f"{head}_{name}" for head in heads for name in self.attributes), "notice"])
@@ -102,12 +104,16 @@ def far_points(text: str, available: Sequence) -> list:
     for part in filter(None, (part.strip() for part in str(text).split(","))):
         match = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part)
         if not match:
-            raise ValueError(f"far points {text!r}: {part!r} is no point or range; write e.g. 5,10,15 or 30-49")
+            raise ValueError(
+                f"far points {text!r}: {part!r} is no point or range; write e.g. 5,10,15 or 30-49"
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         absent = sorted({first, last} - set(numbers))
         if absent:
             offer = ", ".join(map(str, numbers)) or "none"
-            raise ValueError(f"far points {text!r}: no point {' or '.join(map(str, absent))}; available: {offer}")
+            raise ValueError(
+                f"far points {text!r}: no point {' or '.join(map(str, absent))}; available: {offer}"
+            )
         if first > last:
             raise ValueError(f"far points {text!r}: write the range {part!r} as {last}-{first}")
         chosen += [number for number in sorted(numbers) if first <= number <= last]
@@ -136,7 +142,9 @@ def published_far_points(available: Sequence, kind: str) -> list:
         if wanted[which] <= complete:
             return far_points(_PUBLISHED[which], available)
     offer = ", ".join(map(str, available)) or "none"
-    raise ValueError(f"the paper's far part (swap steps 5,10,15 or frames 30-49) is not there; name the far points; available: {offer}")
+    raise ValueError(
+        f"the paper's far part (swap steps 5,10,15 or frames 30-49) is not there; name the far points; available: {offer}"
+    )
 
 
 def read_table(path: str | os.PathLike) -> Predictions:
@@ -150,13 +158,22 @@ def read_table(path: str | os.PathLike) -> Predictions:
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [(reader.line_num, row) for reader in [csv.reader(file, strict=True)] for row in reader if any(row)]
+            rows = [
+                (reader.line_num, row)
+                for reader in [csv.reader(file, strict=True)]
+                for row in reader
+                if any(row)
+            ]
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror or error}); give the path of a CSV table") from error
+        raise ValueError(
+            f"{path}: cannot be read ({error.strerror or error}); give the path of a CSV table"
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: is no UTF-8 CSV table ({error})") from error
     if not rows:
-        raise ValueError(f"{path}: is empty; expected a header row with seed, neutral_<attribute>, <point>_<attribute>")
+        raise ValueError(
+            f"{path}: is empty; expected a header row with seed, neutral_<attribute>, <point>_<attribute>"
+        )
     try:
         return _table([name.strip() for name in rows[0][1]], rows[1:])
     except ValueError as error:
@@ -179,7 +196,9 @@ def _table(header: list, rows: list) -> Predictions:
             raise ValueError(f"line {line}, column 'seed': is empty")
         seed = int(seed) if seed.isdecimal() else seed
         if seed in seen:
-            raise ValueError(f"line {line}: seed {seed} is already on line {seen[seed]}; keep one row per patient")
+            raise ValueError(
+                f"line {line}: seed {seed} is already on line {seen[seed]}; keep one row per patient"
+            )
         seen[seed] = line
         for j, column in enumerate(columns):
             values[i, j] = _probability(row[column], f"line {line} (seed {seed}), column {header[column]!r}")
@@ -189,7 +208,11 @@ def _table(header: list, rows: list) -> Predictions:
 
 def _layout(header: list) -> tuple[str, tuple, tuple]:
     """Kind, attributes and points (as written) of a table with these columns."""
-    twice = [name for name, count in Counter(header).items() if count > 1 and (name == "seed" or _COLUMN.fullmatch(name))]
+    twice = [
+        name
+        for name, count in Counter(header).items()
+        if count > 1 and (name == "seed" or _COLUMN.fullmatch(name))
+    ]
     if twice:
         raise ValueError(f"column {twice[0]!r} stands twice in the header")
     if "seed" not in header:
@@ -204,10 +227,14 @@ def _layout(header: list) -> tuple[str, tuple, tuple]:
         raise ValueError("has no columns <point>_<attribute>, such as 5_" + attributes[0])
     absent = [f"{h}_{name}" for h in points for name in attributes if f"{h}_{name}" not in header]
     if absent:
-        raise ValueError(f"lacks column {absent[0]!r}" + (f" and {len(absent) - 1} more" if absent[1:] else ""))
+        raise ValueError(
+            f"lacks column {absent[0]!r}" + (f" and {len(absent) - 1} more" if absent[1:] else "")
+        )
     orphans = [f"{h}_{name}" for h, name in columns if name not in attributes]
     if orphans:
-        raise ValueError(f"column {orphans[0]!r} has no neutral beside it: '{head}_{orphans[0].split('_', 1)[1]}' is missing")
+        raise ValueError(
+            f"column {orphans[0]!r} has no neutral beside it: '{head}_{orphans[0].split('_', 1)[1]}' is missing"
+        )
     return kind, attributes, points
 
 

@@ -29,7 +29,9 @@ class AttributeSet:
         names = [attribute.name for attribute in self.attributes]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise ValueError(f"attributes: {repeated[0]!r} is given twice; give each attribute a name of its own.")
+            raise ValueError(
+                f"attributes: {repeated[0]!r} is given twice; give each attribute a name of its own."
+            )
 
 
 def literal(prompt):

@@ -31,7 +31,10 @@ def run_command(arguments) -> int:
         _run(arguments, graph)
         return DONE
     except NodeFailed as error:
-        code, text = FAILED, f"{label(graph, error.node_id)} failed: {error.exception_message or error.exception_type}"
+        code, text = (
+            FAILED,
+            f"{label(graph, error.node_id)} failed: {error.exception_message or error.exception_type}",
+        )
     except GraphRejected as error:
         code, text = BAD, "ComfyUI refused the graph.\n" + "\n".join(plain_errors(graph, error))
     except ConnectionError as error:
@@ -39,7 +42,10 @@ def run_command(arguments) -> int:
     except (RunInterrupted, TimeoutError) as error:
         code, text = CANCELLED, str(error)
     except KeyboardInterrupt:
-        code, text = CANCELLED, "cancelled, and gone from the server's queue. What is finished stays; the same command goes on from there."
+        code, text = (
+            CANCELLED,
+            "cancelled, and gone from the server's queue. What is finished stays; the same command goes on from there.",
+        )
     except ValueError as error:
         code, text = BAD, str(error)
     except OSError as error:
@@ -47,7 +53,15 @@ def run_command(arguments) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     if arguments.json:
-        print(json.dumps({"status": {FAILED: "failed", BAD: "refused", LOST: "lost", CANCELLED: "cancelled"}[code], "message": text, "notice": NOTICE}))
+        print(
+            json.dumps(
+                {
+                    "status": {FAILED: "failed", BAD: "refused", LOST: "lost", CANCELLED: "cancelled"}[code],
+                    "message": text,
+                    "notice": NOTICE,
+                }
+            )
+        )
     print(f"medtraverse run: {text}", file=sys.stderr)
     return code
 
@@ -87,12 +101,36 @@ def _run(arguments, graph):
                 progress.stop()
                 raise
             progress.end()
-            record = gather(client, job, result, out / name, {"workflow": arguments.workflow, "set": arguments.set, "seeds": name or None}, versions)
-        records.append({"folder": str(out / name), "prompt_id": record["prompt_id"], "seconds": record["seconds"],
-                        "files": [item["file"] for item in record["outputs"]]})
+            record = gather(
+                client,
+                job,
+                result,
+                out / name,
+                {"workflow": arguments.workflow, "set": arguments.set, "seeds": name or None},
+                versions,
+            )
+        records.append(
+            {
+                "folder": str(out / name),
+                "prompt_id": record["prompt_id"],
+                "seconds": record["seconds"],
+                "files": [item["file"] for item in record["outputs"]],
+            }
+        )
     files = sum(len(record["files"]) for record in records)
     if arguments.json:
-        print(json.dumps({"status": "done", "out": str(out), "runs": records, "seconds": round(time.monotonic() - began, 1), "notice": NOTICE}, indent=2))
+        print(
+            json.dumps(
+                {
+                    "status": "done",
+                    "out": str(out),
+                    "runs": records,
+                    "seconds": round(time.monotonic() - began, 1),
+                    "notice": NOTICE,
+                },
+                indent=2,
+            )
+        )
     else:
         _say(arguments, f"{files} files are in {out}, {time.monotonic() - began:.1f} s in all.\n{NOTICE}")
 
@@ -126,15 +164,19 @@ def finished(folder, graph):
     except (OSError, ValueError) as error:
         raise ValueError(f"--out: {folder / MARKER} cannot be read ({error}); give another folder.") from None
     if not isinstance(record, dict) or record.get("graph") != graph:
-        raise ValueError(f"--out: {folder} holds the outputs of another graph or other settings; give another folder.")
+        raise ValueError(
+            f"--out: {folder} holds the outputs of another graph or other settings; give another folder."
+        )
     return record
 
 
 def parse_seeds(text) -> range:
-    """"1500-1999", or one seed."""
+    """ "1500-1999", or one seed."""
     match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", text)
     if not match or int(match[2] or match[1]) < int(match[1]):
-        raise ValueError(f"--seeds: {text!r} is no range; give the first and the last, for example 1500-1999.")
+        raise ValueError(
+            f"--seeds: {text!r} is no range; give the first and the last, for example 1500-1999."
+        )
     return range(int(match[1]), int(match[2] or match[1]) + 1)
 
 
@@ -149,12 +191,19 @@ def seed_jobs(graph, seeds, object_info) -> dict:
     ValueError
         There is no such input, or the samplers differ in `patients`.
     """
-    samplers = [key for key, node in graph.items() if node["class_type"] == SAMPLER and _is_number(node, "seed")]
+    samplers = [
+        key for key, node in graph.items() if node["class_type"] == SAMPLER and _is_number(node, "seed")
+    ]
     targets = [(key, "seed") for key in samplers] or [
-        (key, name) for key, node in graph.items() for name in ("seed", "noise_seed")
-        if name in input_specs(object_info.get(node["class_type"]) or {}) and _is_number(node, name)]
+        (key, name)
+        for key, node in graph.items()
+        for name in ("seed", "noise_seed")
+        if name in input_specs(object_info.get(node["class_type"]) or {}) and _is_number(node, name)
+    ]
     if not targets:
-        raise ValueError(f"--seeds: no node of the graph has a seed of its own (a {SAMPLER}, or any with an input seed or noise_seed).")
+        raise ValueError(
+            f"--seeds: no node of the graph has a seed of its own (a {SAMPLER}, or any with an input seed or noise_seed)."
+        )
     blocks = [graph[key]["inputs"].get("patients", 1) for key in samplers] or [1]
     block = blocks[0]
     if not isinstance(block, int) or block < 1 or blocks != [block] * len(blocks):
@@ -167,7 +216,8 @@ def seed_jobs(graph, seeds, object_info) -> dict:
             for key, name in targets:
                 changed.setdefault(key, {})[name] = first
         jobs[str(first) if last == first else f"{first}-{last}"] = {
-            key: {**node, "inputs": {**node["inputs"], **changed.get(key, {})}} for key, node in graph.items()}
+            key: {**node, "inputs": {**node["inputs"], **changed.get(key, {})}} for key, node in graph.items()
+        }
     return jobs
 
 
@@ -198,15 +248,25 @@ def gather(client, graph, result, folder, settings, versions) -> dict:
                     keep(key, kind, item["filename"], client.fetch(item))
                 elif isinstance(item, str) and item.strip():
                     keep(key, kind, title_of(graph, key) + text_suffix(item), item)
-    record = {"status": "done", "settings": settings, "prompt_id": result.prompt_id, "seconds": round(result.seconds, 2), "outputs": outputs,
-              "versions": versions, "graph": graph, "notice": NOTICE}
+    record = {
+        "status": "done",
+        "settings": settings,
+        "prompt_id": result.prompt_id,
+        "seconds": round(result.seconds, 2),
+        "outputs": outputs,
+        "versions": versions,
+        "graph": graph,
+        "notice": NOTICE,
+    }
     write(folder / MARKER, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return record
 
 
 def file_name(name) -> str:
     """A name that stays in its folder on every system, as near to the given one as can be."""
-    name = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", name.replace("\\", "/").rsplit("/", 1)[-1]).strip().rstrip(".")
+    name = (
+        re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", name.replace("\\", "/").rsplit("/", 1)[-1]).strip().rstrip(".")
+    )
     if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name) or not name or name.startswith("."):
         name = f"_{name}"
     path = Path(name)
@@ -239,7 +299,9 @@ def plain_errors(graph, rejected) -> list:
             extra = error.get("extra_info") or {}
             name, details = extra.get("input_name"), error.get("details") or ""
             text = error.get("message") or error.get("type")
-            lines.append(f"{label(graph, key)}: {f'{name}: ' if name else ''}{text}{f' ({details})' if details and details != name else ''}")
+            lines.append(
+                f"{label(graph, key)}: {f'{name}: ' if name else ''}{text}{f' ({details})' if details and details != name else ''}"
+            )
     if not lines:
         lines = [" ".join(filter(None, (rejected.error.get("message"), rejected.error.get("details"))))]
     return lines
@@ -256,7 +318,11 @@ class Progress:
     def __call__(self, step):
         if step.node_id != self.node:
             self.end()
-            self.node, self.since, self.place = step.node_id, time.monotonic(), f"{step.finished + 1}/{step.nodes}"
+            self.node, self.since, self.place = (
+                step.node_id,
+                time.monotonic(),
+                f"{step.finished + 1}/{step.nodes}",
+            )
         percent = int(100 * step.value / step.maximum) if step.maximum else 0
         if self.live and percent != self.shown:
             self.shown = percent

@@ -1,4 +1,5 @@
 """What a server tells of a run: progress while it goes, its result, and how it can fail."""
+
 import struct
 from dataclasses import dataclass, field
 
@@ -12,8 +13,10 @@ class GraphRejected(ValueError):
         self.error, self.node_errors = error, node_errors
         lines = [" ".join(filter(None, (error.get("message"), error.get("details"))))]
         for node_id, record in node_errors.items():
-            lines += [f"node {node_id} ({record.get('class_type')}): {one.get('message')}: {one.get('details')}"
-                      for one in record.get("errors", ())]
+            lines += [
+                f"node {node_id} ({record.get('class_type')}): {one.get('message')}: {one.get('details')}"
+                for one in record.get("errors", ())
+            ]
         super().__init__("\n".join(lines))
 
 
@@ -89,7 +92,9 @@ class Following:
     def _tell(self, node_id, value, maximum):
         if self.on_progress and node_id is not None:
             node_type = self.graph.get(str(node_id), {}).get("class_type", "")
-            self.on_progress(Progress(str(node_id), node_type, value, maximum, len(self._done), len(self.graph)))
+            self.on_progress(
+                Progress(str(node_id), node_type, value, maximum, len(self._done), len(self.graph))
+            )
 
 
 def result_of(prompt_id, record):
@@ -99,7 +104,9 @@ def result_of(prompt_id, record):
         if kind == "execution_error":
             raise NodeFailed(data)
         if kind == "execution_interrupted":
-            raise RunInterrupted(f"Run {prompt_id} was cancelled at {data.get('node_type')} (node {data.get('node_id')}).")
+            raise RunInterrupted(
+                f"Run {prompt_id} was cancelled at {data.get('node_type')} (node {data.get('node_id')})."
+            )
         if kind == "execution_cached":
             cached = data.get("nodes", [])
     return RunResult(prompt_id, record.get("outputs", {}), cached=cached)

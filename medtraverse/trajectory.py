@@ -47,8 +47,12 @@ class Trajectory:
     def describe(self):
         """Return what the trajectory is without its latents, JSON-serialisable."""
         return {
-            "kind": self.kind, "neutral": self.neutral, "seeds": list(self.seeds), "attributes": list(self.attributes),
-            "points": list(self.points), "settings": self.settings,
+            "kind": self.kind,
+            "neutral": self.neutral,
+            "seeds": list(self.seeds),
+            "attributes": list(self.attributes),
+            "points": list(self.points),
+            "settings": self.settings,
         }
 
     def gather(self, rows):
@@ -61,7 +65,9 @@ class Trajectory:
                 f"images: {len(rows)} do not match the trajectory's {len(self.latents)} latents; "
                 "decode the LATENT output of the node that made this trajectory, without dropping or reordering."
             )
-        return rows[self.index.to(rows.device)] if isinstance(rows, torch.Tensor) else rows[self.index.numpy()]
+        return (
+            rows[self.index.to(rows.device)] if isinstance(rows, torch.Tensor) else rows[self.index.numpy()]
+        )
 
     def select(self, patients=None, attributes=None, points=None):
         """Return the trajectory of some patients, attributes and points only, with the rows that they need.
@@ -85,9 +91,14 @@ class Trajectory:
         index = self.index[kept][:, columns][:, :, chosen]
         rows, index = index.unique(return_inverse=True)
         return replace(
-            self, latents=self.latents[rows], index=index, seeds=tuple(self.seeds[p] for p in kept),
-            attributes=tuple(self.attributes[a] for a in columns), colours=tuple(self.colours[a] for a in columns),
-            labels=tuple(self.labels[a] for a in columns), points=tuple(self.points[n] for n in chosen),
+            self,
+            latents=self.latents[rows],
+            index=index,
+            seeds=tuple(self.seeds[p] for p in kept),
+            attributes=tuple(self.attributes[a] for a in columns),
+            colours=tuple(self.colours[a] for a in columns),
+            labels=tuple(self.labels[a] for a in columns),
+            points=tuple(self.points[n] for n in chosen),
         )
 
     def curve(self, latents, settings):
@@ -95,7 +106,11 @@ class Trajectory:
         patients, attributes, frames = latents.shape[:3]
         index = torch.arange(patients * attributes * frames).reshape(patients, attributes, frames)
         return replace(
-            self, latents=latents.flatten(0, 2), index=index, points=tuple(map(str, range(frames))), kind=CURVE,
+            self,
+            latents=latents.flatten(0, 2),
+            index=index,
+            points=tuple(map(str, range(frames))),
+            kind=CURVE,
             settings={**self.settings, "curve": settings},
         )
 
@@ -110,6 +125,12 @@ def control_points(latents):
     """Return a trajectory whose only patient and attribute runs through a batch of latents [N, C, h, w], in order."""
     index = torch.arange(len(latents)).reshape(1, 1, -1)
     return Trajectory(
-        latents.float(), index, seeds=(0,), attributes=("interpolation",), colours=("#444444",), labels=((),),
-        points=tuple(map(str, range(len(latents)))), kind=CURVE,
+        latents.float(),
+        index,
+        seeds=(0,),
+        attributes=("interpolation",),
+        colours=("#444444",),
+        labels=((),),
+        points=tuple(map(str, range(len(latents)))),
+        kind=CURVE,
     )

@@ -21,14 +21,20 @@ def parse_swap_steps(text, steps):
     """
     parts = [part.strip() for part in str(text).split(",") if part.strip()]
     if not parts:
-        raise ValueError("swap_steps: the list is empty; give absolute steps such as 45,40,35,30,25,20,15,10,5.")
+        raise ValueError(
+            "swap_steps: the list is empty; give absolute steps such as 45,40,35,30,25,20,15,10,5."
+        )
     try:
         swap_steps = tuple(int(part) for part in parts)
     except ValueError:
-        raise ValueError(f"swap_steps: {text!r} is not a comma-separated list of whole numbers such as 45,40,35.") from None
+        raise ValueError(
+            f"swap_steps: {text!r} is not a comma-separated list of whole numbers such as 45,40,35."
+        ) from None
     outside = [step for step in swap_steps if not 0 <= step <= steps - 2]
     if outside:
-        raise ValueError(f"swap_steps: {outside[0]} is out of range; with {steps} steps a swap step lies in 0…{steps - 2}.")
+        raise ValueError(
+            f"swap_steps: {outside[0]} is out of range; with {steps} steps a swap step lies in 0…{steps - 2}."
+        )
     repeated = {step for step in swap_steps if swap_steps.count(step) > 1}
     if repeated:
         raise ValueError(f"swap_steps: {min(repeated)} is given twice; give each swap step once.")
@@ -41,7 +47,9 @@ def ddim_timesteps(steps, train_steps=1000):
     Raises ValueError unless ``1 <= steps < train_steps``.
     """
     if not 1 <= steps < train_steps:
-        raise ValueError(f"steps: {steps} is out of range; the scheduler 'diffusers_ddim' takes 1…{train_steps - 1}.")
+        raise ValueError(
+            f"steps: {steps} is out of range; the scheduler 'diffusers_ddim' takes 1…{train_steps - 1}."
+        )
     return [index * (train_steps // steps) + 1 for index in reversed(range(steps))]
 
 

@@ -16,7 +16,9 @@ _CONTROLS = {"fixed", "increment", "decrement", "randomize", "increment-wrap"}
 
 def bundled() -> dict:
     """The bundled workflows: stem to path. A file for the browser goes before one in API format."""
-    return {path.stem: path for folder in (BUNDLED / "api", BUNDLED) for path in sorted(folder.glob("*.json"))}
+    return {
+        path.stem: path for folder in (BUNDLED / "api", BUNDLED) for path in sorted(folder.glob("*.json"))
+    }
 
 
 def read_workflow(name) -> dict:
@@ -32,23 +34,36 @@ def read_workflow(name) -> dict:
         if str(name) not in known:
             near = get_close_matches(path.stem, known, 1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"workflow: there is no file {name}; {hint}bundled are {', '.join(sorted(known)) or 'none'}.")
+            raise ValueError(
+                f"workflow: there is no file {name}; {hint}bundled are {', '.join(sorted(known)) or 'none'}."
+            )
         path = known[str(name)]
     try:
         workflow = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise ValueError(f"workflow: {path} is no JSON ({error}); save it in ComfyUI by Workflow > Save or Export (API).") from None
+        raise ValueError(
+            f"workflow: {path} is no JSON ({error}); save it in ComfyUI by Workflow > Save or Export (API)."
+        ) from None
     if isinstance(workflow, dict) and is_api(workflow.get("prompt")):
         workflow = workflow["prompt"]
     if not is_api(workflow) and not (isinstance(workflow, dict) and isinstance(workflow.get("nodes"), list)):
-        raise ValueError(f"workflow: {path} is JSON, but no ComfyUI workflow; save one by Workflow > Save or Export (API).")
+        raise ValueError(
+            f"workflow: {path} is JSON, but no ComfyUI workflow; save one by Workflow > Save or Export (API)."
+        )
     return workflow
 
 
 def is_api(workflow) -> bool:
     """Whether this is a graph in API format: node id to {"class_type", "inputs"}."""
-    return isinstance(workflow, dict) and bool(workflow) and all(
-        isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict) for node in workflow.values()
+    return (
+        isinstance(workflow, dict)
+        and bool(workflow)
+        and all(
+            isinstance(node, dict)
+            and isinstance(node.get("class_type"), str)
+            and isinstance(node.get("inputs"), dict)
+            for node in workflow.values()
+        )
     )
 
 
@@ -80,32 +95,47 @@ def to_api(workflow, object_info) -> dict:
     nodes = list(root.real_nodes())
     missing = [_missing(scope, node) for scope, node in nodes if node["type"] not in object_info]
     if missing:
-        raise ValueError(f"workflow: the server lacks nodes: {', '.join(dict.fromkeys(missing))}. "
-                         "Install their packs (ComfyUI-Manager: Install Missing Custom Nodes) or mute the nodes.")
+        raise ValueError(
+            f"workflow: the server lacks nodes: {', '.join(dict.fromkeys(missing))}. "
+            "Install their packs (ComfyUI-Manager: Install Missing Custom Nodes) or mute the nodes."
+        )
     try:
         graph = {scope.path(node): _api_node(scope, node, object_info[node["type"]]) for scope, node in nodes}
     except RecursionError:
-        raise ValueError("workflow: links of reroutes, bypassed nodes or subgraphs run in a circle.") from None
+        raise ValueError(
+            "workflow: links of reroutes, bypassed nodes or subgraphs run in a circle."
+        ) from None
     for node in graph.values():  # as the browser does: links of nodes that are gone
-        node["inputs"] = {name: value for name, value in node["inputs"].items() if not isinstance(value, list) or value[0] in graph}
+        node["inputs"] = {
+            name: value
+            for name, value in node["inputs"].items()
+            if not isinstance(value, list) or value[0] in graph
+        }
     return graph
 
 
 def _missing(scope, node):
     if node["type"].startswith(("workflow>", "workflow/")):
-        raise ValueError(f"workflow: node {scope.path(node)} is a group node ({node['type']}), which ComfyUI gave up; "
-                         "convert it to a subgraph in the browser, or export in API format.")
+        raise ValueError(
+            f"workflow: node {scope.path(node)} is a group node ({node['type']}), which ComfyUI gave up; "
+            "convert it to a subgraph in the browser, or export in API format."
+        )
     pack = (node.get("properties") or {}).get("cnr_id") or (node.get("properties") or {}).get("aux_id")
     return f"{node['type']} (node {scope.path(node)}{f', pack {pack}' if pack else ''})"
 
 
 def _api_node(scope, node, schema):
-    inputs = {name: {"__value__": value} if isinstance(value, list) else value for name, value in _widget_values(scope, node, schema).items()}
+    inputs = {
+        name: {"__value__": value} if isinstance(value, list) else value
+        for name, value in _widget_values(scope, node, schema).items()
+    }
     for entry in node.get("inputs") or ():
         source = scope.source_of(entry)
         if source is not None:
             kind, value = source
-            inputs[entry["name"]] = value if kind == "link" or not isinstance(value, list) else {"__value__": value}
+            inputs[entry["name"]] = (
+                value if kind == "link" or not isinstance(value, list) else {"__value__": value}
+            )
     return {"class_type": node["type"], "inputs": inputs, "_meta": {"title": _title(node, schema)}}
 
 
@@ -119,9 +149,15 @@ def _widget_values(scope, node, schema):
     as_widgets = {entry["widget"].get("name") for entry in node.get("inputs") or () if entry.get("widget")}
     if isinstance(values, dict):
         specs = input_specs(schema)
-        defaults = {name: default_value(spec) for name, spec in specs.items() if is_widget(name, spec, as_widgets)}
+        defaults = {
+            name: default_value(spec) for name, spec in specs.items() if is_widget(name, spec, as_widgets)
+        }
         # Packs that save by name have widgets that no schema lists; a dict among them is a preview's state.
-        own = {name: value for name, value in values.items() if not isinstance(value, dict) and (name not in specs or name in defaults)}
+        own = {
+            name: value
+            for name, value in values.items()
+            if not isinstance(value, dict) and (name not in specs or name in defaults)
+        }
         return {name: value for name, value in {**defaults, **own}.items() if value is not None}
     found, rest = {}, _without_forced(schema, list(values))
 
@@ -132,7 +168,9 @@ def _widget_values(scope, node, schema):
             given = rest.pop(0) if rest else None
             value = default_value(spec) if given is None else given
             if value is not None:
-                found[name] = _prompt_text(scope, node, name, value) if _options(spec).get("dynamicPrompts") else value
+                found[name] = (
+                    _prompt_text(scope, node, name, value) if _options(spec).get("dynamicPrompts") else value
+                )
             take(option_inputs(name, spec, value))
             if _has_control(name, spec) and rest and rest[0] in _CONTROLS:
                 rest.pop(0)
@@ -145,7 +183,11 @@ def _widget_values(scope, node, schema):
 
 def _without_forced(schema, values):
     """Files from before frontend 1.16 hold a dummy value for every forceInput of a widget's type: drop it where the count says so."""
-    named = {name: spec for name, spec in input_specs(schema).items() if is_widget(name, spec, ()) or _options(spec).get("forceInput")}
+    named = {
+        name: spec
+        for name, spec in input_specs(schema).items()
+        if is_widget(name, spec, ()) or _options(spec).get("forceInput")
+    }
     slots = [(spec, part) for name, spec in named.items() for part in range(1 + _has_control(name, spec))]
     if len(slots) != len(values):
         return values
@@ -157,7 +199,9 @@ def _options(spec):
 
 
 def _has_control(name, spec):
-    return bool(_options(spec).get("control_after_generate", spec[0] == "INT" and name in ("seed", "noise_seed")))
+    return bool(
+        _options(spec).get("control_after_generate", spec[0] == "INT" and name in ("seed", "noise_seed"))
+    )
 
 
 def _prompt_text(scope, node, name, text):
@@ -166,8 +210,10 @@ def _prompt_text(scope, node, name, text):
         return text
     text = re.sub(r"/\*[\s\S]*?\*/|//.*", "", text)
     if re.search(r"(?<!\\)\{", text):
-        raise ValueError(f"workflow: {name} of node {scope.path(node)} has a choice in braces, which the browser settles at random; "
-                         f"write the words to use, or \\{{ for a brace: {text[:80]!r}.")
+        raise ValueError(
+            f"workflow: {name} of node {scope.path(node)} has a choice in braces, which the browser settles at random; "
+            f"write the words to use, or \\{{ for a brace: {text[:80]!r}."
+        )
     return re.sub(r"\\([{}|])", r"\1", text)
 
 
@@ -181,7 +227,13 @@ class _Scope:
     """The workflow, or the inside of one subgraph node: its nodes and links, and the way out."""
 
     def __init__(self, graph, definitions, object_info, outer=None, instance=None):
-        self.definition, self.definitions, self.object_info, self.outer, self.instance = graph, definitions, object_info, outer, instance
+        self.definition, self.definitions, self.object_info, self.outer, self.instance = (
+            graph,
+            definitions,
+            object_info,
+            outer,
+            instance,
+        )
         self.prefix = f"{outer.path(instance)}:" if outer else ""
         if self.prefix.count(":") > 50:
             raise ValueError("workflow: a subgraph contains itself.")
@@ -200,7 +252,9 @@ class _Scope:
         """The scope inside a subgraph node."""
         key = str(node["id"])
         if key not in self.inside:
-            self.inside[key] = _Scope(self.definitions[node["type"]], self.definitions, self.object_info, self, node)
+            self.inside[key] = _Scope(
+                self.definitions[node["type"]], self.definitions, self.object_info, self, node
+            )
         return self.inside[key]
 
     def real_nodes(self):
@@ -216,11 +270,14 @@ class _Scope:
     def _browser_only(self, node):
         if node["type"] in self.object_info:
             return False
-        if node["type"] in _NOTES | {"PrimitiveNode", "GetNode", "SetNode"} or node["type"].startswith("Reroute"):
+        if node["type"] in _NOTES | {"PrimitiveNode", "GetNode", "SetNode"} or node["type"].startswith(
+            "Reroute"
+        ):
             return True
         # Labels, bookmarks, group switches of packs: unknown to the server, and joined to nothing.
         return not any(entry.get("link") is not None for entry in node.get("inputs") or ()) and not any(
-            entry.get("links") for entry in node.get("outputs") or ())
+            entry.get("links") for entry in node.get("outputs") or ()
+        )
 
     def source_of(self, entry, kind=None):
         """What feeds an input: ("link", [node id, output]), ("value", v), or None."""
@@ -254,7 +311,12 @@ class _Scope:
 
     def _from_set(self, name):
         for node in self.nodes.values():
-            if node["type"] == "SetNode" and name and node.get("widgets_values", [])[:1] == name[:1] and node.get("inputs"):
+            if (
+                node["type"] == "SetNode"
+                and name
+                and node.get("widgets_values", [])[:1] == name[:1]
+                and node.get("inputs")
+            ):
                 return self.source_of(node["inputs"][0])
         return self.outer._from_set(name) if self.outer else None
 
@@ -273,7 +335,11 @@ class _Scope:
         names = [name if str(node) == "-1" else None for node, name, *_ in proxies]
         names = names or [one["name"] for one in self.definition.get("inputs") or () if self._is_value(one)]
         values = self.instance.get("widgets_values")
-        return {name: value for name, value in zip(names, values if isinstance(values, list) else ()) if name is not None}
+        return {
+            name: value
+            for name, value in zip(names, values if isinstance(values, list) else ())
+            if name is not None
+        }
 
     def _is_value(self, definition_input):
         """Whether one of a subgraph's inputs feeds a value inside (a widget), rather than a socket alone."""
@@ -294,5 +360,6 @@ def _bypass(node, slot, kind):
     if slot < len(types) and _fits(types[slot], output) and _fits(types[slot], kind):
         return slot
     fitting = [index for index, one in enumerate(types) if one == kind] or [
-        index for index, one in enumerate(types) if _fits(one, output) and _fits(one, kind)]
+        index for index, one in enumerate(types) if _fits(one, output) and _fits(one, kind)
+    ]
     return fitting[0] if fitting else None

@@ -44,19 +44,44 @@ class MedicalClassifierLoader(io.ComfyNode):
             category=CATEGORY,
             description="Loads an EfficientNet attribute classifier (models/classifiers): one with several logits, or the paper's CheXpert pair of one-logit models.",
             inputs=[
-                io.Combo.Input("classifier", options=names, default=names[0], tooltip="The classifier. Those that ship judge the demo model's images."),
-                io.Combo.Input("second_classifier", options=[NONE, *names], default=NONE,
-                               tooltip="A further one for other attributes, as the paper's pair for support devices and pleural effusion."),
-                io.String.Input("labels", default="", tooltip="Names of the logits in order, comma-separated; empty takes those stored in the file."),
-                io.Int.Input("input_size", default=0, min=0, max=2048, tooltip="Image side for the classifier in pixels; 0 takes the file's (512 for the paper's)."),
+                io.Combo.Input(
+                    "classifier",
+                    options=names,
+                    default=names[0],
+                    tooltip="The classifier. Those that ship judge the demo model's images.",
+                ),
+                io.Combo.Input(
+                    "second_classifier",
+                    options=[NONE, *names],
+                    default=NONE,
+                    tooltip="A further one for other attributes, as the paper's pair for support devices and pleural effusion.",
+                ),
+                io.String.Input(
+                    "labels",
+                    default="",
+                    tooltip="Names of the logits in order, comma-separated; empty takes those stored in the file.",
+                ),
+                io.Int.Input(
+                    "input_size",
+                    default=0,
+                    min=0,
+                    max=2048,
+                    tooltip="Image side for the classifier in pixels; 0 takes the file's (512 for the paper's).",
+                ),
             ],
-            outputs=[Classifier.Output("image_classifier", display_name="classifier", tooltip="The classifier, for CFRT.")],
+            outputs=[
+                Classifier.Output(
+                    "image_classifier", display_name="classifier", tooltip="The classifier, for CFRT."
+                )
+            ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, classifier, second_classifier, labels, input_size):
         paths = sources.classifier_paths()
-        return json.dumps([sources.fingerprint(paths.get(classifier), paths.get(second_classifier)), labels, input_size])
+        return json.dumps(
+            [sources.fingerprint(paths.get(classifier), paths.get(second_classifier)), labels, input_size]
+        )
 
     @classmethod
     def execute(cls, classifier, second_classifier, labels, input_size):
@@ -65,7 +90,9 @@ class MedicalClassifierLoader(io.ComfyNode):
         if second_classifier != NONE:
             chosen.append(sources.pick(paths, second_classifier, "second_classifier"))
         named = [label.strip() for label in labels.split(",") if label.strip()] or None
-        return io.NodeOutput(LoadedClassifier(load_classifier(chosen, labels=named, input_size=input_size or None), classifier))
+        return io.NodeOutput(
+            LoadedClassifier(load_classifier(chosen, labels=named, input_size=input_size or None), classifier)
+        )
 
 
 class CFRTEvaluator(io.ComfyNode):
@@ -77,30 +104,72 @@ class CFRTEvaluator(io.ComfyNode):
             category=CATEGORY,
             description="CFRT: the share of patients in whom the target attribute rose more than every other, averaged over the trajectory's far part.",
             inputs=[
-                Trajectory.Input("trajectory", tooltip="The trajectory, or its curve frames, that the images were decoded from."),
-                io.Image.Input("images", tooltip="Its images: VAE Decode of the LATENT beside it, in the same order."),
-                Classifier.Input("image_classifier", display_name="classifier", tooltip="Judges every attribute in every image."),
-                io.String.Input("far_points", default="", tooltip="Far part, such as 5,10,15 or 30-49; empty takes the paper's (λ 5,10,15; frames 30–49)."),
+                Trajectory.Input(
+                    "trajectory",
+                    tooltip="The trajectory, or its curve frames, that the images were decoded from.",
+                ),
+                io.Image.Input(
+                    "images", tooltip="Its images: VAE Decode of the LATENT beside it, in the same order."
+                ),
+                Classifier.Input(
+                    "image_classifier",
+                    display_name="classifier",
+                    tooltip="Judges every attribute in every image.",
+                ),
+                io.String.Input(
+                    "far_points",
+                    default="",
+                    tooltip="Far part, such as 5,10,15 or 30-49; empty takes the paper's (λ 5,10,15; frames 30–49).",
+                ),
             ],
             outputs=[
-                io.Image.Output("figure", display_name="figure", tooltip="CFRT with 95 % intervals beside the published values."),
-                io.String.Output("table", display_name="table", tooltip="CFRT and mean Δ per attribute as text."),
-                io.String.Output("patients_csv", display_name="patients_csv", tooltip="Success, leaked attribute and Δ of every patient, as CSV."),
+                io.Image.Output(
+                    "figure",
+                    display_name="figure",
+                    tooltip="CFRT with 95 % intervals beside the published values.",
+                ),
+                io.String.Output(
+                    "table", display_name="table", tooltip="CFRT and mean Δ per attribute as text."
+                ),
+                io.String.Output(
+                    "patients_csv",
+                    display_name="patients_csv",
+                    tooltip="Success, leaked attribute and Δ of every patient, as CSV.",
+                ),
                 io.String.Output("report", display_name="report", tooltip="Everything as JSON."),
-                Figure.Output("drawing", display_name="drawing", tooltip="The figure for Save Figure, with its numbers and the paper's."),
+                Figure.Output(
+                    "drawing",
+                    display_name="drawing",
+                    tooltip="The figure for Save Figure, with its numbers and the paper's.",
+                ),
             ],
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, trajectory, images, image_classifier, far_points):
-        result = evaluate(trajectory, images, image_classifier.predict, image_classifier.classifier.labels, far_points)
+        result = evaluate(
+            trajectory, images, image_classifier.predict, image_classifier.classifier.labels, far_points
+        )
         drawn = result.figure()
         figure = figure_image(drawn)
         judge = {"name": image_classifier.name, "sha256": image_classifier.classifier.sha256}
-        report = json.dumps({**result.report(), "classifier": judge["name"], "classifier_sha256": judge["sha256"]})
-        shown = {**ui.PreviewImage(figure, cls=cls).as_dict(), "text": (result.table,), "medtraverse": (report,), **cfrt_view(result, result.published)}
+        report = json.dumps(
+            {**result.report(), "classifier": judge["name"], "classifier_sha256": judge["sha256"]}
+        )
+        shown = {
+            **ui.PreviewImage(figure, cls=cls).as_dict(),
+            "text": (result.table,),
+            "medtraverse": (report,),
+            **cfrt_view(result, result.published),
+        }
         made = drawing(
-            "CFRTEvaluator", drawn, result.csv, [trajectory], far_points=list(result.far), labels=list(result.labels), classifier=judge
+            "CFRTEvaluator",
+            drawn,
+            result.csv,
+            [trajectory],
+            far_points=list(result.far),
+            labels=list(result.labels),
+            classifier=judge,
         )
         return io.NodeOutput(figure, result.table, result.patients_csv, report, made, ui=shown)

@@ -20,17 +20,42 @@ class BezierLatentInterpolate(io.ComfyNode):
             category=CATEGORY,
             description="One curve per patient and attribute through neutral, λ=45 … 5. The paper's is a Bézier curve of degree 9 with 50 frames.",
             inputs=[
-                io.MultiType.Input("source", types=[TrajectorySocket, io.Latent],
-                                   tooltip="A trajectory, or a LATENT batch whose entries are the control points in order."),
-                io.Int.Input("frames", default=50, min=2, max=10000, tooltip="Frames per curve, both ends included. The paper: 50."),
-                io.Combo.Input("method", options=list(METHODS), default="bezier",
-                               tooltip="bezier is the paper's and touches only the ends; linear, slerp and catmull-rom pass through every point."),
-                io.Combo.Input("spacing", options=list(SPACINGS), default="parameter",
-                               tooltip="parameter: evenly in the curve's parameter, as in the paper. arc length: frames equally far apart."),
+                io.MultiType.Input(
+                    "source",
+                    types=[TrajectorySocket, io.Latent],
+                    tooltip="A trajectory, or a LATENT batch whose entries are the control points in order.",
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=50,
+                    min=2,
+                    max=10000,
+                    tooltip="Frames per curve, both ends included. The paper: 50.",
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="bezier",
+                    tooltip="bezier is the paper's and touches only the ends; linear, slerp and catmull-rom pass through every point.",
+                ),
+                io.Combo.Input(
+                    "spacing",
+                    options=list(SPACINGS),
+                    default="parameter",
+                    tooltip="parameter: evenly in the curve's parameter, as in the paper. arc length: frames equally far apart.",
+                ),
             ],
             outputs=[
-                io.Latent.Output("latent", display_name="latent", tooltip="Frames: per patient, per attribute, from neutral to the smallest λ."),
-                TrajectorySocket.Output("trajectory", display_name="trajectory", tooltip="The same frames with seeds, attributes and settings."),
+                io.Latent.Output(
+                    "latent",
+                    display_name="latent",
+                    tooltip="Frames: per patient, per attribute, from neutral to the smallest λ.",
+                ),
+                TrajectorySocket.Output(
+                    "trajectory",
+                    display_name="trajectory",
+                    tooltip="The same frames with seeds, attributes and settings.",
+                ),
             ],
         )
 
@@ -38,12 +63,22 @@ class BezierLatentInterpolate(io.ComfyNode):
     def execute(cls, source, frames, method, spacing):
         if isinstance(source, Trajectory):
             if source.kind != SWAP:
-                raise ValueError("source: these are frames of a curve already; wire the trajectory of Prompt Swap KSampler.")
+                raise ValueError(
+                    "source: these are frames of a curve already; wire the trajectory of Prompt Swap KSampler."
+                )
             trajectory, kept = source, {}
         else:
-            trajectory, kept = control_points(source["samples"]), {k: v for k, v in source.items() if k not in ("samples", "noise_mask", "batch_index")}
+            trajectory, kept = (
+                control_points(source["samples"]),
+                {k: v for k, v in source.items() if k not in ("samples", "noise_mask", "batch_index")},
+            )
         points = trajectory.gather(trajectory.latents)
-        curves = torch.stack([torch.stack([interpolate(attribute, frames, method, spacing) for attribute in patient]) for patient in points])
+        curves = torch.stack(
+            [
+                torch.stack([interpolate(attribute, frames, method, spacing) for attribute in patient])
+                for patient in points
+            ]
+        )
         curve = trajectory.curve(curves, {"frames": frames, "method": method, "spacing": spacing})
         return io.NodeOutput({**kept, "samples": curve.latents}, curve, ui=latent_view(curve))
 
@@ -58,13 +93,29 @@ class TrajectorySelect(io.ComfyNode):
             description="Keeps some patients, attributes and points of a trajectory, so that only those are decoded and judged.",
             inputs=[
                 TrajectorySocket.Input("trajectory", tooltip="A trajectory, or curve frames."),
-                io.Int.Input("patients", default=0, min=0, max=100000, tooltip="How many patients to keep, the first ones; 0 keeps all."),
-                io.String.Input("attributes", default="", tooltip="Attributes to keep, comma-separated; empty keeps all."),
-                io.String.Input("points", default="", tooltip="Swap steps or frames to keep, such as 5,10,15 or 30-49, beside the neutral; empty keeps all."),
+                io.Int.Input(
+                    "patients",
+                    default=0,
+                    min=0,
+                    max=100000,
+                    tooltip="How many patients to keep, the first ones; 0 keeps all.",
+                ),
+                io.String.Input(
+                    "attributes", default="", tooltip="Attributes to keep, comma-separated; empty keeps all."
+                ),
+                io.String.Input(
+                    "points",
+                    default="",
+                    tooltip="Swap steps or frames to keep, such as 5,10,15 or 30-49, beside the neutral; empty keeps all.",
+                ),
             ],
             outputs=[
                 io.Latent.Output("latent", display_name="latent", tooltip="Latents of what is kept."),
-                TrajectorySocket.Output("selection", display_name="trajectory", tooltip="What is kept, for the nodes that take its images."),
+                TrajectorySocket.Output(
+                    "selection",
+                    display_name="trajectory",
+                    tooltip="What is kept, for the nodes that take its images.",
+                ),
             ],
         )
 

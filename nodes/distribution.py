@@ -5,7 +5,13 @@ import json
 import comfy.model_management
 from comfy_api.latest import io
 
-from ..medtraverse.distribution import INCEPTION, INCEPTION_WEIGHTS, check_sets, distribution_distance, load_inception
+from ..medtraverse.distribution import (
+    INCEPTION,
+    INCEPTION_WEIGHTS,
+    check_sets,
+    distribution_distance,
+    load_inception,
+)
 from ..medtraverse.notice import NOTICE
 from ..medtraverse.weights import find_weights
 from .managed import managed, progress_of
@@ -26,35 +32,76 @@ class DistributionDistance(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", tooltip="The generated images, all patients in one batch."),
                 io.Image.Input("reference_images", tooltip="The images to compare with, of the same size."),
-                io.Combo.Input("extractor", options=list(EXTRACTORS), default=EXTRACTORS[0],
-                               tooltip="Whose features: the classifier's pooled ones, or Inception v3's, if torch-fidelity and its weights are at hand."),
-                io.Int.Input("kid_subsets", default=100, min=1, max=10000, tooltip="KID is the mean over this many random subsets."),
-                io.Int.Input("kid_subset_size", default=50, min=2, max=10000, tooltip="Images in a subset; at most as many as the smaller set has."),
+                io.Combo.Input(
+                    "extractor",
+                    options=list(EXTRACTORS),
+                    default=EXTRACTORS[0],
+                    tooltip="Whose features: the classifier's pooled ones, or Inception v3's, if torch-fidelity and its weights are at hand.",
+                ),
+                io.Int.Input(
+                    "kid_subsets",
+                    default=100,
+                    min=1,
+                    max=10000,
+                    tooltip="KID is the mean over this many random subsets.",
+                ),
+                io.Int.Input(
+                    "kid_subset_size",
+                    default=50,
+                    min=2,
+                    max=10000,
+                    tooltip="Images in a subset; at most as many as the smaller set has.",
+                ),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFF, tooltip="Chooses the subsets."),
-                Classifier.Input("image_classifier", display_name="classifier", optional=True, tooltip="The classifier, for extractor classifier."),
+                Classifier.Input(
+                    "image_classifier",
+                    display_name="classifier",
+                    optional=True,
+                    tooltip="The classifier, for extractor classifier.",
+                ),
             ],
             outputs=[
-                io.String.Output("report", display_name="report", tooltip="Everything as JSON, the extractor's name among it."),
-                io.String.Output("table", display_name="table", tooltip="FID, KID, counts and warnings as text."),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="Everything as JSON, the extractor's name among it.",
+                ),
+                io.String.Output(
+                    "table", display_name="table", tooltip="FID, KID, counts and warnings as text."
+                ),
             ],
             is_output_node=True,
         )
 
     @classmethod
-    def fingerprint_inputs(cls, images=None, reference_images=None, extractor=None, kid_subsets=None, kid_subset_size=None, seed=None,
-                           image_classifier=None):  # fmt: skip
+    def fingerprint_inputs(
+        cls,
+        images=None,
+        reference_images=None,
+        extractor=None,
+        kid_subsets=None,
+        kid_subset_size=None,
+        seed=None,
+        image_classifier=None,
+    ):
         file = find_weights(INCEPTION_WEIGHTS, metric_folders()) if extractor == "inception" else None
         return json.dumps([fingerprint(file), kid_subsets, kid_subset_size, seed])
 
     @classmethod
-    def execute(cls, images, reference_images, extractor, kid_subsets, kid_subset_size, seed, image_classifier=None):
+    def execute(
+        cls, images, reference_images, extractor, kid_subsets, kid_subset_size, seed, image_classifier=None
+    ):
         check_sets(images, reference_images, kid_subsets, kid_subset_size)
         network, name, digest = cls.network(extractor, image_classifier)
         progress, count = progress_of(len(images) + len(reference_images)), len(images)
         generated = network.features(images, progress=progress)
-        reference = network.features(reference_images, progress=lambda done, total: progress(count + done, total))
+        reference = network.features(
+            reference_images, progress=lambda done, total: progress(count + done, total)
+        )
         result = distribution_distance(generated, reference, kid_subsets, kid_subset_size, seed)
-        report = json.dumps({**result.report(), "extractor": name, "extractor_sha256": digest, "notice": NOTICE})
+        report = json.dumps(
+            {**result.report(), "extractor": name, "extractor_sha256": digest, "notice": NOTICE}
+        )
         table = result.table(f"{name} (sha256 {digest})" if digest else name)
         return io.NodeOutput(report, table, ui={"text": (table,), "medtraverse": (report,)})
 
@@ -65,7 +112,9 @@ class DistributionDistance(io.ComfyNode):
             raise ValueError(f"extractor is {extractor!r}; choose {' or '.join(EXTRACTORS)}")
         if extractor == "classifier":
             if image_classifier is None:
-                raise ValueError("image_classifier: none is wired; wire Load Medical Classifier, or choose the extractor inception")
+                raise ValueError(
+                    "image_classifier: none is wired; wire Load Medical Classifier, or choose the extractor inception"
+                )
             return image_classifier, f"classifier {image_classifier.name}", image_classifier.classifier.sha256
         inception = load_inception(metric_folders())
         inception.patcher = managed(inception.module)

@@ -17,6 +17,13 @@ def drawing(node, figure, table, trajectories, **settings):
 
     A file of weights that the node used goes into ``settings`` as ``{"name": …, "sha256": …}``.
     """
-    return Drawing(figure, table, {
-        "node": node, **settings, "versions": versions(), "trajectories": [item.describe() for item in trajectories],
-    })
+    return Drawing(
+        figure,
+        table,
+        {
+            "node": node,
+            **settings,
+            "versions": versions(),
+            "trajectories": [item.describe() for item in trajectories],
+        },
+    )

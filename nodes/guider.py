@@ -18,7 +18,17 @@ import torch
 from ..medtraverse.traversal import NEUTRAL
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
-PER_CONDITIONING = ("control", "hooks", "area", "mask", "gligen", "timestep_start", "timestep_end", "default", "strength")
+PER_CONDITIONING = (
+    "control",
+    "hooks",
+    "area",
+    "mask",
+    "gligen",
+    "timestep_start",
+    "timestep_end",
+    "default",
+    "strength",
+)
 
 
 class TraversalGuider(comfy.samplers.CFGGuider):
@@ -44,8 +54,14 @@ class TraversalGuider(comfy.samplers.CFGGuider):
 
     def set_traversal(self, neutral, attributes, negative):
         """Set the conditionings: one neutral, one per attribute, one negative. Raises ValueError for one made for a batch."""
-        conds = {"positive": neutral, "negative": negative} | {_key(number): attribute for number, attribute in enumerate(attributes)}
-        names = ["neutral", "negative", *(f"attributes (number {number})" for number in range(1, len(attributes) + 1))]
+        conds = {"positive": neutral, "negative": negative} | {
+            _key(number): attribute for number, attribute in enumerate(attributes)
+        }
+        names = [
+            "neutral",
+            "negative",
+            *(f"attributes (number {number})" for number in range(1, len(attributes) + 1)),
+        ]
         for name, conditioning in zip(names, conds.values()):
             _refuse_batch(conditioning, name)
         self.inner_set_conds(conds)
@@ -58,7 +74,9 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         different = []
         for number in range(self.plan.attributes):
             pair = {"positive": self.unprocessed[_key(number)], "negative": self.unprocessed["negative"]}
-            pair = comfy.samplers.process_conds(self.inner_model, noise, pair, noise.device, latent_image, denoise_mask, seed)
+            pair = comfy.samplers.process_conds(
+                self.inner_model, noise, pair, noise.device, latent_image, denoise_mask, seed
+            )
             self.conds[_key(number)], self.conds[_negative(_key(number))] = pair["positive"], pair["negative"]
             different.append(not _same(pair["negative"], self.conds["negative"]))
         self.own_negative = torch.tensor([*different, False])[self.row_attribute]
@@ -67,10 +85,20 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         original = self.model_options
         self.model_options = comfy.model_patcher.create_model_options_clone(original)
         if comfy.model_management.is_device_cpu(self.model_patcher.load_device):
-            self.model_options.setdefault("transformer_options", {}).setdefault("optimized_attention_override", _scaled_dot_product)
+            self.model_options.setdefault("transformer_options", {}).setdefault(
+                "optimized_attention_override", _scaled_dot_product
+            )
         add = comfy.patcher_extension.add_wrapper_with_key
-        add(WRAPPERS.CALC_COND_BATCH, "medtraverse", self._distinct_rows, self.model_options, is_model_options=True)
-        add(WRAPPERS.PREPARE_SAMPLING, "medtraverse", self._prepare, self.model_options, is_model_options=True)
+        add(
+            WRAPPERS.CALC_COND_BATCH,
+            "medtraverse",
+            self._distinct_rows,
+            self.model_options,
+            is_model_options=True,
+        )
+        add(
+            WRAPPERS.PREPARE_SAMPLING, "medtraverse", self._prepare, self.model_options, is_model_options=True
+        )
         try:
             return super().sample(*args, **kwargs)
         finally:
@@ -79,7 +107,9 @@ class TraversalGuider(comfy.samplers.CFGGuider):
     def _prepare(self, executor, model, noise_shape, conds, *args, **kwargs):
         """Ask for the memory of one call (core would estimate it from all rows), and keep the attributes from core's processing."""
         rows = min(noise_shape[0], self.rows_per_call)
-        real_model, self.unprocessed, loaded = executor(model, [rows, *noise_shape[1:]], conds, *args, **kwargs)
+        real_model, self.unprocessed, loaded = executor(
+            model, [rows, *noise_shape[1:]], conds, *args, **kwargs
+        )
         return real_model, {key: self.unprocessed[key] for key in ("positive", "negative")}, loaded
 
     def _distinct_rows(self, executor, model, conds, x, timestep, model_options):
@@ -89,22 +119,39 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         self._advance_hooks(model, timestep, model_options)
         conditional, unconditional = self.plan.sources(self.step, self.steps)
         # The unconditional evaluation is shared for one step longer, unless the latents or the negatives differ already.
-        unconditional = conditional if self.evaluation else torch.where(self.own_negative, conditional, unconditional)
+        unconditional = (
+            conditional if self.evaluation else torch.where(self.own_negative, conditional, unconditional)
+        )
         shared = unconditional.unique()
         only_conditional = conditional.unique()
         only_conditional = only_conditional[~torch.isin(only_conditional, shared)]
         outputs = [torch.zeros_like(x) for _ in conds]
-        for rows, wanted in ((shared, roles), (only_conditional, [role if role == "positive" else "skip" for role in roles])):
+        for rows, wanted in (
+            (shared, roles),
+            (only_conditional, [role if role == "positive" else "skip" for role in roles]),
+        ):
             for keys, group in self._groups(self._not_kept(rows, wanted, outputs)):
                 for chunk in group.split(self.rows_per_call):
-                    self._evaluate(executor, model, conds, keys, chunk, wanted, x, timestep, model_options, outputs)
+                    self._evaluate(
+                        executor, model, conds, keys, chunk, wanted, x, timestep, model_options, outputs
+                    )
         self.call += 1
-        served = {"positive": conditional, "negative": unconditional, "foreign": unconditional, "none": unconditional}
+        served = {
+            "positive": conditional,
+            "negative": unconditional,
+            "foreign": unconditional,
+            "none": unconditional,
+        }
         return [output[served[role].to(x.device)] for output, role in zip(outputs, roles)]
 
     def _advance_hooks(self, model, timestep, model_options):
         """Let scheduled hooks see every step: else an attribute's keyframes would begin at the first swap of the run."""
-        for hooks in {id(c["hooks"]): c["hooks"] for conds in self.conds.values() for c in conds if c.get("hooks") is not None}.values():
+        for hooks in {
+            id(c["hooks"]): c["hooks"]
+            for conds in self.conds.values()
+            for c in conds
+            if c.get("hooks") is not None
+        }.values():
             model.current_patcher.prepare_hook_patches_current_keyframe(timestep, hooks, model_options)
 
     def _role(self, cond):
@@ -114,7 +161,9 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         if cond is self.conds["positive"] or cond is self.conds["negative"]:
             return "positive" if cond is self.conds["positive"] else "negative"
         if {c.get("uuid") for c in cond} & {c["uuid"] for c in self.conds["positive"]}:
-            raise ValueError("model: one of its patches rewrites the positive prompt itself, which differs from row to row here; remove that patch.")
+            raise ValueError(
+                "model: one of its patches rewrites the positive prompt itself, which differs from row to row here; remove that patch."
+            )
         return "foreign"
 
     def _kept_key(self, row, role):
@@ -127,7 +176,10 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             return rows
         missing = []
         for row in rows.tolist():
-            kept = [None if role in ("none", "skip") else self.cache.get(self._kept_key(row, role)) for role in roles]
+            kept = [
+                None if role in ("none", "skip") else self.cache.get(self._kept_key(row, role))
+                for role in roles
+            ]
             if any(item is None and role not in ("none", "skip") for item, role in zip(kept, roles)):
                 missing.append(row)
                 continue
@@ -139,13 +191,22 @@ class TraversalGuider(comfy.samplers.CFGGuider):
 
     def _groups(self, rows):
         """Split rows into those that one call can serve: all with plain prompts together, others by their conditioning."""
-        attribute = torch.where(self.step <= self.plan.swap_step(self.steps)[rows], NEUTRAL, self.row_attribute[rows])
+        attribute = torch.where(
+            self.step <= self.plan.swap_step(self.steps)[rows], NEUTRAL, self.row_attribute[rows]
+        )
         keys = {int(number): _key(int(number)) for number in attribute.unique()}
-        plain = [number for number, key in keys.items() if _plain(self.conds[key]) and _plain(self.conds[_negative(key)])]
+        plain = [
+            number
+            for number, key in keys.items()
+            if _plain(self.conds[key]) and _plain(self.conds[_negative(key)])
+        ]
         groups = [plain] * bool(plain) + [[number] for number in keys if number not in plain]
         for numbers in groups:
             mask = torch.isin(attribute, torch.tensor(numbers))
-            yield {int(row): keys[int(number)] for row, number in zip(rows[mask], attribute[mask])}, rows[mask]
+            yield (
+                {int(row): keys[int(number)] for row, number in zip(rows[mask], attribute[mask])},
+                rows[mask],
+            )
 
     def _evaluate(self, executor, model, given, keys, rows, roles, x, timestep, model_options, outputs):
         """Evaluate rows; when the device runs out of memory, go on with half as many a call."""
@@ -173,7 +234,9 @@ class TraversalGuider(comfy.samplers.CFGGuider):
                 continue
             output[index] = result
             self.rows += len(rows)
-            for row, value in zip(rows.tolist(), result) if self.cache is not None and role != "foreign" else ():
+            for row, value in (
+                zip(rows.tolist(), result) if self.cache is not None and role != "foreign" else ()
+            ):
                 self.cache.put(self._kept_key(row, role), value)
         self.calls += 1
         self.progress(self.rows + self.served)
@@ -186,7 +249,12 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             return first
         tensors = {name: self.conds[name][0]["model_conds"]["c_crossattn"].cond for name in set(names)}
         stacked = torch.cat([tensors[name] for name in names])
-        return [{**first[0], "model_conds": {**first[0]["model_conds"], "c_crossattn": comfy.conds.CONDCrossAttn(stacked)}}]
+        return [
+            {
+                **first[0],
+                "model_conds": {**first[0]["model_conds"], "c_crossattn": comfy.conds.CONDCrossAttn(stacked)},
+            }
+        ]
 
 
 def _scaled_dot_product(attention, *args, **kwargs):
@@ -214,7 +282,8 @@ def _same(first, second):
     """Whether two conditionings, processed from one, have stayed the same."""
     own = {"model_conds", "uuid"}
     return len(first) == len(second) and all(
-        a.keys() == b.keys() and all(a[key] is b[key] for key in a.keys() - own) for a, b in zip(first, second)
+        a.keys() == b.keys() and all(a[key] is b[key] for key in a.keys() - own)
+        for a, b in zip(first, second)
     )
 
 
@@ -238,9 +307,15 @@ def _refuse_batch(conditioning, name):
             control = getattr(control, "previous_controlnet", None)
         mask = options.get("mask")
         masks = len(mask) if mask is not None and mask.ndim > 2 else 1
-        for count, what in ((len(tensor), "prompts in one batch"), (hints, "ControlNet images"), (masks, "masks")):
+        for count, what in (
+            (len(tensor), "prompts in one batch"),
+            (hints, "ControlNet images"),
+            (masks, "masks"),
+        ):
             if count > 1:
-                raise ValueError(f"{name}: its conditioning has {count} {what}; a traversal takes one for all patients, so give one.")
+                raise ValueError(
+                    f"{name}: its conditioning has {count} {what}; a traversal takes one for all patients, so give one."
+                )
 
 
 class TraversalSampler(comfy.samplers.KSAMPLER):
@@ -260,9 +335,21 @@ class TraversalSampler(comfy.samplers.KSAMPLER):
     def max_denoise(self, model_wrap, sigmas):
         return self.from_full_noise or super().max_denoise(model_wrap, sigmas)
 
-    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+    def sample(
+        self,
+        model_wrap,
+        sigmas,
+        extra_args,
+        callback,
+        noise,
+        latent_image=None,
+        denoise_mask=None,
+        disable_pbar=False,
+    ):
         self.guider.process_attributes(noise, latent_image, denoise_mask, extra_args.get("seed"))
-        return super().sample(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
+        return super().sample(
+            model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
+        )
 
     def _whole(self, model, x, sigmas, **kwargs):
         def located(x, sigma, **kwargs):
@@ -281,7 +368,13 @@ class TraversalSampler(comfy.samplers.KSAMPLER):
 
             shifted = callback and (lambda state, step=step: callback({**state, "i": step}))
             # Not a progress bar on the console for every step.
-            x = self.inner(_Denoiser(model, located), x, sigmas[step:step + 2], callback=shifted, **{**kwargs, "disable": True})
+            x = self.inner(
+                _Denoiser(model, located),
+                x,
+                sigmas[step : step + 2],
+                callback=shifted,
+                **{**kwargs, "disable": True},
+            )
         return x
 
 

@@ -37,7 +37,9 @@ def traversal_preview(previewer, denoised, plan, step):
             if (n and step <= plan.swap_steps[n - 1]) or (n == 0 and a):
                 continue
             if row not in drawn:
-                kind, drawn[row], _ = previewer.decode_latent_to_preview_image("JPEG", denoised[row : row + 1])
+                kind, drawn[row], _ = previewer.decode_latent_to_preview_image(
+                    "JPEG", denoised[row : row + 1]
+                )
             picture = drawn[row]
             if mosaic is None:
                 side = max(8, min(SIDE, 1024 // index.shape[1]))

@@ -5,7 +5,13 @@ import json
 import folder_paths
 from comfy_api.latest import io
 
-from ..medtraverse.checkpoint import declared_domains, read_diffusers, read_single_file, read_unet, weight_files
+from ..medtraverse.checkpoint import (
+    declared_domains,
+    read_diffusers,
+    read_single_file,
+    read_unet,
+    weight_files,
+)
 from ..medtraverse.digest import sha256_of
 from ..medtraverse.domain import guess_domain
 from . import sources
@@ -25,27 +31,51 @@ class MedicalCheckpointLoader(io.ComfyNode):
             description="Loads a Stable Diffusion 1.x model of any size that was fine-tuned on medical images: a diffusers folder "
             "(models/diffusers), a single file (models/checkpoints), or a U-Net alone (models/diffusion_models) laid over one of these.",
             inputs=[
-                io.Combo.Input("checkpoint", options=list(sources.checkpoint_paths()), default=sources.DEMO_MODEL,
-                               tooltip="The model, or the base under the U-Net chosen below. The first one ships with MedTraverse."),
-                io.Combo.Input("unet", options=list(sources.unet_paths()), default=sources.FROM_CHECKPOINT,
-                               tooltip="A fine-tuned U-Net in diffusers keys (safetensors in models/diffusion_models), as the paper's training saves it."),
-                io.Combo.Input("domain", options=[AUTO, *sources.domains()], default=AUTO,
-                               tooltip="Prompts, attributes and colours. 'auto' reads it off the file's name. Own domains: JSON files in ComfyUI's user/medtraverse/domains."),
+                io.Combo.Input(
+                    "checkpoint",
+                    options=list(sources.checkpoint_paths()),
+                    default=sources.DEMO_MODEL,
+                    tooltip="The model, or the base under the U-Net chosen below. The first one ships with MedTraverse.",
+                ),
+                io.Combo.Input(
+                    "unet",
+                    options=list(sources.unet_paths()),
+                    default=sources.FROM_CHECKPOINT,
+                    tooltip="A fine-tuned U-Net in diffusers keys (safetensors in models/diffusion_models), as the paper's training saves it.",
+                ),
+                io.Combo.Input(
+                    "domain",
+                    options=[AUTO, *sources.domains()],
+                    default=AUTO,
+                    tooltip="Prompts, attributes and colours. 'auto' reads it off the file's name. Own domains: JSON files in ComfyUI's user/medtraverse/domains.",
+                ),
             ],
             outputs=[
-                io.Model.Output("model", display_name="model", tooltip="The U-Net, as core's loaders make it."),
-                io.Clip.Output("clip", display_name="clip", tooltip="The CLIP text encoder, kept in float32."),
+                io.Model.Output(
+                    "model", display_name="model", tooltip="The U-Net, as core's loaders make it."
+                ),
+                io.Clip.Output(
+                    "clip", display_name="clip", tooltip="The CLIP text encoder, kept in float32."
+                ),
                 io.Vae.Output("vae", display_name="vae", tooltip="The VAE (×8)."),
-                Domain.Output("medical_domain", display_name="domain", tooltip="Neutral prompts, attributes, colours and image size."),
+                Domain.Output(
+                    "medical_domain",
+                    display_name="domain",
+                    tooltip="Neutral prompts, attributes, colours and image size.",
+                ),
             ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint, unet, domain):
-        return json.dumps([
-            sources.fingerprint(sources.checkpoint_paths().get(checkpoint), sources.unet_paths().get(unet)),
-            repr(sources.domains()),
-        ])
+        return json.dumps(
+            [
+                sources.fingerprint(
+                    sources.checkpoint_paths().get(checkpoint), sources.unet_paths().get(unet)
+                ),
+                repr(sources.domains()),
+            ]
+        )
 
     @classmethod
     def execute(cls, checkpoint, unet, domain):
@@ -64,20 +94,35 @@ class MedicalCheckpointLoader(io.ComfyNode):
         context = model.model.model_config.unet_config["context_dim"]
         width = parts.text_encoder["text_model.final_layer_norm.weight"].shape[0]
         if context != width:
-            raise ValueError(f"{name}: the U-Net attends to text of width {context}, the text encoder gives {width}; lay it over its own base.")
+            raise ValueError(
+                f"{name}: the U-Net attends to text of width {context}, the text encoder gives {width}; lay it over its own base."
+            )
         clip = build_clip(
-            parts.text_encoder, parts.text_heads, parts.text_activation, folder_paths.get_folder_paths("embeddings")
+            parts.text_encoder,
+            parts.text_heads,
+            parts.text_activation,
+            folder_paths.get_folder_paths("embeddings"),
         )
-        model.set_attachments(ORIGIN, {
-            "checkpoint": checkpoint, "unet": unet if unet_path else None, "domain": chosen.name,
-            "sha256": cls.digests(checkpoint, path, unet, unet_path),
-        })
-        return io.NodeOutput(model, clip, build_vae(parts.vae), chosen.with_size(parts.image_size or chosen.size))
+        model.set_attachments(
+            ORIGIN,
+            {
+                "checkpoint": checkpoint,
+                "unet": unet if unet_path else None,
+                "domain": chosen.name,
+                "sha256": cls.digests(checkpoint, path, unet, unet_path),
+            },
+        )
+        return io.NodeOutput(
+            model, clip, build_vae(parts.vae), chosen.with_size(parts.image_size or chosen.size)
+        )
 
     @staticmethod
     def digests(checkpoint, path, unet, unet_path):
         """Return the SHA-256 of every file that was read, named by its place under ``models`` (bundled ones: by their choice)."""
-        files = {f"{checkpoint}/{name}" if name else f"checkpoints/{checkpoint}": file for name, file in weight_files(path).items()}
+        files = {
+            f"{checkpoint}/{name}" if name else f"checkpoints/{checkpoint}": file
+            for name, file in weight_files(path).items()
+        }
         if unet_path is not None:
             files[unet if unet in sources.DEMO_UNETS else f"diffusion_models/{unet}"] = unet_path
         return {name: sha256_of(file) for name, file in files.items()}

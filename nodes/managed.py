@@ -8,7 +8,9 @@ import comfy.utils
 def managed(module):
     """Return a module as a ModelPatcher, which ``load_models_gpu`` puts on the device."""
     return comfy.model_patcher.ModelPatcher(
-        module, load_device=comfy.model_management.get_torch_device(), offload_device=comfy.model_management.unet_offload_device()
+        module,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
     )
 
 

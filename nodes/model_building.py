@@ -37,17 +37,22 @@ def build_model(weights, heads, scheduler, dtype=None, name="checkpoint"):
     detected = comfy.model_detection.detect_unet_config(weights, "")
     blocks = {int(key.split(".")[1]) for key in weights if key.startswith("input_blocks.")}
     if detected.get("context_dim") is None or len(blocks) <= max(blocks):
-        raise ValueError(f"{name}: the U-Net does not fit Stable Diffusion 1.x; input blocks are missing, or have no cross-attention.")
+        raise ValueError(
+            f"{name}: the U-Net does not fit Stable Diffusion 1.x; input blocks are missing, or have no cross-attention."
+        )
     # ComfyUI rounds what is no whole multiple of the first level's width.
     widths = _level_widths(weights, max(blocks), detected["model_channels"])
-    detected["channel_mult"] = [width // widths[0] if width % widths[0] == 0 else _Multiple(width / widths[0]) for width in widths]
+    detected["channel_mult"] = [
+        width // widths[0] if width % widths[0] == 0 else _Multiple(width / widths[0]) for width in widths
+    ]
     prediction, beta_start, beta_end, schedule = sampling_settings(scheduler)
 
     class MedicalSD15(comfy.supported_models.SD15):
         unet_config = {key: detected[key] for key in ("context_dim", "model_channels")}
         unet_extra_config = {"num_heads": heads, "num_head_channels": -1}
         sampling_settings = {
-            "linear_start": beta_start, "linear_end": beta_end,
+            "linear_start": beta_start,
+            "linear_end": beta_end,
             "beta_schedule": "linear" if schedule == "scaled_linear" else "sqrt_linear",
         }
 
@@ -59,7 +64,8 @@ def build_model(weights, heads, scheduler, dtype=None, name="checkpoint"):
     device = comfy.model_management.get_torch_device()
     if dtype is None:
         dtype = comfy.model_management.unet_dtype(
-            model_params=comfy.utils.calculate_parameters(weights), supported_dtypes=config.supported_inference_dtypes,
+            model_params=comfy.utils.calculate_parameters(weights),
+            supported_dtypes=config.supported_inference_dtypes,
             weight_dtype=comfy.utils.weight_dtype(weights),
         )
     manual_cast = comfy.model_management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
@@ -101,31 +107,46 @@ def build_clip(weights, heads, activation, embedding_directory=None):
     tokens = weights.get("text_model.embeddings.token_embedding.weight")
     if tokens is None or tokens.shape[0] != 49408:
         found = "none" if tokens is None else tokens.shape[0]
-        raise ValueError(f"checkpoint: the text encoder has {found} token embeddings; CLIP's vocabulary has 49408.")
+        raise ValueError(
+            f"checkpoint: the text encoder has {found} token embeddings; CLIP's vocabulary has 49408."
+        )
     width = tokens.shape[1]
-    layers = 1 + max(int(key.split(".")[3]) for key in weights if key.startswith("text_model.encoder.layers."))
+    layers = 1 + max(
+        int(key.split(".")[3]) for key in weights if key.startswith("text_model.encoder.layers.")
+    )
     config = {
-        "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads or max(1, width // 64),
-        "intermediate_size": weights["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0], "hidden_act": activation,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads or max(1, width // 64),
+        "intermediate_size": weights["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "hidden_act": activation,
         "max_position_embeddings": weights["text_model.embeddings.position_embedding.weight"].shape[0],
         "projection_dim": width,
     }
     target = comfy.supported_models.SD15.clip_target(None)
     clip = comfy.sd.CLIP(
-        target, embedding_directory=embedding_directory, parameters=comfy.utils.calculate_parameters(weights),
+        target,
+        embedding_directory=embedding_directory,
+        parameters=comfy.utils.calculate_parameters(weights),
         model_options={"clip_l_model_config": config, "dtype": torch.float32},
     )
-    missing, unexpected = clip.load_sd({f"clip_l.transformer.{key}": value for key, value in weights.items()}, full_model=True)
+    missing, unexpected = clip.load_sd(
+        {f"clip_l.transformer.{key}": value for key, value in weights.items()}, full_model=True
+    )
     missing = [key for key in missing if "logit_scale" not in key and "text_projection" not in key]
     if missing or unexpected:
-        raise ValueError(f"checkpoint: the text encoder does not fit CLIP; first keys at fault: {(missing + unexpected)[:3]}.")
+        raise ValueError(
+            f"checkpoint: the text encoder does not fit CLIP; first keys at fault: {(missing + unexpected)[:3]}."
+        )
     return clip
 
 
 def build_vae(weights):
     """Return a VAE for an AutoencoderKL of four levels (×8), in diffusers or original keys, of any width."""
     if "encoder.conv_in.weight" not in weights:
-        raise ValueError(f"checkpoint: this is not the VAE of Stable Diffusion 1.x; its keys begin with {sorted(weights)[:2]}.")
+        raise ValueError(
+            f"checkpoint: this is not the VAE of Stable Diffusion 1.x; its keys begin with {sorted(weights)[:2]}."
+        )
     diffusers = "encoder.down_blocks.0.resnets.0.norm1.weight" in weights
     block, resnet, conv = ("down_blocks", "resnets", "conv1") if diffusers else ("down", "block", "conv1")
     channels, resnets = [], 0
@@ -140,13 +161,25 @@ def build_vae(weights):
             "levels (×8), multiples of the first, and 4 latent channels."
         )
     ddconfig = {
-        "double_z": True, "z_channels": latent_channels, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": channels[0],
-        "ch_mult": [width // channels[0] for width in channels], "num_res_blocks": resnets, "attn_resolutions": [], "dropout": 0.0,
+        "double_z": True,
+        "z_channels": latent_channels,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": channels[0],
+        "ch_mult": [width // channels[0] for width in channels],
+        "num_res_blocks": resnets,
+        "attn_resolutions": [],
+        "dropout": 0.0,
     }
-    vae = comfy.sd.VAE(sd=dict(weights), config={"params": {"ddconfig": ddconfig, "embed_dim": latent_channels}})
+    vae = comfy.sd.VAE(
+        sd=dict(weights), config={"params": {"ddconfig": ddconfig, "embed_dim": latent_channels}}
+    )
     if comfy.model_management.is_device_cpu(vae.device):
         # Core would decode as many images at once as memory holds; beyond its caches a CPU takes longer for each.
-        vae.memory_used_decode = lambda shape, dtype: comfy.model_management.get_free_memory(vae.device) / 16.5
+        vae.memory_used_decode = lambda shape, dtype: (
+            comfy.model_management.get_free_memory(vae.device) / 16.5
+        )
     vae.throw_exception_if_invalid()
     return vae
 
@@ -154,17 +187,25 @@ def build_vae(weights):
 def _original_keys(weights, name):
     """Translate diffusers' U-Net keys; ComfyUI's own loader drops those that it does not know without a word."""
     resnets, depths = unet_depths(weights.keys(), name)
-    channels = [weights[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(len(resnets))]
-    mapping = comfy.utils.unet_to_diffusers({
-        "num_res_blocks": resnets,
-        "channel_mult": [width // channels[0] for width in channels],
-        "transformer_depth": [depth for depth, count in zip(depths, resnets) for _ in range(count)],
-        "transformer_depth_output": [depth for depth, count in zip(depths, resnets) for _ in range(count + 1)],
-        "transformer_depth_middle": 1,
-    })
+    channels = [
+        weights[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(len(resnets))
+    ]
+    mapping = comfy.utils.unet_to_diffusers(
+        {
+            "num_res_blocks": resnets,
+            "channel_mult": [width // channels[0] for width in channels],
+            "transformer_depth": [depth for depth, count in zip(depths, resnets) for _ in range(count)],
+            "transformer_depth_output": [
+                depth for depth, count in zip(depths, resnets) for _ in range(count + 1)
+            ],
+            "transformer_depth_middle": 1,
+        }
+    )
     unknown = [key for key in weights if key not in mapping]
     if unknown:
-        raise ValueError(f"{name}: {len(unknown)} keys of the U-Net are not those of Stable Diffusion 1.x; the first: {unknown[:3]}.")
+        raise ValueError(
+            f"{name}: {len(unknown)} keys of the U-Net are not those of Stable Diffusion 1.x; the first: {unknown[:3]}."
+        )
     return {mapping[key]: value for key, value in weights.items()}
 
 
@@ -174,4 +215,6 @@ def _check_keys(weights, expected, name, what):
     if missing or unknown or shapes:
         fault = sorted(missing or unknown or shapes)[:3]
         kind = "missing" if missing else "unknown" if unknown else "of another shape"
-        raise ValueError(f"{name}: the {what} does not fit Stable Diffusion 1.x; keys {kind}, the first: {fault}.")
+        raise ValueError(
+            f"{name}: the {what} does not fit Stable Diffusion 1.x; keys {kind}, the first: {fault}."
+        )

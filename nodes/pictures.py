@@ -28,16 +28,41 @@ class TrajectoryGrid(io.ComfyNode):
             category=CATEGORY,
             description="Rows are patients and attributes, columns neutral and λ = 45 … 5, or frames of a curve.",
             inputs=[
-                Trajectory.Input("trajectory", tooltip="The trajectory, or its curve frames, that the images were decoded from."),
+                Trajectory.Input(
+                    "trajectory",
+                    tooltip="The trajectory, or its curve frames, that the images were decoded from.",
+                ),
                 io.Image.Input("images", tooltip=IMAGES),
-                io.Int.Input("max_patients", default=4, min=1, max=1000, tooltip="How many patients to show, the first ones."),
-                io.Int.Input("frames_shown", default=10, min=2, max=1000, tooltip="For a curve: how many frames to show, evenly chosen, both ends included."),
+                io.Int.Input(
+                    "max_patients",
+                    default=4,
+                    min=1,
+                    max=1000,
+                    tooltip="How many patients to show, the first ones.",
+                ),
+                io.Int.Input(
+                    "frames_shown",
+                    default=10,
+                    min=2,
+                    max=1000,
+                    tooltip="For a curve: how many frames to show, evenly chosen, both ends included.",
+                ),
                 io.String.Input("title", default="", tooltip="Title above the grid."),
-                io.Int.Input("dpi", default=100, min=30, max=600, tooltip="Dots per inch. At 100 a 128-pixel image is shown pixel for pixel; 300 for print."),
+                io.Int.Input(
+                    "dpi",
+                    default=100,
+                    min=30,
+                    max=600,
+                    tooltip="Dots per inch. At 100 a 128-pixel image is shown pixel for pixel; 300 for print.",
+                ),
             ],
             outputs=[
                 io.Image.Output("figure", display_name="figure", tooltip="The grid as an image."),
-                Figure.Output("drawing", display_name="drawing", tooltip="The grid for Save Figure, with a table of its cells."),
+                Figure.Output(
+                    "drawing",
+                    display_name="drawing",
+                    tooltip="The grid for Save Figure, with a table of its cells.",
+                ),
             ],
             is_output_node=True,
         )
@@ -47,14 +72,22 @@ class TrajectoryGrid(io.ComfyNode):
         pictures, seeds = shown(trajectory, images, max_patients)
         if trajectory.kind == CURVE:
             count = min(frames_shown, pictures.shape[2])
-            figure = strip(pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, count, title)
+            figure = strip(
+                pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, count, title
+            )
             points = ["neutral", *(trajectory.points[n] for n in strip_frames(pictures.shape[2], count)[1:])]
         else:
-            figure = trajectory_grid(pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, title)
+            figure = trajectory_grid(
+                pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, title
+            )
             points = trajectory.points
         image, table = figure_image(figure, dpi), grid_table(trajectory.attributes, points, seeds)
         made = drawing("TrajectoryGrid", figure, table, [trajectory], max_patients=max_patients, title=title)
-        return io.NodeOutput(image, made, ui={**ui.PreviewImage(image, cls=cls).as_dict(), **trajectory_view(trajectory, images)})
+        return io.NodeOutput(
+            image,
+            made,
+            ui={**ui.PreviewImage(image, cls=cls).as_dict(), **trajectory_view(trajectory, images)},
+        )
 
 
 class TrajectoryFilm(io.ComfyNode):
@@ -68,10 +101,22 @@ class TrajectoryFilm(io.ComfyNode):
             inputs=[
                 Trajectory.Input("trajectory", tooltip="Curve frames from Bézier Latent Interpolate."),
                 io.Image.Input("images", tooltip=IMAGES),
-                io.Int.Input("max_patients", default=2, min=1, max=100, tooltip="How many patients to show, the first ones."),
-                io.Boolean.Input("there_and_back", default=True, tooltip="Play to the end and back to neutral."),
+                io.Int.Input(
+                    "max_patients",
+                    default=2,
+                    min=1,
+                    max=100,
+                    tooltip="How many patients to show, the first ones.",
+                ),
+                io.Boolean.Input(
+                    "there_and_back", default=True, tooltip="Play to the end and back to neutral."
+                ),
             ],
-            outputs=[io.Image.Output("frames", display_name="frames", tooltip="One picture per frame, for Create Video.")],
+            outputs=[
+                io.Image.Output(
+                    "frames", display_name="frames", tooltip="One picture per frame, for Create Video."
+                )
+            ],
         )
 
     @classmethod

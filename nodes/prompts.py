@@ -30,18 +30,48 @@ class MedicalAttributePrompts(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the checkpoint."),
                 Domain.Input("domain", tooltip="The domain from Load Medical Checkpoint."),
-                io.Combo.Input("neutral", options=["auto", *neutrals], default="auto",
-                               tooltip="Which neutral prompt: 'normal' (CheXpert), 'MEL' or 'NV' (ISIC). 'auto' takes the domain's first."),
-                io.String.Input("attributes", default="", tooltip="Attributes to traverse to, comma-separated; empty takes the domain's own."),
-                io.String.Input("extra_attributes", default="", multiline=True,
-                                tooltip="Attributes of your own, one 'name = prompt' or 'name #RRGGBB = prompt' a line."),
-                io.String.Input("neutral_prompt", default="", tooltip="A neutral prompt of your own in place of the domain's; empty keeps the domain's."),
-                io.String.Input("negative_prompt", default="", tooltip="The unconditional prompt. The paper's is empty."),
+                io.Combo.Input(
+                    "neutral",
+                    options=["auto", *neutrals],
+                    default="auto",
+                    tooltip="Which neutral prompt: 'normal' (CheXpert), 'MEL' or 'NV' (ISIC). 'auto' takes the domain's first.",
+                ),
+                io.String.Input(
+                    "attributes",
+                    default="",
+                    tooltip="Attributes to traverse to, comma-separated; empty takes the domain's own.",
+                ),
+                io.String.Input(
+                    "extra_attributes",
+                    default="",
+                    multiline=True,
+                    tooltip="Attributes of your own, one 'name = prompt' or 'name #RRGGBB = prompt' a line.",
+                ),
+                io.String.Input(
+                    "neutral_prompt",
+                    default="",
+                    tooltip="A neutral prompt of your own in place of the domain's; empty keeps the domain's.",
+                ),
+                io.String.Input(
+                    "negative_prompt", default="", tooltip="The unconditional prompt. The paper's is empty."
+                ),
             ],
             outputs=[
-                io.Conditioning.Output("neutral_conditioning", display_name="neutral", tooltip="Conditioning of the neutral prompt."),
-                io.Conditioning.Output("negative_conditioning", display_name="negative", tooltip="Conditioning of the negative prompt."),
-                Attributes.Output("attribute_conditionings", display_name="attributes", tooltip="The named attribute conditionings."),
+                io.Conditioning.Output(
+                    "neutral_conditioning",
+                    display_name="neutral",
+                    tooltip="Conditioning of the neutral prompt.",
+                ),
+                io.Conditioning.Output(
+                    "negative_conditioning",
+                    display_name="negative",
+                    tooltip="Conditioning of the negative prompt.",
+                ),
+                Attributes.Output(
+                    "attribute_conditionings",
+                    display_name="attributes",
+                    tooltip="The named attribute conditionings.",
+                ),
                 io.String.Output("prompts", display_name="prompts", tooltip="All prompts as text."),
             ],
         )
@@ -59,10 +89,16 @@ class MedicalAttributePrompts(io.ComfyNode):
             for text in [domain.prompt(item, name)]
         )
         negative = negative_prompt or domain.negative
-        lines = [f"neutral ({name}): {prompt}", f"negative: {negative or '(empty)'}", *(f"{item.name}: {item.prompt}" for item in prompted)]
+        lines = [
+            f"neutral ({name}): {prompt}",
+            f"negative: {negative or '(empty)'}",
+            *(f"{item.name}: {item.prompt}" for item in prompted),
+        ]
         return io.NodeOutput(
-            encode(clip, prompt), encode(clip, negative),
-            AttributeSet(prompted, domain.name, name, prompt, domain.size), "\n".join(lines),
+            encode(clip, prompt),
+            encode(clip, negative),
+            AttributeSet(prompted, domain.name, name, prompt, domain.size),
+            "\n".join(lines),
         )
 
 
@@ -76,12 +112,24 @@ class AttributeConditioning(io.ComfyNode):
             description="Names a CONDITIONING (from CLIPTextEncode, ControlNet, hooks…) as an attribute, and adds it to others.",
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="Conditioning of the attribute's prompt."),
-                io.String.Input("name", default="attribute", tooltip="The attribute's name in figures and tables."),
+                io.String.Input(
+                    "name", default="attribute", tooltip="The attribute's name in figures and tables."
+                ),
                 io.String.Input("colour", default="#444444", tooltip="Its colour in figures, #RRGGBB."),
-                io.String.Input("labels", default="", tooltip="Classifier labels that it should raise, comma-separated; empty means its name."),
+                io.String.Input(
+                    "labels",
+                    default="",
+                    tooltip="Classifier labels that it should raise, comma-separated; empty means its name.",
+                ),
                 Attributes.Input("others", optional=True, tooltip="Attributes to add this one to."),
             ],
-            outputs=[Attributes.Output("attributes", display_name="attributes", tooltip="The attributes with this one at the end.")],
+            outputs=[
+                Attributes.Output(
+                    "attributes",
+                    display_name="attributes",
+                    tooltip="The attributes with this one at the end.",
+                )
+            ],
         )
 
     @classmethod

@@ -9,14 +9,44 @@ from ..medtraverse.traversal import ddim_timesteps
 
 DIFFUSERS_DDIM = "diffusers_ddim"
 ONE_EVALUATION = (
-    "ddim", "euler", "euler_cfg_pp", "lms", "dpmpp_2m", "dpmpp_2m_cfg_pp", "ipndm", "ipndm_v", "deis", "res_multistep",
-    "res_multistep_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp",
-    "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp", "ddpm", "lcm", "er_sde", "sa_solver", "dpmpp_2m_sde",
-    "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu",
+    "ddim",
+    "euler",
+    "euler_cfg_pp",
+    "lms",
+    "dpmpp_2m",
+    "dpmpp_2m_cfg_pp",
+    "ipndm",
+    "ipndm_v",
+    "deis",
+    "res_multistep",
+    "res_multistep_cfg_pp",
+    "gradient_estimation",
+    "gradient_estimation_cfg_pp",
+    "euler_ancestral",
+    "euler_ancestral_cfg_pp",
+    "res_multistep_ancestral",
+    "res_multistep_ancestral_cfg_pp",
+    "ddpm",
+    "lcm",
+    "er_sde",
+    "sa_solver",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_gpu",
+    "dpmpp_2m_sde_heun",
+    "dpmpp_2m_sde_heun_gpu",
+    "dpmpp_3m_sde",
+    "dpmpp_3m_sde_gpu",
 )
 STEPWISE = (
-    "heun", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_sde_gpu",
-    "seeds_2", "seeds_3",
+    "heun",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "dpmpp_2s_ancestral",
+    "dpmpp_2s_ancestral_cfg_pp",
+    "dpmpp_sde",
+    "dpmpp_sde_gpu",
+    "seeds_2",
+    "seeds_3",
 )
 BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
 DETERMINISTIC = ONE_EVALUATION[:13] + STEPWISE[:2]
@@ -49,8 +79,12 @@ def sigmas_of(model, sampler, scheduler, steps):
         table = torch.as_tensor(sampling.sigmas).float().cpu()
         return torch.cat([table[ddim_timesteps(steps)], table[:1]])
     if scheduler not in comfy.samplers.SCHEDULER_NAMES:
-        raise ValueError(f"scheduler: there is no {scheduler!r}; the choices are {', '.join(scheduler_names())}.")
-    sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler, scheduler, 1.0).sigmas.cpu().float()
+        raise ValueError(
+            f"scheduler: there is no {scheduler!r}; the choices are {', '.join(scheduler_names())}."
+        )
+    sigmas = (
+        comfy.samplers.KSampler(model, steps, model.load_device, sampler, scheduler, 1.0).sigmas.cpu().float()
+    )
     if len(sigmas) != steps + 1:
         raise ValueError(
             f"steps: scheduler {scheduler!r} makes {len(sigmas) - 1} steps of {steps}, so swap steps would shift; choose another "
@@ -66,13 +100,17 @@ def patient_noise(seeds, shape, device):
     """
     if device == "gpu":
         if not torch.cuda.is_available():
-            raise ValueError("noise: 'gpu' needs a CUDA device, and there is none; choose 'cpu' (other patients for the same seeds).")
+            raise ValueError(
+                "noise: 'gpu' needs a CUDA device, and there is none; choose 'cpu' (other patients for the same seeds)."
+            )
         place = "cuda"
     elif device == "cpu":
         place = "cpu"
     else:
         raise ValueError(f"noise: there is no {device!r}; the choices are 'cpu' and 'gpu'.")
-    draws = [torch.randn(shape, generator=torch.Generator(place).manual_seed(seed), device=place) for seed in seeds]
+    draws = [
+        torch.randn(shape, generator=torch.Generator(place).manual_seed(seed), device=place) for seed in seeds
+    ]
     return torch.stack(draws).float().cpu()
 
 
@@ -109,7 +147,15 @@ def rows_per_call(model, shape, asked):
     if comfy.model_management.is_device_cpu(device):
         return max(4, 2048 // (shape[-1] * shape[-2]))
     # What other models hold will be freed for this one; what other programs hold will not.
-    loaded = (held.model_loaded_memory() for held in comfy.model_management.current_loaded_models if held.device == device)
-    free = comfy.model_management.get_free_memory(device) + sum(loaded) - comfy.model_management.module_size(model.model)
+    loaded = (
+        held.model_loaded_memory()
+        for held in comfy.model_management.current_loaded_models
+        if held.device == device
+    )
+    free = (
+        comfy.model_management.get_free_memory(device)
+        + sum(loaded)
+        - comfy.model_management.module_size(model.model)
+    )
     one = max(1, model.memory_required([2, *shape]))
     return int(max(1, min(256, 0.6 * free / one)))

@@ -21,11 +21,29 @@ class SaveTraversalFigure(io.ComfyNode):
             description="Saves a figure for a paper: PNG with graph, settings and hashes in it, SVG or PDF, and its numbers as CSV, all by one name.",
             inputs=[
                 Figure.Input("drawing", tooltip="The drawing of a figure node."),
-                io.String.Input("filename_prefix", default="medtraverse/figure",
-                                tooltip="Name within ComfyUI's output folder, folders included; a number is added that counts up."),
-                io.Combo.Input("vector", options=list(VECTORS), default=VECTORS[0], tooltip="Vector file beside the PNG; text in it can be edited."),
-                io.Boolean.Input("table", default=True, tooltip="CSV beside it: the figure's numbers, or what each cell of a grid shows."),
-                io.Int.Input("dpi", default=200, min=30, max=600, tooltip="Dots per inch of the PNG, and of photographs in the vector file."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="medtraverse/figure",
+                    tooltip="Name within ComfyUI's output folder, folders included; a number is added that counts up.",
+                ),
+                io.Combo.Input(
+                    "vector",
+                    options=list(VECTORS),
+                    default=VECTORS[0],
+                    tooltip="Vector file beside the PNG; text in it can be edited.",
+                ),
+                io.Boolean.Input(
+                    "table",
+                    default=True,
+                    tooltip="CSV beside it: the figure's numbers, or what each cell of a grid shows.",
+                ),
+                io.Int.Input(
+                    "dpi",
+                    default=200,
+                    min=30,
+                    max=600,
+                    tooltip="Dots per inch of the PNG, and of photographs in the vector file.",
+                ),
             ],
             outputs=[],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -49,8 +67,13 @@ class SaveTraversalFigure(io.ComfyNode):
             ) from error
         quiet = comfy.cli_args.args.disable_metadata
         files = write(
-            drawing, Path(folder, f"{name}_{counter:05}_"), vector, table, dpi,
-            metadata={} if quiet else None, png_metadata={} if quiet else cls.graph(),
+            drawing,
+            Path(folder, f"{name}_{counter:05}_"),
+            vector,
+            table,
+            dpi,
+            metadata={} if quiet else None,
+            png_metadata={} if quiet else cls.graph(),
         )
         saved = [{"filename": file.name, "subfolder": subfolder, "type": "output"} for file in files]
         return io.NodeOutput(ui={"images": saved[:1], "files": saved[1:]})
@@ -64,7 +87,10 @@ class SaveTraversalFigure(io.ComfyNode):
         if not cls.hidden:
             return {}
         prompt = {
-            number: {key: value for key, value in node.items() if key != "is_changed"} for number, node in (cls.hidden.prompt or {}).items()
+            number: {key: value for key, value in node.items() if key != "is_changed"}
+            for number, node in (cls.hidden.prompt or {}).items()
         }
         texts = {"prompt": prompt} if prompt else {}
-        return {key: json.dumps(value) for key, value in {**texts, **(cls.hidden.extra_pnginfo or {})}.items()}
+        return {
+            key: json.dumps(value) for key, value in {**texts, **(cls.hidden.extra_pnginfo or {})}.items()
+        }

@@ -48,22 +48,34 @@ def checkpoint_paths():
 def unet_paths():
     """Return ``{choice: path}`` of U-Nets alone, the bundled ones first; the first choice, the checkpoint's own U-Net, has the path None."""
     names = folder_paths.get_filename_list("diffusion_models")
-    return {FROM_CHECKPOINT: None} | DEMO_UNETS | {name: Path(folder_paths.get_full_path("diffusion_models", name)) for name in names}
+    return (
+        {FROM_CHECKPOINT: None}
+        | DEMO_UNETS
+        | {name: Path(folder_paths.get_full_path("diffusion_models", name)) for name in names}
+    )
 
 
 def classifier_paths():
     """Return ``{choice: path}`` of the bundled classifiers and of those in ``models/classifiers``."""
     if CLASSIFIER_FOLDER not in folder_paths.folder_names_and_paths:
         folder = Path(folder_paths.models_dir) / CLASSIFIER_FOLDER
-        folder_paths.folder_names_and_paths[CLASSIFIER_FOLDER] = ([str(folder)], {".safetensors", ".pth", ".pt", ".ckpt"})
+        folder_paths.folder_names_and_paths[CLASSIFIER_FOLDER] = (
+            [str(folder)],
+            {".safetensors", ".pth", ".pt", ".ckpt"},
+        )
     names = folder_paths.get_filename_list(CLASSIFIER_FOLDER)
-    return DEMO_CLASSIFIERS | {name: Path(folder_paths.get_full_path(CLASSIFIER_FOLDER, name)) for name in names}
+    return DEMO_CLASSIFIERS | {
+        name: Path(folder_paths.get_full_path(CLASSIFIER_FOLDER, name)) for name in names
+    }
 
 
 def metric_folders():
     """Return the folders, ``models/metrics`` first, that may hold the weights of LPIPS and Inception."""
     if METRICS_FOLDER not in folder_paths.folder_names_and_paths:
-        folder_paths.folder_names_and_paths[METRICS_FOLDER] = ([str(Path(folder_paths.models_dir) / METRICS_FOLDER)], {".pth"})
+        folder_paths.folder_names_and_paths[METRICS_FOLDER] = (
+            [str(Path(folder_paths.models_dir) / METRICS_FOLDER)],
+            {".pth"},
+        )
     return [Path(folder) for folder in folder_paths.get_folder_paths(METRICS_FOLDER)]
 
 
@@ -77,7 +89,9 @@ def pick(choices, choice, name):
 def fingerprint(*paths):
     """Return a digest that changes when one of the files changes, for ComfyUI's cache; saved images hold it, so it shows no path."""
     marks = []
-    for path in filter(None, map(lambda p: p and Path(p), paths)):
-        files = [path] if path.is_file() else sorted(path.rglob("*.safetensors")) + sorted(path.rglob("*.json"))
+    for path in filter(None, (p and Path(p) for p in paths)):
+        files = (
+            [path] if path.is_file() else sorted(path.rglob("*.safetensors")) + sorted(path.rglob("*.json"))
+        )
         marks += [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
     return hashlib.sha256(repr(marks).encode()).hexdigest()

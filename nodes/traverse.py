@@ -14,8 +14,22 @@ from .guider import TraversalGuider, TraversalSampler
 from .live import progress_text, say, traversal_preview
 
 
-def traverse(model, neutral, attributes, negative, noise, seeds, swap_steps, steps, cfg, sampler, scheduler, rows_per_call=0, cache_mb=0,
-             names=()):
+def traverse(
+    model,
+    neutral,
+    attributes,
+    negative,
+    noise,
+    seeds,
+    swap_steps,
+    steps,
+    cfg,
+    sampler,
+    scheduler,
+    rows_per_call=0,
+    cache_mb=0,
+    names=(),
+):
     """Sample the latents of all rows of a traversal.
 
     Parameters
@@ -48,7 +62,9 @@ def traverse(model, neutral, attributes, negative, noise, seeds, swap_steps, ste
     if not context or None in branches:
         cache = None
 
-    total = Plan(len(seeds), len(attributes), swap_steps).evaluations(steps, cfg != 1.0) * (2 if sampler in sampling.STEPWISE else 1)
+    total = Plan(len(seeds), len(attributes), swap_steps).evaluations(steps, cfg != 1.0) * (
+        2 if sampler in sampling.STEPWISE else 1
+    )
     bar, done = comfy.utils.ProgressBar(total), {"rows": 0, "calls": 0, "reused": 0}
     previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
     latents = []
@@ -58,14 +74,25 @@ def traverse(model, neutral, attributes, negative, noise, seeds, swap_steps, ste
         plan = Plan(len(seeds[block]), len(attributes), swap_steps)
         shown = done["rows"] + done["reused"]
         guider = TraversalGuider(
-            model, plan, steps, limit, lambda rows, shown=shown: bar.update_absolute(min(shown + rows, total), total),
-            cache, _row_keys(plan, steps, seeds[block], noise[block], branches, context) if cache is not None else None,
+            model,
+            plan,
+            steps,
+            limit,
+            lambda rows, shown=shown: bar.update_absolute(min(shown + rows, total), total),
+            cache,
+            _row_keys(plan, steps, seeds[block], noise[block], branches, context)
+            if cache is not None
+            else None,
         )
         guider.set_traversal(neutral, attributes, negative)
         guider.set_cfg(cfg)
         draws = sampling.noise_sampler(sampler, seeds[block], plan.patient(), noise.shape[1:], sigmas)
         stepper = TraversalSampler(
-            comfy.samplers.sampler_object(sampler), guider, sampler in sampling.STEPWISE, draws, scheduler == sampling.DIFFUSERS_DDIM
+            comfy.samplers.sampler_object(sampler),
+            guider,
+            sampler in sampling.STEPWISE,
+            draws,
+            scheduler == sampling.DIFFUSERS_DDIM,
         )
         rows = noise[block][plan.patient()]
 
@@ -75,10 +102,19 @@ def traverse(model, neutral, attributes, negative, noise, seeds, swap_steps, ste
                 picture = traversal_preview(previewer, denoised, plan, step)
                 bar.update_absolute(min(shown + guider.rows + guider.served, total), total, picture)
 
-        sampled = guider.sample(
-            rows, torch.zeros_like(rows), stepper, sigmas, callback=preview, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=seeds[start],
-        ).cpu().float()
+        sampled = (
+            guider.sample(
+                rows,
+                torch.zeros_like(rows),
+                stepper,
+                sigmas,
+                callback=preview,
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                seed=seeds[start],
+            )
+            .cpu()
+            .float()
+        )
         latents.append(sampled)
         start, limit = block.stop, guider.rows_per_call
         for name, number in (("rows", guider.rows), ("calls", guider.calls), ("reused", guider.served)):
@@ -97,7 +133,10 @@ def _context(neutral, negative, cfg, sampler, sigmas):
 
 def _row_keys(plan, steps, seeds, noise, branches, context):
     """Return what tells each row's outputs from those of other runs: a seed has other noise on a GPU, or at another size."""
-    patients = [(seed, tuple(drawn.shape), hashlib.sha256(drawn.numpy().tobytes()).digest()) for seed, drawn in zip(seeds, noise)]
+    patients = [
+        (seed, tuple(drawn.shape), hashlib.sha256(drawn.numpy().tobytes()).digest())
+        for seed, drawn in zip(seeds, noise)
+    ]
     rows = zip(plan.patient().tolist(), plan.attribute().tolist(), plan.swap_step(steps).tolist())
     return [
         (context, patients[patient], None if attribute == NEUTRAL else (branches[attribute], swap_step))

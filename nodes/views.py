@@ -54,9 +54,19 @@ def map_view(trajectory, coordinates, perplexity, seed, images=None):
     name, sheets = _name(), None
     if images is not None and len(images) <= MOST_THUMBNAILS:
         _write_sheets(name, images)
-        sheets = {"subfolder": FOLDER, "type": "temp", "prefix": f"{name}-", "suffix": ".jpg", "columns": COLUMNS, "rows": COLUMNS, "side": SIDE}
+        sheets = {
+            "subfolder": FOLDER,
+            "type": "temp",
+            "prefix": f"{name}-",
+            "suffix": ".jpg",
+            "columns": COLUMNS,
+            "rows": COLUMNS,
+            "side": SIDE,
+        }
     x, y = np.asarray(coordinates, dtype=np.float64).T.round(4).tolist()
-    return _publish(name, trajectory, "map", {"x": x, "y": y, "perplexity": perplexity, "seed": seed, "sheets": sheets})
+    return _publish(
+        name, trajectory, "map", {"x": x, "y": y, "perplexity": perplexity, "seed": seed, "sheets": sheets}
+    )
 
 
 def cfrt_view(evaluation, published):
@@ -66,13 +76,26 @@ def cfrt_view(evaluation, published):
     probabilities[trajectory.index.numpy()] = evaluation.probabilities
     results = [
         {
-            "attribute": attribute, "target": result.target, "cfrt": result.cfrt, "low": result.interval[0], "high": result.interval[1],
-            "successes": result.successes, "patients": result.patients, "published": published.get(attribute),
-            "success": result.success.tolist(), "leaked": result.leaked.tolist(), "deltas": result.deltas.round(5).tolist(),
+            "attribute": attribute,
+            "target": result.target,
+            "cfrt": result.cfrt,
+            "low": result.interval[0],
+            "high": result.interval[1],
+            "successes": result.successes,
+            "patients": result.patients,
+            "published": published.get(attribute),
+            "success": result.success.tolist(),
+            "leaked": result.leaked.tolist(),
+            "deltas": result.deltas.round(5).tolist(),
         }
         for attribute, result in evaluation.results.items()
     ]
-    own = {"labels": list(evaluation.labels), "probabilities": probabilities.round(5).tolist(), "far": list(evaluation.far), "results": results}
+    own = {
+        "labels": list(evaluation.labels),
+        "probabilities": probabilities.round(5).tolist(),
+        "far": list(evaluation.far),
+        "results": results,
+    }
     return _publish(_name(), trajectory, "cfrt", own)
 
 
@@ -84,7 +107,12 @@ def _viewer(trajectory, images, approximate):
     _write_images(name, images, shown.unique().tolist())
     height, width = images.shape[1:3]
     place = {"subfolder": FOLDER, "type": "temp", "prefix": f"{name}-", "suffix": ".png"}
-    own = {"size": [width, height], "images": place, "approximate": approximate, "left_out": trajectory.patients - len(shown)}
+    own = {
+        "size": [width, height],
+        "images": place,
+        "approximate": approximate,
+        "left_out": trajectory.patients - len(shown),
+    }
     return _publish(name, trajectory, "trajectory", own, len(shown))
 
 
@@ -128,9 +156,17 @@ def _publish(name, trajectory, view, own, patients=None):
         for attribute, colour, labels in zip(trajectory.attributes, trajectory.colours, trajectory.labels)
     ]
     record = {
-        "format": 1, "view": view, "notice": NOTICE, "key": trajectory_key(trajectory), "kind": trajectory.kind, "neutral": trajectory.neutral,
-        "seeds": list(trajectory.seeds[:patients]), "attributes": attributes, "points": list(trajectory.points),
-        "index": trajectory.index[:patients].tolist(), **own,
+        "format": 1,
+        "view": view,
+        "notice": NOTICE,
+        "key": trajectory_key(trajectory),
+        "kind": trajectory.kind,
+        "neutral": trajectory.neutral,
+        "seeds": list(trajectory.seeds[:patients]),
+        "attributes": attributes,
+        "points": list(trajectory.points),
+        "index": trajectory.index[:patients].tolist(),
+        **own,
     }
     path = _folder() / f"{name}.json"
     part = path.with_suffix(".part")

@@ -1,4 +1,5 @@
 """For all tests: one live ComfyUI a process, for those that ask for it. Only tests/nodes has ComfyUI on its own path."""
+
 import os
 import signal
 

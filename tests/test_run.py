@@ -1,4 +1,5 @@
 """run.py, demo/environment.py and demo/comfyui.py, mostly on stand-ins: a fake ComfyUI, and a bare copy of the checkout."""
+
 import ast
 import os
 import shutil
@@ -53,16 +54,31 @@ def bare(tmp_path):
     """A copy of the checkout with nothing in it but what run.py needs, and no environment."""
     folder = tmp_path / "bare"
     (folder / "demo").mkdir(parents=True)
-    for name in ("run.py", "pyproject.toml", "requirements.txt", "requirements-dev.txt", "demo/__init__.py",
-                 "demo/comfyui.py", "demo/environment.py"):
+    for name in (
+        "run.py",
+        "pyproject.toml",
+        "requirements.txt",
+        "requirements-dev.txt",
+        "demo/__init__.py",
+        "demo/comfyui.py",
+        "demo/environment.py",
+    ):
         shutil.copy(PACK / name, folder / name)
     return folder
 
 
 def launch(folder, *arguments, **variables):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MEDTRAVERSE_", "COMFYUI_"))}
-    return subprocess.run([sys.executable, "run.py", *arguments], cwd=folder, env={**environment, **variables},
-                          capture_output=True, text=True, timeout=240)
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("MEDTRAVERSE_", "COMFYUI_"))
+    }
+    return subprocess.run(
+        [sys.executable, "run.py", *arguments],
+        cwd=folder,
+        env={**environment, **variables},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 def alive(pid):
@@ -88,7 +104,9 @@ def test_an_old_python_is_told_so():
 
 
 def test_needs_the_standard_library_only():
-    done = subprocess.run([sys.executable, "-S", "run.py", "demo", "--help"], cwd=PACK, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-S", "run.py", "demo", "--help"], cwd=PACK, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "--patients" in done.stdout
 
@@ -102,9 +120,17 @@ def test_requirements_are_hashed_and_name_no_host():
 
 
 def test_no_network_is_told(bare, tmp_path):
-    nowhere = {key: "http://127.0.0.1:9" for key in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")}
-    done = launch(bare, "demo", UV_CACHE_DIR=str(tmp_path / "cache"), PIP_NO_CACHE_DIR="1", NO_PROXY="", no_proxy="",
-                  **nowhere, **{key.lower(): value for key, value in nowhere.items()})
+    nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+    done = launch(
+        bare,
+        "demo",
+        UV_CACHE_DIR=str(tmp_path / "cache"),
+        PIP_NO_CACHE_DIR="1",
+        NO_PROXY="",
+        no_proxy="",
+        **nowhere,
+        **{key.lower(): value for key, value in nowhere.items()},
+    )
     assert done.returncode == 1
     assert "the Python package index does not answer" in done.stderr
     assert "run the same command again" in done.stderr
@@ -112,13 +138,19 @@ def test_no_network_is_told(bare, tmp_path):
     assert not (bare / ".venv" / "medtraverse-stamp").exists()
 
 
-@pytest.mark.parametrize("output, what", [
-    ("error: failed to copy: No space left on device (os error 28)", "the disk is full"),
-    ("THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", "not the one that the requirements name"),
-    ("Retrying after connection broken by NewConnectionError", "does not answer"),
-    ("error: dns error: failed to lookup address information", "does not answer"),
-    ("has no wheels with a matching platform tag", "Could not install the packages (Python"),
-])
+@pytest.mark.parametrize(
+    ("output", "what"),
+    [
+        ("error: failed to copy: No space left on device (os error 28)", "the disk is full"),
+        (
+            "THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE",
+            "not the one that the requirements name",
+        ),
+        ("Retrying after connection broken by NewConnectionError", "does not answer"),
+        ("error: dns error: failed to lookup address information", "does not answer"),
+        ("has no wheels with a matching platform tag", "Could not install the packages (Python"),
+    ],
+)
 def test_an_install_that_fails_is_explained(output, what):
     with pytest.raises(SetupError) as caught:
         environment._check_installed(1, output)
@@ -134,19 +166,24 @@ def ready_made(bare, pytest_script):
     script.chmod(0o755)
     (bare / ".comfyui").mkdir()
     (bare / ".comfyui" / "main.py").touch()
-    stamps = ("from demo import environment as e; (e.VENV / 'medtraverse-stamp').write_text(e._venv_stamp());"
-              "(e.COMFYUI / 'medtraverse-stamp').write_text(f'{e.COMFYUI_WHEEL} {e.COMFYUI_WHEEL_SHA256}\\n')")
+    stamps = (
+        "from demo import environment as e; (e.VENV / 'medtraverse-stamp').write_text(e._venv_stamp());"
+        "(e.COMFYUI / 'medtraverse-stamp').write_text(f'{e.COMFYUI_WHEEL} {e.COMFYUI_WHEEL_SHA256}\\n')"
+    )
     subprocess.run([sys.executable, "-c", stamps], cwd=bare, check=True)
     for stage in ("library", "nodes", "server"):
         (bare / "tests" / stage).mkdir(parents=True)
 
 
 @posix
-@pytest.mark.parametrize("failing, returncode, ran", [
-    ("none", 0, ["tests/library -n 2", "tests/nodes -n 2", "tests/server -n 0"]),
-    ("tests/nodes", 1, ["tests/library -n 2", "tests/nodes -n 2"]),
-    ("tests/library", 1, ["tests/library -n 2"]),
-])
+@pytest.mark.parametrize(
+    ("failing", "returncode", "ran"),
+    [
+        ("none", 0, ["tests/library -n 2", "tests/nodes -n 2", "tests/server -n 0"]),
+        ("tests/nodes", 1, ["tests/library -n 2", "tests/nodes -n 2"]),
+        ("tests/library", 1, ["tests/library -n 2"]),
+    ],
+)
 def test_the_library_comes_first_and_a_failure_ends_it(bare, failing, returncode, ran):
     ready_made(bare, f'echo "$@ in $MEDTRAVERSE_COMFYUI" >> ran\n[ "$1" != "{failing}" ]\n')
     done = launch(bare, "test", "-q")
@@ -172,9 +209,19 @@ def test_a_second_call_adds_under_five_seconds(bare):
 @posix
 def test_demo_passes_its_options_on(bare):
     ready_made(bare, "exit 0\n")
-    (bare / "demo" / "run.py").write_text("import os, sys; print(*sys.argv[1:], os.environ['MEDTRAVERSE_COMFYUI'])")
+    (bare / "demo" / "run.py").write_text(
+        "import os, sys; print(*sys.argv[1:], os.environ['MEDTRAVERSE_COMFYUI'])"
+    )
     done = launch(bare, "demo", "--patients", "3", "--seed", "11")
-    assert done.stdout.split() == ["--out", f"{bare}/output/demo", "--patients", "3", "--seed", "11", f"{bare}/.comfyui"]
+    assert done.stdout.split() == [
+        "--out",
+        f"{bare}/output/demo",
+        "--patients",
+        "3",
+        "--seed",
+        "11",
+        f"{bare}/.comfyui",
+    ]
 
 
 def test_the_server_answers_and_all_of_it_ends(fake, tmp_path):
@@ -236,12 +283,14 @@ def test_a_terminated_run_leaves_no_server(fake, tmp_path):
         import time
         from pathlib import Path
         from demo.comfyui import *
-        with start_server(Installation(Path({str(installation.folder)!r}), Path({sys.executable!r})), base={str(tmp_path / 'base')!r},
+        with start_server(Installation(Path({str(installation.folder)!r}), Path({sys.executable!r})), base={str(tmp_path / "base")!r},
                           log_path={str(log)!r}):
             print("up", flush=True)
             time.sleep(600)
     """
-    with subprocess.Popen([sys.executable, "-c", code], cwd=PACK, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=PACK, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "up\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 128 + signal.SIGTERM
@@ -280,7 +329,9 @@ def test_an_existing_comfyui_gets_the_link_and_nothing_else(fake, monkeypatch):
     before = set(folder.rglob("*"))
     found = environment.existing_comfyui(folder)
     assert (found.folder, found.python, found.foreign) == (folder, Path(sys.executable), True)
-    added = {path for path in folder.rglob("*") if path not in before and "MedTraverse" not in path.parent.parts}
+    added = {
+        path for path in folder.rglob("*") if path not in before and "MedTraverse" not in path.parent.parts
+    }
     assert added == {folder / "custom_nodes" / "MedTraverse"}
 
 

@@ -39,7 +39,9 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     with contextlib.nullcontext(arguments.server) if arguments.server else start_server() as url:
         texts = files(Client(url).get("/object_info"))
-    changed = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    changed = [
+        path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
     if arguments.check:
         print("\n".join(f"{path.relative_to(FOLDER)} is not what the graphs say" for path in changed))
         return 1 if changed else 0

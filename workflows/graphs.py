@@ -21,10 +21,22 @@ class Domain:
     unet: str
 
 
-CHEXPERT = Domain("CheXpert", {"normal": 1500}, (
-    "choose the classifier of support devices", "choose the classifier of pleural effusion", "support devices, pleural effusion"),
-    "MedTraverse demo CheXpert (phantoms)")
-ISIC = Domain("ISIC", {"MEL": 3000, "NV": 4000}, ("choose the ISIC classifier", "none", "hair, gel bubble, ruler, ink"), "MedTraverse demo ISIC (phantoms)")
+CHEXPERT = Domain(
+    "CheXpert",
+    {"normal": 1500},
+    (
+        "choose the classifier of support devices",
+        "choose the classifier of pleural effusion",
+        "support devices, pleural effusion",
+    ),
+    "MedTraverse demo CheXpert (phantoms)",
+)
+ISIC = Domain(
+    "ISIC",
+    {"MEL": 3000, "NV": 4000},
+    ("choose the ISIC classifier", "none", "hair, gel bubble, ruler, ink"),
+    "MedTraverse demo ISIC (phantoms)",
+)
 CONFOUNDED = replace(CHEXPERT, unet="MedTraverse demo CheXpert, confounded (phantoms)")
 
 
@@ -41,9 +53,13 @@ class Graph:
             "**Choose** your Stable Diffusion 1.5 base, the U-Net that you fine-tuned and, where there is one, your classifier in the blue nodes: "
             "until then a run stops there and says so. All else is the paper's: 512 pixels, DDIM, 50 steps, guidance 7.5, λ = 45 … 5, and noise drawn on "
             "the GPU, which the authors' seeds need. Without CUDA set `noise` to `cpu`: other patients."
-            if self.paper else
-            "Runs as it is, on the small phantom model that ships with the pack. **For a model of your own** choose it in the blue node"
-            + ("." if self.stem in DEMO_ONLY else f", or open `{self.stem}{SUFFIX}`, which has all the paper's settings.")
+            if self.paper
+            else "Runs as it is, on the small phantom model that ships with the pack. **For a model of your own** choose it in the blue node"
+            + (
+                "."
+                if self.stem in DEMO_ONLY
+                else f", or open `{self.stem}{SUFFIX}`, which has all the paper's settings."
+            )
         )
         self.canvas.group("About", "note")
         self.canvas.note(f"{text}\n\n{change}\n\n**Cost**: {cost}\n\n{NOTICE}")
@@ -52,28 +68,59 @@ class Graph:
         """Checkpoint of a domain, under a ``name`` of its own where a graph has several; returns the loader."""
         name = name or domain.name
         self.canvas.group(f"{name}: model", "model")
-        files = {"checkpoint": "choose your Stable Diffusion 1.5 base", "unet": f"choose the U-Net fine-tuned on {domain.name}"}
+        files = {
+            "checkpoint": "choose your Stable Diffusion 1.5 base",
+            "unet": f"choose the U-Net fine-tuned on {domain.name}",
+        }
         demo = {"checkpoint": DEMO_MODEL, "unet": domain.unet}
-        return self.canvas.add("MedicalCheckpointLoader", f"{name} model", **(files if self.paper else demo), domain=domain.name)
+        return self.canvas.add(
+            "MedicalCheckpointLoader", f"{name} model", **(files if self.paper else demo), domain=domain.name
+        )
 
     def classifier(self, domain):
-        chosen, second, labels = domain.classifiers if self.paper else (f"MedTraverse demo {domain.name}", "none", "")
-        return self.canvas.add("MedicalClassifierLoader", f"{domain.name} classifier", classifier=chosen, second_classifier=second, labels=labels,
-                               input_size=512 if self.paper else 0)
+        chosen, second, labels = (
+            domain.classifiers if self.paper else (f"MedTraverse demo {domain.name}", "none", "")
+        )
+        return self.canvas.add(
+            "MedicalClassifierLoader",
+            f"{domain.name} classifier",
+            classifier=chosen,
+            second_classifier=second,
+            labels=labels,
+            input_size=512 if self.paper else 0,
+        )
 
     def traverse(self, loader, domain, neutral, patients, attributes="", name=""):
         """Prompts and sampler; returns the sampler."""
         name = name or (f"{domain.name} {neutral}" if len(domain.neutrals) > 1 else domain.name)
         self.canvas.group(f"{name}: traversal")
-        prompts = self.canvas.add("MedicalAttributePrompts", f"{name} prompts", clip=loader["clip"], domain=loader["domain"], neutral=neutral, attributes=attributes)
+        prompts = self.canvas.add(
+            "MedicalAttributePrompts",
+            f"{name} prompts",
+            clip=loader["clip"],
+            domain=loader["domain"],
+            neutral=neutral,
+            attributes=attributes,
+        )
         size, noise = (512, "gpu") if self.paper else (0, "cpu")
         return self.canvas.add(
-            "PromptSwapKSampler", f"{name} patients", model=loader["model"], neutral=prompts["neutral"], negative=prompts["negative"],
-            attributes=prompts["attributes"], width=size, height=size, seed=domain.neutrals[neutral], patients=patients, noise=noise,
+            "PromptSwapKSampler",
+            f"{name} patients",
+            model=loader["model"],
+            neutral=prompts["neutral"],
+            negative=prompts["negative"],
+            attributes=prompts["attributes"],
+            width=size,
+            height=size,
+            seed=domain.neutrals[neutral],
+            patients=patients,
+            noise=noise,
         )
 
     def bezier(self, sampler, name):
-        return self.canvas.add("BezierLatentInterpolate", f"{name} Bézier curves", source=sampler["trajectory"])
+        return self.canvas.add(
+            "BezierLatentInterpolate", f"{name} Bézier curves", source=sampler["trajectory"]
+        )
 
     def select(self, source, title, **kept):
         return self.canvas.add("TrajectorySelect", title, trajectory=source["trajectory"], **kept)
@@ -84,79 +131,145 @@ class Graph:
     def save(self, figure, part=""):
         """Save a figure with its vector twin and its numbers."""
         stem = self.stem.removesuffix(SUFFIX) + (f"-{part}" if part else "")
-        self.canvas.add("SaveTraversalFigure", f"Save {figure.title}", drawing=figure["drawing"], filename_prefix=f"medtraverse/{stem}")
+        self.canvas.add(
+            "SaveTraversalFigure",
+            f"Save {figure.title}",
+            drawing=figure["drawing"],
+            filename_prefix=f"medtraverse/{stem}",
+        )
 
     def grid(self, source, images, name, part="", /, **options):
-        figure = self.canvas.add("TrajectoryGrid", name, trajectory=source["trajectory"], images=images, **options)
+        figure = self.canvas.add(
+            "TrajectoryGrid", name, trajectory=source["trajectory"], images=images, **options
+        )
         self.save(figure, part)
 
 
 def start_here(g):
-    g.about("# Start here\nOne synthetic patient. It is denoised under *Normal chest X-ray with no significant findings*, and once more for every λ with the prompt swapped "
-            "to an attribute after step λ. High λ changes little, low λ much: from left to right support devices or pleural effusion appear, and the patient stays. "
-            "Then change the seed, the attribute (`extra_attributes` takes your own words) or the swap steps.", "10 seconds on two CPU cores.")
+    g.about(
+        "# Start here\nOne synthetic patient. It is denoised under *Normal chest X-ray with no significant findings*, and once more for every λ with the prompt swapped "
+        "to an attribute after step λ. High λ changes little, low λ much: from left to right support devices or pleural effusion appear, and the patient stays. "
+        "Then change the seed, the attribute (`extra_attributes` takes your own words) or the swap steps.",
+        "10 seconds on two CPU cores.",
+    )
     loader = g.load(CHEXPERT)
     sampler = g.traverse(loader, CHEXPERT, "normal", 1)
     g.canvas.group("Look", "figure")
     images = g.decode(loader, sampler, "Images")
-    g.canvas.add("TrajectoryGrid", "Trajectory", trajectory=sampler["trajectory"], images=images, title="One patient, two attributes")
+    g.canvas.add(
+        "TrajectoryGrid",
+        "Trajectory",
+        trajectory=sampler["trajectory"],
+        images=images,
+        title="One patient, two attributes",
+    )
 
 
 def fig1(g):
-    g.about("# Fig. 1: traversal strip\nOne patient, two attributes: neutral, then the prompt swapped after step λ = 45, 40, … 5. One attribute changes, the identity is kept.",
-            "19 images: 523 U-Net rows under guidance, 10 seconds on two CPU cores for the phantom model.")
+    g.about(
+        "# Fig. 1: traversal strip\nOne patient, two attributes: neutral, then the prompt swapped after step λ = 45, 40, … 5. One attribute changes, the identity is kept.",
+        "19 images: 523 U-Net rows under guidance, 10 seconds on two CPU cores for the phantom model.",
+    )
     loader = g.load(CHEXPERT)
     sampler = g.traverse(loader, CHEXPERT, "normal", 1)
     g.canvas.group("Fig. 1", "figure")
-    g.grid(sampler, g.decode(loader, sampler, "Images"), "Traversal strip", title="Language-guided traversal of one patient")
+    g.grid(
+        sampler,
+        g.decode(loader, sampler, "Images"),
+        "Traversal strip",
+        title="Language-guided traversal of one patient",
+    )
 
 
 def fig3_chexpert(g):
-    g.about("# Fig. 3: swap grid, CheXpert\nThree patients (rows), support devices and pleural effusion, neutral and λ = 45 … 5 (columns).",
-            "25 seconds on two CPU cores for the phantom model.")
+    g.about(
+        "# Fig. 3: swap grid, CheXpert\nThree patients (rows), support devices and pleural effusion, neutral and λ = 45 … 5 (columns).",
+        "25 seconds on two CPU cores for the phantom model.",
+    )
     loader = g.load(CHEXPERT)
     sampler = g.traverse(loader, CHEXPERT, "normal", 3)
     g.canvas.group("Fig. 3", "figure")
-    g.grid(sampler, g.decode(loader, sampler, "Images"), "Swap grid", title="CheXpert: neutral and prompt swaps after step λ", max_patients=3)
+    g.grid(
+        sampler,
+        g.decode(loader, sampler, "Images"),
+        "Swap grid",
+        title="CheXpert: neutral and prompt swaps after step λ",
+        max_patients=3,
+    )
 
 
 def fig3_isic(g):
-    g.about("# Fig. 3: swap grid, ISIC\nMelanoma (MEL) and melanocytic nevus (NV), each to hair, gel bubbles, ruler and ink. The prompts keep their brackets: `(MEL)` "
-            "is encoded letter by letter.", "40 seconds on two CPU cores for the phantom model.")
+    g.about(
+        "# Fig. 3: swap grid, ISIC\nMelanoma (MEL) and melanocytic nevus (NV), each to hair, gel bubbles, ruler and ink. The prompts keep their brackets: `(MEL)` "
+        "is encoded letter by letter.",
+        "40 seconds on two CPU cores for the phantom model.",
+    )
     loader = g.load(ISIC)
     for neutral in ISIC.neutrals:
         sampler = g.traverse(loader, ISIC, neutral, 1)
         g.canvas.group(f"Fig. 3, {neutral}", "figure")
-        g.grid(sampler, g.decode(loader, sampler, f"{neutral} images"), f"{neutral} swap grid", neutral.lower(),
-               title=f"ISIC, {neutral}: neutral and prompt swaps after step λ", max_patients=3)
+        g.grid(
+            sampler,
+            g.decode(loader, sampler, f"{neutral} images"),
+            f"{neutral} swap grid",
+            neutral.lower(),
+            title=f"ISIC, {neutral}: neutral and prompt swaps after step λ",
+            max_patients=3,
+        )
 
 
 def fig4(g):
-    g.about("# Fig. 4: t-SNE of latents\nFinal latents of several patients, each with its two trajectories, joined from neutral (black) to λ = 5, thumbnails beside the ends. "
-            "Trajectories start at their patient and leave in the attribute's direction. " +
-            ("Perplexity 2 and random state 500 are the paper's." if g.paper else "Perplexity 0 chooses it by the number of latents."),
-            "35 seconds on two CPU cores for the phantom model.")
+    g.about(
+        "# Fig. 4: t-SNE of latents\nFinal latents of several patients, each with its two trajectories, joined from neutral (black) to λ = 5, thumbnails beside the ends. "
+        "Trajectories start at their patient and leave in the attribute's direction. "
+        + (
+            "Perplexity 2 and random state 500 are the paper's."
+            if g.paper
+            else "Perplexity 0 chooses it by the number of latents."
+        ),
+        "35 seconds on two CPU cores for the phantom model.",
+    )
     loader = g.load(CHEXPERT)
     sampler = g.traverse(loader, CHEXPERT, "normal", 4)
     g.canvas.group("Fig. 4", "figure")
     images = g.decode(loader, sampler, "Images")
-    g.save(g.canvas.add("LatentTSNE", "t-SNE", trajectory=sampler["trajectory"], images=images, perplexity=2.0 if g.paper else 0.0))
+    g.save(
+        g.canvas.add(
+            "LatentTSNE",
+            "t-SNE",
+            trajectory=sampler["trajectory"],
+            images=images,
+            perplexity=2.0 if g.paper else 0.0,
+        )
+    )
 
 
 def fig5(g):
-    g.about("# Fig. 5: direction cosine\nCosine between z(λ) − z(neutral) and z(45) − z(neutral), mean and spread over patients, for all attributes of both domains: how far a "
-            "trajectory bends. The paper's values are dashed, where it gives them (support devices, pleural effusion, ink on melanoma).",
-            "100 seconds on two CPU cores for the phantom model; nothing is decoded.")
+    g.about(
+        "# Fig. 5: direction cosine\nCosine between z(λ) − z(neutral) and z(45) − z(neutral), mean and spread over patients, for all attributes of both domains: how far a "
+        "trajectory bends. The paper's values are dashed, where it gives them (support devices, pleural effusion, ink on melanoma).",
+        "100 seconds on two CPU cores for the phantom model; nothing is decoded.",
+    )
     samplers = []
     for domain, neutral in ((CHEXPERT, "normal"), (ISIC, "MEL")):
         samplers.append(g.traverse(g.load(domain), domain, neutral, 30 if g.paper else 4))
     g.canvas.group("Fig. 5", "figure")
-    g.save(g.canvas.add("LatentDirectionCosine", "Direction cosines", trajectory=samplers[0]["trajectory"], trajectory_2=samplers[1]["trajectory"]))
+    g.save(
+        g.canvas.add(
+            "LatentDirectionCosine",
+            "Direction cosines",
+            trajectory=samplers[0]["trajectory"],
+            trajectory_2=samplers[1]["trajectory"],
+        )
+    )
 
 
 def fig6(g):
-    g.about("# Fig. 6: Bézier interpolation\nNeutral and the nine swaps are the control points of one Bézier curve of degree 9; its 50 frames are decoded. A strip and a video for "
-            "all six attributes of both domains. `method` has other curves.", "60 seconds on two CPU cores for the phantom model.")
+    g.about(
+        "# Fig. 6: Bézier interpolation\nNeutral and the nine swaps are the control points of one Bézier curve of degree 9; its 50 frames are decoded. A strip and a video for "
+        "all six attributes of both domains. `method` has other curves.",
+        "60 seconds on two CPU cores for the phantom model.",
+    )
     for domain, neutral in ((CHEXPERT, "normal"), (ISIC, "MEL")):
         loader = g.load(domain)
         sampler = g.traverse(loader, domain, neutral, 1)
@@ -164,18 +277,41 @@ def fig6(g):
         shown = g.select(g.bezier(sampler, domain.name), f"{domain.name} first patient", patients=1)
         images = g.decode(loader, shown, f"{domain.name} frames")
         g.canvas.group(f"Fig. 6, {domain.name}", "figure")
-        g.grid(shown, images, f"{domain.name} strip", domain.name.lower(), title=f"{domain.name}: Bézier interpolation")
-        film = g.canvas.add("TrajectoryFilm", f"{domain.name} film", trajectory=shown["trajectory"], images=images)
+        g.grid(
+            shown,
+            images,
+            f"{domain.name} strip",
+            domain.name.lower(),
+            title=f"{domain.name}: Bézier interpolation",
+        )
+        film = g.canvas.add(
+            "TrajectoryFilm", f"{domain.name} film", trajectory=shown["trajectory"], images=images
+        )
         video = g.canvas.add("CreateVideo", f"{domain.name} video", images=film["frames"], fps=15.0)
-        g.canvas.add("SaveVideo", f"Save {domain.name} video", video=video["VIDEO"], filename_prefix=f"medtraverse/{g.stem.removesuffix(SUFFIX)}-{domain.name.lower()}",
-                     format="mp4", codec="h264")
+        g.canvas.add(
+            "SaveVideo",
+            f"Save {domain.name} video",
+            video=video["VIDEO"],
+            filename_prefix=f"medtraverse/{g.stem.removesuffix(SUFFIX)}-{domain.name.lower()}",
+            format="mp4",
+            codec="h264",
+        )
 
 
 def cfrt(g, domain, patients, paper_patients, cost):
-    pool = ("\n\nThe paper scores 1,850 to 2,500 CheXpert seeds and 1,000 ISIC seeds. A run of this graph is one block of them, as its images must fit memory: queue it for "
-            "further blocks (`seed` + patients), and pool the rows of the CSV files.") if g.paper else ""
-    g.about(f"# CFRT, {domain.name}\nThe share of patients in whom the target attribute rose more than every other (strictly), averaged over the far part: λ = 5, 10, 15 of the swaps, frames "
-            f"30 to 49 of the Bézier curve. With 95 % intervals (Wilson), beside the published values. Only the points that count are decoded.{pool}", cost)
+    pool = (
+        (
+            "\n\nThe paper scores 1,850 to 2,500 CheXpert seeds and 1,000 ISIC seeds. A run of this graph is one block of them, as its images must fit memory: queue it for "
+            "further blocks (`seed` + patients), and pool the rows of the CSV files."
+        )
+        if g.paper
+        else ""
+    )
+    g.about(
+        f"# CFRT, {domain.name}\nThe share of patients in whom the target attribute rose more than every other (strictly), averaged over the far part: λ = 5, 10, 15 of the swaps, frames "
+        f"30 to 49 of the Bézier curve. With 95 % intervals (Wilson), beside the published values. Only the points that count are decoded.{pool}",
+        cost,
+    )
     loader = g.load(domain)
     classifier = g.classifier(domain)
     for neutral in domain.neutrals:
@@ -186,8 +322,22 @@ def cfrt(g, domain, patients, paper_patients, cost):
             g.canvas.group(f"{name}: far {what}", "measure")
             far = g.select(source, f"{name} far {what}", points=points)
             images = g.decode(loader, far, f"{name} images of {what}")
-            table = g.canvas.add("CFRTEvaluator", f"{name} CFRT of {what}", trajectory=far["trajectory"], images=images, image_classifier=classifier["classifier"])
-            g.save(table, "-".join([*([neutral.lower()] if name == neutral else []), what.split()[0].lower().replace("é", "e")]))
+            table = g.canvas.add(
+                "CFRTEvaluator",
+                f"{name} CFRT of {what}",
+                trajectory=far["trajectory"],
+                images=images,
+                image_classifier=classifier["classifier"],
+            )
+            g.save(
+                table,
+                "-".join(
+                    [
+                        *([neutral.lower()] if name == neutral else []),
+                        what.split()[0].lower().replace("é", "e"),
+                    ]
+                ),
+            )
 
 
 def cfrt_chexpert(g):
@@ -199,35 +349,54 @@ def cfrt_isic(g):
 
 
 def combination(g):
-    g.about("# Attribute combination\nPleural effusion and support devices alone and together (`Chest X-ray showing Pleural Effusion, Support Devices`), from the same patients. The identity "
-            "figure shows how much further the two together move the image.", "30 seconds on two CPU cores for the phantom model.")
+    g.about(
+        "# Attribute combination\nPleural effusion and support devices alone and together (`Chest X-ray showing Pleural Effusion, Support Devices`), from the same patients. The identity "
+        "figure shows how much further the two together move the image.",
+        "30 seconds on two CPU cores for the phantom model.",
+    )
     loader = g.load(CHEXPERT)
-    sampler = g.traverse(loader, CHEXPERT, "normal", 2, "support devices, pleural effusion, pleural effusion + support devices")
+    sampler = g.traverse(
+        loader, CHEXPERT, "normal", 2, "support devices, pleural effusion, pleural effusion + support devices"
+    )
     g.canvas.group("Combination", "figure")
     images = g.decode(loader, sampler, "Images")
     g.grid(sampler, images, "Combination grid", title="Two attributes, alone and together")
-    g.save(g.canvas.add("IdentityPreservation", "Distance to neutral", trajectory=sampler["trajectory"], images=images), "distance")
+    g.save(
+        g.canvas.add(
+            "IdentityPreservation", "Distance to neutral", trajectory=sampler["trajectory"], images=images
+        ),
+        "distance",
+    )
 
 
 def lpips(g):
-    g.about("# Perceptual distance to neutral against λ\nHow far an image has moved from its patient's own neutral, mean and spread over patients, with the level of *other* patients beside it: "
-            "a seed keeps much of a patient by itself. LPIPS where the `lpips` package and its AlexNet are at hand; ST-LPIPS, or none, otherwise, as the figure says.",
-            "2 minutes on two CPU cores for the phantom model.")
+    g.about(
+        "# Perceptual distance to neutral against λ\nHow far an image has moved from its patient's own neutral, mean and spread over patients, with the level of *other* patients beside it: "
+        "a seed keeps much of a patient by itself. LPIPS where the `lpips` package and its AlexNet are at hand; ST-LPIPS, or none, otherwise, as the figure says.",
+        "2 minutes on two CPU cores for the phantom model.",
+    )
     for domain, neutral in ((CHEXPERT, "normal"), (ISIC, "MEL")):
         loader = g.load(domain)
         sampler = g.traverse(loader, domain, neutral, 30 if g.paper else 4)
         g.canvas.group(f"{domain.name}: distance", "figure")
         images = g.decode(loader, sampler, f"{domain.name} images")
-        figure = g.canvas.add("IdentityPreservation", f"{domain.name} distance to neutral", trajectory=sampler["trajectory"], images=images)
+        figure = g.canvas.add(
+            "IdentityPreservation",
+            f"{domain.name} distance to neutral",
+            trajectory=sampler["trajectory"],
+            images=images,
+        )
         g.save(figure, domain.name.lower())
 
 
 def confounded(g):
-    g.about("# Confounded training data\nTwo models of the same base, the same patients, the same prompts. One was fine-tuned on films where support devices and pleural effusion are independent; the "
-            "other on films where they come together, as in hospitals, and where most captions name the effusion alone. That one has learned devices under the words *Pleural "
-            "Effusion*: devices rise as much as the effusion that was asked for, or more, and its CFRT falls. In the panel a click on the bar lists the patients, and what leaked.\n\n"
-            "CFRT asks which attribute changed *most*. A leak that rises less than its target costs nothing: read the mean Δ of all labels too.",
-            "2 minutes on two CPU cores.")
+    g.about(
+        "# Confounded training data\nTwo models of the same base, the same patients, the same prompts. One was fine-tuned on films where support devices and pleural effusion are independent; the "
+        "other on films where they come together, as in hospitals, and where most captions name the effusion alone. That one has learned devices under the words *Pleural "
+        "Effusion*: devices rise as much as the effusion that was asked for, or more, and its CFRT falls. In the panel a click on the bar lists the patients, and what leaked.\n\n"
+        "CFRT asks which attribute changed *most*. A leak that rises less than its target costs nothing: read the mean Δ of all labels too.",
+        "2 minutes on two CPU cores.",
+    )
     classifier = None
     for domain, name in ((CHEXPERT, "independent"), (CONFOUNDED, "confounded")):
         loader = g.load(domain, name)
@@ -236,8 +405,16 @@ def confounded(g):
         g.canvas.group(f"Trained on {name} findings", "measure")
         far = g.select(sampler, f"{name} far swaps", points="5,10,15")
         images = g.decode(loader, far, f"{name} images")
-        g.grid(far, images, f"{name} grid", f"{name}-grid", title=f"Trained on {name} findings", max_patients=3)
-        table = g.canvas.add("CFRTEvaluator", f"{name} CFRT", trajectory=far["trajectory"], images=images, image_classifier=classifier["classifier"])
+        g.grid(
+            far, images, f"{name} grid", f"{name}-grid", title=f"Trained on {name} findings", max_patients=3
+        )
+        table = g.canvas.add(
+            "CFRTEvaluator",
+            f"{name} CFRT",
+            trajectory=far["trajectory"],
+            images=images,
+            image_classifier=classifier["classifier"],
+        )
         g.save(table, name)
 
 
@@ -260,7 +437,9 @@ DEMO_ONLY = ("00-start-here", "11-confounded-training")
 
 def names():
     """Return the stems of all workflows, each figure's on the shipped model before its twin with the paper's settings."""
-    return [name + suffix for name in BUILDERS for suffix in ("", SUFFIX) if not suffix or name not in DEMO_ONLY]
+    return [
+        name + suffix for name in BUILDERS for suffix in ("", SUFFIX) if not suffix or name not in DEMO_ONLY
+    ]
 
 
 def draw(canvas):

@@ -18,12 +18,22 @@ from workflows.pictures import save
 FOLDER = PACK / "web" / "docs" / "images"
 # Which workflow shows which nodes.
 SHOWN = {
-    "00-start-here": ("MedicalCheckpointLoader", "MedicalAttributePrompts", "PromptSwapKSampler", "AttributeConditioning"),
+    "00-start-here": (
+        "MedicalCheckpointLoader",
+        "MedicalAttributePrompts",
+        "PromptSwapKSampler",
+        "AttributeConditioning",
+    ),
     "03-fig3-swap-grid-isic": ("TrajectoryGrid",),
     "04-fig4-latent-tsne": ("LatentTSNE", "SaveTraversalFigure"),
     "05-fig5-direction-cosine": ("LatentDirectionCosine",),
     "06-fig6-bezier": ("BezierLatentInterpolate", "TrajectoryFilm"),
-    "07-cfrt-chexpert": ("MedicalClassifierLoader", "TrajectorySelect", "CFRTEvaluator", "DistributionDistance"),
+    "07-cfrt-chexpert": (
+        "MedicalClassifierLoader",
+        "TrajectorySelect",
+        "CFRTEvaluator",
+        "DistributionDistance",
+    ),
     "10-distance-to-neutral": ("IdentityPreservation",),
 }
 WIDTH = 560
@@ -68,7 +78,9 @@ def picture(page, node):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m workflows.help_pictures", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m workflows.help_pictures", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("workflows", nargs="*", help=f"of these workflows only (default: {', '.join(SHOWN)})")
     args = parser.parse_args(argv)
     unknown = set(args.workflows) - set(SHOWN)
@@ -78,11 +90,17 @@ def main(argv=None):
 
     named = os.environ.get("MEDTRAVERSE_BROWSER", "")
     program = named if os.path.isfile(named) else shutil.which("chromium") or shutil.which("google-chrome")
-    with tempfile.TemporaryDirectory() as base, start_server(base=base) as url, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory() as base,
+        start_server(base=base) as url,
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         for name in args.workflows or SHOWN:
             page = browser.new_page(viewport={"width": 1700, "height": 2000})
-            page.request.post(f"{url}/settings", data={"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False})
+            page.request.post(
+                f"{url}/settings", data={"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False}
+            )
             page.goto(f"{url}/?template={name}&source=MedTraverse")
             page.wait_for_function("window.app?.graph?._nodes.length > 0", timeout=60_000)
             page.wait_for_timeout(1500)

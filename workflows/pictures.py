@@ -15,13 +15,21 @@ from workflows.graphs import SUFFIX, names
 
 FOLDER = Path(__file__).parent
 README = FOLDER.parent / "docs" / "images"
-SHOWN = ("02-fig3-swap-grid-chexpert", "04-fig4-latent-tsne", "05-fig5-direction-cosine", "06-fig6-bezier-isic")
+SHOWN = (
+    "02-fig3-swap-grid-chexpert",
+    "04-fig4-latent-tsne",
+    "05-fig5-direction-cosine",
+    "06-fig6-bezier-isic",
+)
 THUMBNAIL, README_WIDTH, TITLE = (512, 512), 1100, 0.5  # pixels, pixels, inches
 
 
 def thumbnail(figures):
     """Return the figures, one under the other without their titles, fitted to the thumbnail on white."""
-    figures = [figure.crop((0, int(TITLE * figure.info.get("dpi", (100,))[0]), *figure.size)).convert("RGB") for figure in figures]
+    figures = [
+        figure.crop((0, int(TITLE * figure.info.get("dpi", (100,))[0]), *figure.size)).convert("RGB")
+        for figure in figures
+    ]
     width = max(figure.width for figure in figures)
     sheet = Image.new("RGB", (width, sum(figure.height for figure in figures)), "white")
     top = 0
@@ -55,7 +63,13 @@ def main(argv=None):
     for stem in SHOWN:
         for path in folder.rglob(f"{stem}.png"):
             figure = Image.open(path).convert("RGB")
-            save(figure.resize((README_WIDTH, figure.height * README_WIDTH // figure.width), Image.Resampling.LANCZOS), README / f"{stem}.jpg", 88)
+            save(
+                figure.resize(
+                    (README_WIDTH, figure.height * README_WIDTH // figure.width), Image.Resampling.LANCZOS
+                ),
+                README / f"{stem}.jpg",
+                88,
+            )
     return 0
 
 

@@ -9,7 +9,19 @@ from textwrap import wrap
 import numpy as np
 
 from ..cfrt import CFRT
-from .sheet import FOOTER, HAIRLINE, HEADER, INK, LABEL, MUTED, SMALL, axes_in, check_colours, clear_frame, sheet
+from .sheet import (
+    FOOTER,
+    HAIRLINE,
+    HEADER,
+    INK,
+    LABEL,
+    MUTED,
+    SMALL,
+    axes_in,
+    check_colours,
+    clear_frame,
+    sheet,
+)
 
 ROW, NAMES, BARS, COLUMN, HEADS = 0.62, 2.3, 4.6, 1.1, 0.75
 # from the bars to the table of changes; with the published values and without
@@ -18,8 +30,14 @@ WITH_PUBLISHED, OURS_ALONE = 2.5, 1.45
 OURS, PAPERS = 1.04, 1.27
 
 
-def cfrt_figure(results: Mapping[str, CFRT], attributes: Sequence[str], colours: Sequence[str],
-                published: Mapping[str, float] | None = None, title: str = "CFRT", note: str = ""):  # fmt: skip
+def cfrt_figure(
+    results: Mapping[str, CFRT],
+    attributes: Sequence[str],
+    colours: Sequence[str],
+    published: Mapping[str, float] | None = None,
+    title: str = "CFRT",
+    note: str = "",
+):
     """One row per result: CFRT with its 95 % interval on the left, mean change of each probability on the right.
 
     Parameters
@@ -46,7 +64,9 @@ def cfrt_figure(results: Mapping[str, CFRT], attributes: Sequence[str], colours:
         raise ValueError("results is empty; give at least one CFRT")
     for name, result in results.items():
         if result.deltas.shape[1] != len(attributes):
-            raise ValueError(f"{name!r} has {result.deltas.shape[1]} attributes, but {len(attributes)} names are given")
+            raise ValueError(
+                f"{name!r} has {result.deltas.shape[1]} attributes, but {len(attributes)} names are given"
+            )
     colours = check_colours(colours, list(results))
     published = {name: value for name, value in (published or {}).items() if name in results}
 
@@ -68,30 +88,74 @@ def _bars(axes, results, colours, published) -> None:
     for row, (name, result) in enumerate(results.items()):
         low, high = result.interval
         axes.barh(row, result.cfrt, height=0.56, color=colours[row], alpha=0.85)
-        axes.plot([low, high], [row, row], color=INK, linewidth=2, solid_capstyle="butt", label="95 % interval" if not row else None)
-        axes.plot([low, high], [row, row], color=INK, linestyle="none", marker="|", markersize=11, markeredgewidth=2)
+        axes.plot(
+            [low, high],
+            [row, row],
+            color=INK,
+            linewidth=2,
+            solid_capstyle="butt",
+            label="95 % interval" if not row else None,
+        )
+        axes.plot(
+            [low, high], [row, row], color=INK, linestyle="none", marker="|", markersize=11, markeredgewidth=2
+        )
         if name in published:
             axes.plot(
-                published[name], row, marker="D", markersize=9, color="white", markeredgecolor=INK, markeredgewidth=1.8,
-                linestyle="none", clip_on=False, zorder=4, label="from the paper (real data, other models)" if name == next(iter(published)) else None,
-            )  # fmt: skip
+                published[name],
+                row,
+                marker="D",
+                markersize=9,
+                color="white",
+                markeredgecolor=INK,
+                markeredgewidth=1.8,
+                linestyle="none",
+                clip_on=False,
+                zorder=4,
+                label="from the paper (real data, other models)" if name == next(iter(published)) else None,
+            )
         axes.text(OURS, row, f"{result.cfrt:.3f}", fontsize=LABEL, fontweight="bold", color=INK, va="bottom")
-        axes.text(OURS, row + 0.06, f"{result.successes} of {result.patients}", fontsize=SMALL, color=MUTED, va="top")
+        axes.text(
+            OURS,
+            row + 0.06,
+            f"{result.successes} of {result.patients}",
+            fontsize=SMALL,
+            color=MUTED,
+            va="top",
+        )
         if name in published:
             axes.text(PAPERS, row, f"{published[name]:.3f}", fontsize=LABEL, color=INK, va="center")
     if published:
         for place, head in ((OURS, "here"), (PAPERS, "from the\npaper")):
-            axes.annotate(head, (place, -0.5), (0, 10), textcoords="offset points", fontsize=SMALL, color=MUTED, va="bottom",
-                          annotation_clip=False)  # fmt: skip
+            axes.annotate(
+                head,
+                (place, -0.5),
+                (0, 10),
+                textcoords="offset points",
+                fontsize=SMALL,
+                color=MUTED,
+                va="bottom",
+                annotation_clip=False,
+            )
     axes.set(xlim=(0, 1), ylim=(len(results) - 0.5, -0.5), xticks=np.linspace(0, 1, 6))
     axes.set_yticks(rows, ["\n".join(wrap(name, 20)) for name in results], fontsize=LABEL)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=HAIRLINE, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set_title("share of patients in whom the target rises most", fontsize=LABEL - 1, color=MUTED, loc="left", pad=10)
+    axes.set_title(
+        "share of patients in whom the target rises most", fontsize=LABEL - 1, color=MUTED, loc="left", pad=10
+    )
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles, labels, ncols=2, fontsize=SMALL, frameon=False, loc="upper left",
-                bbox_to_anchor=(-0.02, -0.36 / (ROW * len(results))), borderaxespad=0, labelcolor=INK)  # fmt: skip
+    axes.legend(
+        handles,
+        labels,
+        ncols=2,
+        fontsize=SMALL,
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -0.36 / (ROW * len(results))),
+        borderaxespad=0,
+        labelcolor=INK,
+    )
 
 
 def _deltas(axes, results, attributes) -> None:
@@ -103,9 +167,24 @@ def _deltas(axes, results, attributes) -> None:
         for column, value in enumerate(means[row]):
             ink = "white" if abs(value) > 0.5 else INK
             weight = "bold" if column == result.target else "normal"
-            axes.text(column, row, _signed(value), fontsize=LABEL, fontweight=weight, color=ink, ha="center", va="center")
-        axes.add_patch(Rectangle((result.target - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=2, clip_on=False))
-    axes.set_xticks(range(len(attributes)), [name.replace(" ", "\n") for name in attributes], fontsize=LABEL - 1)
+            axes.text(
+                column,
+                row,
+                _signed(value),
+                fontsize=LABEL,
+                fontweight=weight,
+                color=ink,
+                ha="center",
+                va="center",
+            )
+        axes.add_patch(
+            Rectangle(
+                (result.target - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=2, clip_on=False
+            )
+        )
+    axes.set_xticks(
+        range(len(attributes)), [name.replace(" ", "\n") for name in attributes], fontsize=LABEL - 1
+    )
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelcolor=INK)
     axes.set_yticks([])

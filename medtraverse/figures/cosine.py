@@ -8,8 +8,14 @@ import numpy as np
 from .sheet import DASHES, FROM_THE_PAPER, INK, LABEL, MUTED, check_colours, legend_beside, line_sheet
 
 
-def cosine_figure(cosines, swap_steps: Sequence[int], attributes: Sequence[str], colours: Sequence[str],
-                  published: Mapping[str, Mapping[int, float]] | None = None, title: str = "Direction cosine"):  # fmt: skip
+def cosine_figure(
+    cosines,
+    swap_steps: Sequence[int],
+    attributes: Sequence[str],
+    colours: Sequence[str],
+    published: Mapping[str, Mapping[int, float]] | None = None,
+    title: str = "Direction cosine",
+):
     """Mean over patients per attribute, with a band of one standard deviation.
 
     Parameters
@@ -48,7 +54,11 @@ def cosine_figure(cosines, swap_steps: Sequence[int], attributes: Sequence[str],
 
     counts = sorted({int(count) for count in np.isfinite(cosines).any(axis=2).sum(axis=1)})
     patients = counts[-1]
-    note = f"mean over {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} patients, band ± 1 SD" if patients > 1 else "1 patient"
+    note = (
+        f"mean over {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} patients, band ± 1 SD"
+        if patients > 1
+        else "1 patient"
+    )
     figure, axes = line_sheet(title, note, attributes)
     if cosines[np.isfinite(cosines)].size and np.nanmin(means - spreads) < 0:
         axes.axhline(0, color=MUTED, linewidth=0.8)
@@ -58,7 +68,13 @@ def cosine_figure(cosines, swap_steps: Sequence[int], attributes: Sequence[str],
         axes.plot(steps, mean, color=colour, linewidth=2.6, marker="o", markersize=6, label=name)
         known = (published or {}).get(name)
         if known:
-            axes.plot(*zip(*known.items()), color=colour, linewidth=1.8, linestyle=DASHES, label=f"{name}{FROM_THE_PAPER}")
+            axes.plot(
+                *zip(*known.items()),
+                color=colour,
+                linewidth=1.8,
+                linestyle=DASHES,
+                label=f"{name}{FROM_THE_PAPER}",
+            )
     axes.set_xlim(steps.max() + 1, steps.min() - 1)
     axes.set_xticks(steps, [f"{step:g}" for step in steps])
     axes.set_ylim(min(0.0, np.nanmin([0.0, *(means - spreads).ravel()]) - 0.03), 1.03)

@@ -36,8 +36,15 @@ class Drawing:
         return {SETTINGS: json.dumps(self.settings), HASHES: json.dumps(hashes(self.settings))}
 
 
-def write(drawing: Drawing, stem: str | os.PathLike, vector: str = "none", table: bool = True, dpi: float = 200,
-          metadata: Mapping[str, str] | None = None, png_metadata: Mapping[str, str] | None = None) -> list[Path]:  # fmt: skip
+def write(
+    drawing: Drawing,
+    stem: str | os.PathLike,
+    vector: str = "none",
+    table: bool = True,
+    dpi: float = 200,
+    metadata: Mapping[str, str] | None = None,
+    png_metadata: Mapping[str, str] | None = None,
+) -> list[Path]:
     """Write a drawing as STEM.png, STEM.svg or STEM.pdf, and STEM.csv; all of them, or none where one cannot be made.
 
     Parameters

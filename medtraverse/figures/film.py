@@ -36,7 +36,9 @@ def film(images, attributes: Sequence[str], colours: Sequence[str], seeds: Seque
     if hasattr(images, "detach"):
         images = images.detach().cpu().float().numpy()
     if images.ndim != 6 or images.shape[-1] != 3:
-        raise ValueError(f"images has shape {list(images.shape)}; expected [patients, attributes, frames, H, W, 3]")
+        raise ValueError(
+            f"images has shape {list(images.shape)}; expected [patients, attributes, frames, H, W, 3]"
+        )
     colours = [NEUTRAL, *check_colours(colours, attributes)]
     patients, columns, frames, height, width = images.shape[:5]
     scale = CELL / max(height, width)
@@ -53,7 +55,9 @@ def film(images, attributes: Sequence[str], colours: Sequence[str], seeds: Seque
         draw.text((left + step_x // 2 - GAP // 2, HEAD // 2), name, fill=INK, font=label, anchor="mm")
         for patient in range(patients):
             top = HEAD + patient * step_y
-            draw.rectangle((left, top, left + across + 2 * BORDER - 1, top + down + 2 * BORDER - 1), fill=colour)
+            draw.rectangle(
+                (left, top, left + across + 2 * BORDER - 1, top + down + 2 * BORDER - 1), fill=colour
+            )
     draw.text((GAP, size[1] - 16), NOTICE, fill=MUTED, font=small, anchor="ls")
     named = ", ".join(map(str, seeds))
     draw.text((size[0] - GAP, size[1] - 16), f"seed {named}", fill=MUTED, font=small, anchor="rs")

@@ -12,8 +12,15 @@ from .sheet import FOOTER, HEADER, INK, LABEL, MUTED, NEUTRAL, axes_in, check_co
 CELL, BORDER, GAP, BETWEEN_PATIENTS, NAMES, COLUMN_HEAD = 1.28, 0.045, 0.04, 0.14, 1.62, 0.42
 
 
-def trajectory_grid(images, attributes: Sequence[str], colours: Sequence[str], points: Sequence[str],
-                    seeds: Sequence, title: str = "", note: str = ""):  # fmt: skip
+def trajectory_grid(
+    images,
+    attributes: Sequence[str],
+    colours: Sequence[str],
+    points: Sequence[str],
+    seeds: Sequence,
+    title: str = "",
+    note: str = "",
+):
     """Rows are patients and attributes, columns the points of the trajectory.
 
     Parameters
@@ -43,10 +50,14 @@ def trajectory_grid(images, attributes: Sequence[str], colours: Sequence[str], p
         images = images.detach().cpu().float().numpy()
     images = np.asarray(images)
     if images.ndim != 6 or images.shape[-1] not in (1, 3) or not images.size:
-        raise ValueError(f"images has shape {list(images.shape)}; expected [patients, attributes, points, H, W, 3]")
+        raise ValueError(
+            f"images has shape {list(images.shape)}; expected [patients, attributes, points, H, W, 3]"
+        )
     for axis, (name, labels) in enumerate((("seeds", seeds), ("attributes", attributes), ("points", points))):
         if len(labels) != images.shape[axis]:
-            raise ValueError(f"{name} has {len(labels)} entries, but images {list(images.shape)} has {images.shape[axis]}")
+            raise ValueError(
+                f"{name} has {len(labels)} entries, but images {list(images.shape)} has {images.shape[axis]}"
+            )
     colours = check_colours(colours, attributes)
     patients, rows, columns, height, width = images.shape[:5]
     images = np.clip(np.broadcast_to(images, (*images.shape[:5], 3)), 0, 1)
@@ -63,7 +74,15 @@ def trajectory_grid(images, attributes: Sequence[str], colours: Sequence[str], p
 
     for n, point in enumerate(points):
         heading = f"λ = {point}" if str(point).isdecimal() else str(point)
-        axes.text(n * step_x + step_x / 2 - GAP / 2, -0.1, heading, fontsize=LABEL, color=INK, ha="center", va="bottom")
+        axes.text(
+            n * step_x + step_x / 2 - GAP / 2,
+            -0.1,
+            heading,
+            fontsize=LABEL,
+            color=INK,
+            ha="center",
+            va="bottom",
+        )
     for p in range(patients):
         for a in range(rows):
             top = (p * rows + a) * step_y + p * BETWEEN_PATIENTS
@@ -79,8 +98,16 @@ def trajectory_grid(images, attributes: Sequence[str], colours: Sequence[str], p
     return figure
 
 
-def strip(frames, attributes: Sequence[str], colours: Sequence[str], points: Sequence[str], seeds: Sequence,
-          count: int = 10, title: str = "", note: str = ""):  # fmt: skip
+def strip(
+    frames,
+    attributes: Sequence[str],
+    colours: Sequence[str],
+    points: Sequence[str],
+    seeds: Sequence,
+    count: int = 10,
+    title: str = "",
+    note: str = "",
+):
     """Frames of a curve chosen evenly, first and last included, as a `trajectory_grid` (Fig. 6).
 
     `frames` is [P, A, F, H, W, 3] in 0..1 with the neutral image first; `points` are the F frame numbers; `count`
@@ -104,9 +131,14 @@ def strip_frames(total: int, count: int) -> list[int]:
 def grid_table(attributes: Sequence[str], points: Sequence[str], seeds: Sequence) -> str:
     """What each cell of a grid shows, as CSV: row and column (from 1, at the top left), seed, attribute, point, notice."""
     rows = [(seed, attribute) for seed in seeds for attribute in attributes]
-    return csv_text(["row", "column", "seed", "attribute", "point"], [
-        [row, column, *named, point] for row, named in enumerate(rows, 1) for column, point in enumerate(points, 1)
-    ])
+    return csv_text(
+        ["row", "column", "seed", "attribute", "point"],
+        [
+            [row, column, *named, point]
+            for row, named in enumerate(rows, 1)
+            for column, point in enumerate(points, 1)
+        ],
+    )
 
 
 def _name_row(axes, middle: float, attribute: str, colour: str, seed) -> None:
@@ -114,6 +146,22 @@ def _name_row(axes, middle: float, attribute: str, colour: str, seed) -> None:
     spacing = 0.23
     top = middle - spacing * len(lines) / 2
     for i, line in enumerate(lines):
-        axes.text(-NAMES + 0.32, top + i * spacing, line, fontsize=LABEL, fontweight="bold", color=INK, va="center")
-    axes.text(-NAMES + 0.32, top + len(lines) * spacing, f"seed {seed}", fontsize=LABEL - 2, color=MUTED, va="center")
-    axes.plot([-NAMES + 0.2] * 2, [middle - 0.4, middle + 0.4], color=colour, linewidth=5, solid_capstyle="butt", clip_on=False)
+        axes.text(
+            -NAMES + 0.32, top + i * spacing, line, fontsize=LABEL, fontweight="bold", color=INK, va="center"
+        )
+    axes.text(
+        -NAMES + 0.32,
+        top + len(lines) * spacing,
+        f"seed {seed}",
+        fontsize=LABEL - 2,
+        color=MUTED,
+        va="center",
+    )
+    axes.plot(
+        [-NAMES + 0.2] * 2,
+        [middle - 0.4, middle + 0.4],
+        color=colour,
+        linewidth=5,
+        solid_capstyle="butt",
+        clip_on=False,
+    )

@@ -7,9 +7,17 @@ import numpy as np
 from .sheet import DASHES, FROM_THE_PAPER, INK, LABEL, MUTED, check_colours, legend_beside, line_sheet
 
 
-def identity_figure(values, others, steps: Sequence[int], attributes: Sequence[str], colours: Sequence[str], measure: str,
-                    curve: bool = False, published: Mapping[str, Mapping[int, float]] | None = None,
-                    title: str = "Identity preservation"):  # fmt: skip
+def identity_figure(
+    values,
+    others,
+    steps: Sequence[int],
+    attributes: Sequence[str],
+    colours: Sequence[str],
+    measure: str,
+    curve: bool = False,
+    published: Mapping[str, Mapping[int, float]] | None = None,
+    title: str = "Identity preservation",
+):
     """Mean over patients per attribute with a band of one standard deviation, and the level of other patients, dashed.
 
     Parameters
@@ -44,7 +52,9 @@ def identity_figure(values, others, steps: Sequence[int], attributes: Sequence[s
             f"{len(attributes)} attributes and {len(steps)} points"
         )
     if others.shape != values.shape:
-        raise ValueError(f"others has shape {list(others.shape)}; expected that of values, {list(values.shape)}")
+        raise ValueError(
+            f"others has shape {list(others.shape)}; expected that of values, {list(values.shape)}"
+        )
     colours = check_colours(colours, attributes)
     steps = np.asarray(steps, dtype=float)
     patients = values.shape[0]
@@ -56,14 +66,22 @@ def identity_figure(values, others, steps: Sequence[int], attributes: Sequence[s
         for edge in (level - spread, level + spread):
             axes.plot(steps, edge, color=MUTED, linewidth=0.9, linestyle=DASHES)
         axes.plot(steps, level, color=MUTED, linewidth=1.8, linestyle=DASHES, label="other patients")
-    for name, colour, mean, spread in zip(attributes, colours, values.mean(axis=0), values.std(axis=0), strict=True):
+    for name, colour, mean, spread in zip(
+        attributes, colours, values.mean(axis=0), values.std(axis=0), strict=True
+    ):
         if patients > 1:
             axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
         marker = {} if curve else {"marker": "o", "markersize": 6}
         axes.plot(steps, mean, color=colour, linewidth=2.6, label=name, **marker)
         known = (published or {}).get(name)
         if known:
-            axes.plot(*zip(*known.items()), color=colour, linewidth=1.8, linestyle=DASHES, label=f"{name}{FROM_THE_PAPER}")
+            axes.plot(
+                *zip(*known.items()),
+                color=colour,
+                linewidth=1.8,
+                linestyle=DASHES,
+                label=f"{name}{FROM_THE_PAPER}",
+            )
     if curve and len(steps):
         axes.set_xlim(steps.min() - 0.5, steps.max() + 0.5)
     elif len(steps):

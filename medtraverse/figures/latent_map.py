@@ -12,9 +12,17 @@ LARGEST, SMALLEST, SHARE, UNDER = 1.15, 0.5, 0.24, 0.2
 CROWD = 32
 
 
-def latent_map_figure(coordinates, attributes: Sequence[str], colours: Sequence[str], points: Sequence[str],
-                      seeds: Sequence, images=None, shown: Sequence[int] | None = None,
-                      title: str = "Latent map (t-SNE)", note: str = ""):  # fmt: skip
+def latent_map_figure(
+    coordinates,
+    attributes: Sequence[str],
+    colours: Sequence[str],
+    points: Sequence[str],
+    seeds: Sequence,
+    images=None,
+    shown: Sequence[int] | None = None,
+    title: str = "Latent map (t-SNE)",
+    note: str = "",
+):
     """Trajectories in the plane, joined from the neutral to the last point, with framed thumbnails beside points.
 
     Parameters
@@ -42,14 +50,18 @@ def latent_map_figure(coordinates, attributes: Sequence[str], colours: Sequence[
     coordinates = np.asarray(coordinates, dtype=np.float64)
     expected = (len(seeds), len(attributes), len(points), 2)
     if coordinates.shape != expected or not coordinates.size:
-        raise ValueError(f"coordinates has shape {list(coordinates.shape)}; seeds, attributes and points ask for {list(expected)}")
+        raise ValueError(
+            f"coordinates has shape {list(coordinates.shape)}; seeds, attributes and points ask for {list(expected)}"
+        )
     if not np.isfinite(coordinates).all():
         raise ValueError("coordinates holds NaN or infinite values")
     colours = check_colours(colours, attributes)
     if images is not None:
         images = np.asarray(images.detach().cpu().float() if hasattr(images, "detach") else images)
         if images.ndim != 6 or images.shape[:3] != expected[:3] or images.shape[-1] not in (1, 3):
-            raise ValueError(f"images has shape {list(images.shape)}; expected {[*expected[:3], 'H', 'W', 3]}")
+            raise ValueError(
+                f"images has shape {list(images.shape)}; expected {[*expected[:3], 'H', 'W', 3]}"
+            )
     last = len(points) - 1
     if shown is None:
         crowded = len(seeds) * (1 + 2 * len(attributes)) > CROWD
@@ -70,14 +82,29 @@ def latent_map_figure(coordinates, attributes: Sequence[str], colours: Sequence[
     _trajectories(axes, places, colours)
     if images is None:
         for patient, seed in enumerate(seeds):
-            axes.annotate(f"seed {seed}", places[patient, 0, 0], (7, 7), textcoords="offset points", fontsize=SMALL, color=INK)
+            axes.annotate(
+                f"seed {seed}",
+                places[patient, 0, 0],
+                (7, 7),
+                textcoords="offset points",
+                fontsize=SMALL,
+                color=INK,
+            )
     for (p, a, n), corner in zip(wanted, _beside_points(places, wanted, side, room)):
         _thumbnail(axes, images[p, a, n], corner, side, places[p, a, n], colours[a] if n else NEUTRAL)
         if n == 0:
-            below = corner + (side / 2, -0.03)
+            below = corner + np.array((side / 2, -0.03))
             name = f"seed {seeds[p]}" if side > 0.8 else str(seeds[p])
-            axes.text(*below, name, fontsize=SMALL, color=INK, ha="center", va="top", zorder=6,
-                      bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.6})  # fmt: skip
+            axes.text(
+                *below,
+                name,
+                fontsize=SMALL,
+                color=INK,
+                ha="center",
+                va="top",
+                zorder=6,
+                bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.6},
+            )
     axes.set(xlim=(0, room[0]), ylim=(0, room[1]), aspect="auto")
     _legend(figure, attributes, colours, points)
     return figure
@@ -86,7 +113,9 @@ def latent_map_figure(coordinates, attributes: Sequence[str], colours: Sequence[
 def _wanted(shape, shown) -> list:
     """(patient, attribute, point) of every thumbnail, far points first; a patient's neutral once."""
     patients, attributes = shape[:2]
-    return [(p, a, n) for n in reversed(shown) for p in range(patients) for a in range(attributes) if n or not a]
+    return [
+        (p, a, n) for n in reversed(shown) for p in range(patients) for a in range(attributes) if n or not a
+    ]
 
 
 def _spread(coordinates, room, margin):
@@ -103,8 +132,14 @@ def _trajectories(axes, places, colours) -> None:
     for p in range(patients):
         for a in range(attributes):
             axes.plot(*places[p, a].T, color=colours[a], linewidth=1.6, alpha=0.55, zorder=2)
-            axes.scatter(*places[p, a, 1:].T, s=sizes[: count - 1], color=colours[a], edgecolor="white",
-                         linewidth=0.7, zorder=3)  # fmt: skip
+            axes.scatter(
+                *places[p, a, 1:].T,
+                s=sizes[: count - 1],
+                color=colours[a],
+                edgecolor="white",
+                linewidth=0.7,
+                zorder=3,
+            )
         axes.scatter(*places[p, 0, 0], s=largest + 7, color=NEUTRAL, edgecolor="white", linewidth=1, zorder=4)
 
 
@@ -142,7 +177,11 @@ def _thumbnail(axes, image, corner, side, dot, colour) -> None:
 
     middle = corner + side / 2
     axes.plot(*zip(dot, middle), color=colour, linewidth=0.9, alpha=0.8, zorder=2.5)
-    axes.add_patch(Rectangle(corner - FRAME, side + 2 * FRAME, side + 2 * FRAME, facecolor=colour, edgecolor="white", zorder=5))
+    axes.add_patch(
+        Rectangle(
+            corner - FRAME, side + 2 * FRAME, side + 2 * FRAME, facecolor=colour, edgecolor="white", zorder=5
+        )
+    )
     picture = np.clip(np.broadcast_to(image, (*image.shape[:2], 3)), 0, 1)
     axes.imshow(picture, extent=(corner[0], corner[0] + side, corner[1], corner[1] + side), zorder=5.5)
 
@@ -156,9 +195,26 @@ def _legend(figure, attributes, colours, points) -> None:
     handles += [Line2D([], [], color=colour, markersize=10, **dot) for colour in colours]
     labels = ["neutral", *attributes]
     if len(points) > 2:
-        first, last = (f"λ = {point}" if str(point).isdecimal() else str(point) for point in (points[1], points[-1]))
-        handles.append((Line2D([], [], color=MUTED, markersize=4, **dot), Line2D([], [], color=MUTED, markersize=10, **dot)))
+        first, last = (
+            f"λ = {point}" if str(point).isdecimal() else str(point) for point in (points[1], points[-1])
+        )
+        handles.append(
+            (
+                Line2D([], [], color=MUTED, markersize=4, **dot),
+                Line2D([], [], color=MUTED, markersize=10, **dot),
+            )
+        )
         labels.append(f"  {first} to {last}")
-    figure.legend(handles, labels, handler_map={tuple: HandlerTuple(ndivide=None)}, ncols=len(labels), frameon=False,
-                  loc="upper left", bbox_to_anchor=(0.005, 1 - (HEADER - 0.08) / HEIGHT), fontsize=LABEL - 1,
-                  labelcolor=INK, handletextpad=0.2, columnspacing=1.4)  # fmt: skip
+    figure.legend(
+        handles,
+        labels,
+        handler_map={tuple: HandlerTuple(ndivide=None)},
+        ncols=len(labels),
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(0.005, 1 - (HEADER - 0.08) / HEIGHT),
+        fontsize=LABEL - 1,
+        labelcolor=INK,
+        handletextpad=0.2,
+        columnspacing=1.4,
+    )

@@ -13,7 +13,12 @@ from ..notice import NOTICE
 
 FORMATS = ("png", "svg", "pdf")
 # letters in SVG and TrueType in PDF, so that text can be searched and edited; ids in SVG that do not change
-_WRITING = {"svg.fonttype": "none", "svg.hashsalt": "medtraverse", "pdf.fonttype": 42, "image.composite_image": False}
+_WRITING = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "medtraverse",
+    "pdf.fonttype": 42,
+    "image.composite_image": False,
+}
 _one_writer = threading.Lock()
 
 
@@ -36,7 +41,11 @@ def _own_pixels(figure):
     """Put images into a vector file as they are, not resampled to the screen's resolution."""
     from matplotlib.image import AxesImage
 
-    images = [(image, image.get_interpolation()) for image in figure.findobj(AxesImage)] if figure is not None else []
+    images = (
+        [(image, image.get_interpolation()) for image in figure.findobj(AxesImage)]
+        if figure is not None
+        else []
+    )
     try:
         for image, _ in images:
             image.set_interpolation("none")
@@ -63,7 +72,9 @@ def to_image(figure, dpi: float = 100) -> np.ndarray:
     return np.ascontiguousarray(pixels, dtype=np.float32) / 255
 
 
-def save(figure, path: str | os.PathLike, metadata: Mapping[str, str] | None = None, dpi: float = 100) -> Path:
+def save(
+    figure, path: str | os.PathLike, metadata: Mapping[str, str] | None = None, dpi: float = 100
+) -> Path:
     """Write a figure as PNG, SVG or PDF, whole or not at all; the same figure gives the same bytes.
 
     Parameters
@@ -85,7 +96,9 @@ def save(figure, path: str | os.PathLike, metadata: Mapping[str, str] | None = N
     path = Path(path)
     form = path.suffix.lower().lstrip(".")
     if form not in FORMATS:
-        raise ValueError(f"{path.name!r} has no suffix among .{', .'.join(FORMATS)}, which choose the format of a figure")
+        raise ValueError(
+            f"{path.name!r} has no suffix among .{', .'.join(FORMATS)}, which choose the format of a figure"
+        )
     texts = {str(key): str(value) for key, value in (metadata or {}).items()}
     lines = "\n".join([NOTICE, *(f"{key}: {value}" for key, value in texts.items())])
     embedded = {

@@ -64,11 +64,20 @@ def legend_beside(axes) -> None:
     entries = list(zip(*axes.get_legend_handles_labels()))
     shown = [(line, "\n".join(_wrapped(name))) for line, name in entries if not name.endswith(FROM_THE_PAPER)]
     if len(shown) < len(entries):
-        shown.append((Line2D([], [], color=MUTED, linewidth=1.8, linestyle=DASHES), "from the paper\n(real data)"))
+        shown.append(
+            (Line2D([], [], color=MUTED, linewidth=1.8, linestyle=DASHES), "from the paper\n(real data)")
+        )
     axes.legend(
-        *zip(*shown), fontsize=LABEL - 1, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0, handlelength=2.4,
-        labelspacing=0.35, labelcolor=INK,
-    )  # fmt: skip
+        *zip(*shown),
+        fontsize=LABEL - 1,
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.02),
+        borderaxespad=0,
+        handlelength=2.4,
+        labelspacing=0.35,
+        labelcolor=INK,
+    )
 
 
 def _wrapped(name):
@@ -81,7 +90,9 @@ def check_colours(colours, attributes) -> list:
 
     colours = list(colours)
     if len(colours) != len(attributes):
-        raise ValueError(f"colours has {len(colours)} entries for {len(attributes)} attributes; give one per attribute")
+        raise ValueError(
+            f"colours has {len(colours)} entries for {len(attributes)} attributes; give one per attribute"
+        )
     wrong = [colour for colour in colours if not is_color_like(colour)]
     if wrong:
         raise ValueError(f"colours holds {wrong[0]!r}, which is no colour; write #RRGGBB")

@@ -6,15 +6,53 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medtraverse.captions import CHEXPERT_LABELS, DIAGNOSES, ISIC_ARTEFACTS, NORMAL, chexpert_caption, image_file, isic_caption, read_chexpert, read_isic
+from medtraverse.captions import (
+    CHEXPERT_LABELS,
+    DIAGNOSES,
+    ISIC_ARTEFACTS,
+    NORMAL,
+    chexpert_caption,
+    image_file,
+    isic_caption,
+    read_chexpert,
+    read_isic,
+)
 
 FOURTEEN = (
-    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
-    "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
-)  # fmt: skip
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
 HEAD = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA")
 FILM = "CheXpert-v1.0/train/patient{:05d}/study1/view1_frontal.jpg"
-ISIC_HEAD = ("", "image", "MEL", "NV", "BCC", "VASC", "dark_corner", "hair", "gel_border", "gel_bubble", "ruler", "ink", "patches", "vasc", "label")
+ISIC_HEAD = (
+    "",
+    "image",
+    "MEL",
+    "NV",
+    "BCC",
+    "VASC",
+    "dark_corner",
+    "hair",
+    "gel_border",
+    "gel_bubble",
+    "ruler",
+    "ink",
+    "patches",
+    "vasc",
+    "label",
+)
 
 
 def write(path, header, rows):
@@ -25,7 +63,14 @@ def write(path, header, rows):
 
 def film(number=1, view="Frontal", **labels):
     """A row of CheXpert; labels by name with underscores, the others blank."""
-    return [FILM.format(number), "Female", "68", view, "AP" if view == "Frontal" else "", *(labels.get(name.replace(" ", "_"), "") for name in FOURTEEN)]
+    return [
+        FILM.format(number),
+        "Female",
+        "68",
+        view,
+        "AP" if view == "Frontal" else "",
+        *(labels.get(name.replace(" ", "_"), "") for name in FOURTEEN),
+    ]
 
 
 def lesion(name="ISIC_0000001", **cells):
@@ -43,15 +88,26 @@ def isic(tmp_path):
     return lambda *rows: write(tmp_path / "isic.csv", ISIC_HEAD, rows)
 
 
-@pytest.mark.parametrize("labels, caption", [
-    ({}, NORMAL),
-    ({"No_Finding": "1.0"}, "Chest X-ray showing No Finding"),
-    ({"Support_Devices": "1.0", "Pleural_Effusion": "1.0"}, "Chest X-ray showing Pleural Effusion, Support Devices"),
-    ({"Pleural_Effusion": "-1.0", "Edema": "0.0", "Support_Devices": "1"}, "Chest X-ray showing Support Devices"),
-    ({"Atelectasis": "1.0", "Fracture": "1.0"}, NORMAL),  # labels that the paper does not use
-    ({"Pneumothorax": "1.0", "Pneumonia": "1.0", "Lung_Opacity": "1.0", "Cardiomegaly": "1.0"},
-     "Chest X-ray showing Cardiomegaly, Lung Opacity, Pneumonia, Pneumothorax"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("labels", "caption"),
+    [
+        ({}, NORMAL),
+        ({"No_Finding": "1.0"}, "Chest X-ray showing No Finding"),
+        (
+            {"Support_Devices": "1.0", "Pleural_Effusion": "1.0"},
+            "Chest X-ray showing Pleural Effusion, Support Devices",
+        ),
+        (
+            {"Pleural_Effusion": "-1.0", "Edema": "0.0", "Support_Devices": "1"},
+            "Chest X-ray showing Support Devices",
+        ),
+        ({"Atelectasis": "1.0", "Fracture": "1.0"}, NORMAL),  # labels that the paper does not use
+        (
+            {"Pneumothorax": "1.0", "Pneumonia": "1.0", "Lung_Opacity": "1.0", "Cardiomegaly": "1.0"},
+            "Chest X-ray showing Cardiomegaly, Lung Opacity, Pneumonia, Pneumothorax",
+        ),
+    ],
+)
 def test_chexpert_rules(chexpert, labels, caption):
     assert read_chexpert(chexpert(film(**labels))) == [(FILM.format(1), caption)]
 
@@ -60,22 +116,38 @@ def test_views(chexpert):
     table = chexpert(film(1), film(2, "Lateral", Edema="1.0"), film(3))
     everything, frontal = read_chexpert(table), read_chexpert(table, frontal_only=True)
     assert len(everything) == 3 and everything.left_out == {}
-    assert [row.image for row in frontal] == [FILM.format(1), FILM.format(3)] and frontal.left_out == {"lateral": 1}
+    assert [row.image for row in frontal] == [FILM.format(1), FILM.format(3)] and frontal.left_out == {
+        "lateral": 1
+    }
 
 
 def test_the_authors_table_of_eight_labels(tmp_path):
     row = [FILM.format(7), "Male", "70", "Frontal", "AP", *["0.0"] * 5, "1.0", "0.0", "1.0"]
     table = write(tmp_path / "chexpert_val.csv", HEAD + CHEXPERT_LABELS, [row])
-    assert read_chexpert(table, frontal_only=True)[0].caption == "Chest X-ray showing Pneumothorax, Support Devices"
+    assert (
+        read_chexpert(table, frontal_only=True)[0].caption
+        == "Chest X-ray showing Pneumothorax, Support Devices"
+    )
 
 
-@pytest.mark.parametrize("cells, caption", [
-    ({"MEL": "1.0"}, "a dermoscopic image with melanoma (MEL) with no visible artifacts"),
-    ({"NV": "1", "ruler": "1", "dark_corner": "1.0"}, "a dermoscopic image with melanocytic nevus (NV) showing dark corner, ruler"),
-    ({"NV": "1.0", "vasc": "1"}, "a dermoscopic image with melanocytic nevus (NV) with no visible artifacts"),
-    ({"MEL": "1.0", "patches": "1", "ink": "1", "gel_bubble": "1", "gel_border": "1", "hair": "1"},
-     "a dermoscopic image with melanoma (MEL) showing hair, gel border, gel bubble, ink, patches"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cells", "caption"),
+    [
+        ({"MEL": "1.0"}, "a dermoscopic image with melanoma (MEL) with no visible artifacts"),
+        (
+            {"NV": "1", "ruler": "1", "dark_corner": "1.0"},
+            "a dermoscopic image with melanocytic nevus (NV) showing dark corner, ruler",
+        ),
+        (
+            {"NV": "1.0", "vasc": "1"},
+            "a dermoscopic image with melanocytic nevus (NV) with no visible artifacts",
+        ),
+        (
+            {"MEL": "1.0", "patches": "1", "ink": "1", "gel_bubble": "1", "gel_border": "1", "hair": "1"},
+            "a dermoscopic image with melanoma (MEL) showing hair, gel border, gel bubble, ink, patches",
+        ),
+    ],
+)
 def test_isic_rules(isic, cells, caption):
     assert read_isic(isic(lesion(**cells))) == [("ISIC_0000001.jpg", caption)]
 
@@ -90,35 +162,50 @@ def test_a_caption_tells_what_is_present(present, diagnosis):
     caption = isic_caption(diagnosis, present)
     assert caption.startswith(DIAGNOSES[diagnosis])
     shown = caption.removeprefix(DIAGNOSES[diagnosis] + " showing ")
-    assert shown.split(", ") == [name for name in ISIC_ARTEFACTS if name in present] if present else caption.endswith("with no visible artifacts")
+    assert (
+        shown.split(", ") == [name for name in ISIC_ARTEFACTS if name in present]
+        if present
+        else caption.endswith("with no visible artifacts")
+    )
 
 
 @given(present=st.sets(st.sampled_from(CHEXPERT_LABELS)))
 def test_chexpert_captions_are_distinct_and_ordered(present):
     caption = chexpert_caption(present)
-    assert caption == NORMAL if not present else caption.removeprefix("Chest X-ray showing ").split(", ") == [n for n in CHEXPERT_LABELS if n in present]
+    assert (
+        caption == NORMAL
+        if not present
+        else caption.removeprefix("Chest X-ray showing ").split(", ")
+        == [n for n in CHEXPERT_LABELS if n in present]
+    )
 
 
-@pytest.mark.parametrize("rows, message", [
-    ([film(Edema="2.0")], r"train.csv: line 2, column 'Edema': 2.0 is none of 1, 0, -1, blank"),
-    ([film(1), film(2, Pleural_Effusion="yes")], r"line 3, column 'Pleural Effusion': yes is none of"),
-    ([film(1), film(2), film(1)], r"line 4, column 'Path': CheXpert-v1.0/.* is already on line 2"),
-    ([film(1), film(2)[:-1]], r"line 3: 18 cells, but the header has 19"),
-    ([film(1, "Oblique")], r"line 2, column 'Frontal/Lateral': 'Oblique' is neither"),
-    ([["", *film(1)[1:]]], r"line 2, column 'Path': is empty"),
-    ([], r"train.csv: has no rows"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([film(Edema="2.0")], r"train.csv: line 2, column 'Edema': 2.0 is none of 1, 0, -1, blank"),
+        ([film(1), film(2, Pleural_Effusion="yes")], r"line 3, column 'Pleural Effusion': yes is none of"),
+        ([film(1), film(2), film(1)], r"line 4, column 'Path': CheXpert-v1.0/.* is already on line 2"),
+        ([film(1), film(2)[:-1]], r"line 3: 18 cells, but the header has 19"),
+        ([film(1, "Oblique")], r"line 2, column 'Frontal/Lateral': 'Oblique' is neither"),
+        ([["", *film(1)[1:]]], r"line 2, column 'Path': is empty"),
+        ([], r"train.csv: has no rows"),
+    ],
+)
 def test_bad_chexpert_rows_are_named(chexpert, rows, message):
     with pytest.raises(ValueError, match=message):
         read_chexpert(chexpert(*rows), frontal_only=True)
 
 
-@pytest.mark.parametrize("cells, message", [
-    ({"MEL": "1", "NV": "1"}, "both are 1"),
-    ({"NV": "1", "hair": "0.9997"}, "line 2, column 'hair': 0.9997 is none of 1, 0; cut probabilities"),
-    ({"NV": "1", "ink": ""}, "line 2, column 'ink': blank is none of 1, 0"),
-    ({"NV": "1", "ink": "-1"}, "line 2, column 'ink': -1 is none of 1, 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"MEL": "1", "NV": "1"}, "both are 1"),
+        ({"NV": "1", "hair": "0.9997"}, "line 2, column 'hair': 0.9997 is none of 1, 0; cut probabilities"),
+        ({"NV": "1", "ink": ""}, "line 2, column 'ink': blank is none of 1, 0"),
+        ({"NV": "1", "ink": "-1"}, "line 2, column 'ink': -1 is none of 1, 0"),
+    ],
+)
 def test_bad_isic_rows_are_named(isic, cells, message):
     with pytest.raises(ValueError, match=message):
         read_isic(isic(lesion(**cells)))
@@ -147,7 +234,11 @@ def test_images_are_found_where_the_releases_put_them(tmp_path):
     inside.parent.mkdir(parents=True)
     inside.touch()
     (tmp_path / "ISIC_0000002_downsampled.jpg").touch()
-    assert image_file(tmp_path, FILM.format(1)) == image_file(tmp_path / "CheXpert-v1.0", FILM.format(1)) == inside
+    assert (
+        image_file(tmp_path, FILM.format(1))
+        == image_file(tmp_path / "CheXpert-v1.0", FILM.format(1))
+        == inside
+    )
     assert image_file(tmp_path, "ISIC_0000002.jpg").name == "ISIC_0000002_downsampled.jpg"
     with pytest.raises(ValueError, match="'ISIC_0000003.jpg' is not there; looked for"):
         image_file(tmp_path, "ISIC_0000003.jpg")

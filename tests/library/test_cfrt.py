@@ -34,7 +34,7 @@ def in_tenths(far, neutral, target):
 @given(predictions())
 def test_definition(case):
     result = cfrt(*case)
-    far, neutral, target = case
+    far, neutral, _target = case
     assert result.success.tolist() == in_tenths(*case)
     assert result.successes == sum(in_tenths(*case)) and result.patients == len(far)
     assert result.cfrt == result.successes / result.patients
@@ -89,7 +89,7 @@ def test_raising_the_target_never_loses_a_patient(case):
 
 @given(predictions())
 def test_the_leak_is_the_other_attribute_that_rose_most(case):
-    far, neutral, target = case
+    _far, _neutral, target = case
     result = cfrt(*case)
     for won, leak, deltas in zip(result.success, result.leaked, result.deltas):
         if won:
@@ -135,7 +135,10 @@ GOOD = {"probabilities": np.full((2, 3, 2), 0.5), "neutral": np.full((2, 2), 0.1
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"probabilities": np.full((2, 3, 1), 0.5), "neutral": np.full((2, 1), 0.1)}, "at least 2 attributes"),
+        (
+            {"probabilities": np.full((2, 3, 1), 0.5), "neutral": np.full((2, 1), 0.1)},
+            "at least 2 attributes",
+        ),
         ({"probabilities": np.zeros((0, 3, 2)), "neutral": np.zeros((0, 2))}, "0 patients"),
         ({"probabilities": np.zeros((2, 0, 2))}, "0 points"),
         ({"neutral": np.full((3, 2), 0.1)}, r"neutral \[3, 2\] do not fit"),

@@ -1,4 +1,5 @@
 """What the readers of checkpoints say about files that would go silently or cryptically wrong."""
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -6,7 +7,8 @@ from safetensors.torch import save_file
 from medtraverse import checkpoint
 
 PARTS = {
-    checkpoint.UNET + "x": torch.zeros(1), checkpoint.VAE + "x": torch.zeros(1),
+    checkpoint.UNET + "x": torch.zeros(1),
+    checkpoint.VAE + "x": torch.zeros(1),
     checkpoint.TEXT + "final_layer_norm.weight": torch.ones(1),
 }
 
@@ -24,7 +26,9 @@ def test_a_single_file_says_its_prediction_type_by_a_key(tmp_path):
 
 def test_python_objects_in_a_checkpoint_are_refused_and_never_recommended(tmp_path):
     torch.save({"state_dict": PARTS, "callback": tmp_path}, tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match="a.ckpt is cut off, or holds Python objects.*convert it to safetensors") as fault:
+    with pytest.raises(
+        ValueError, match="a.ckpt is cut off, or holds Python objects.*convert it to safetensors"
+    ) as fault:
         checkpoint.read_weights(tmp_path / "a.ckpt")
     assert "weights_only" not in str(fault.value)
 

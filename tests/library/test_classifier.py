@@ -40,7 +40,11 @@ def unsettle(network):
 def patches(count, size=64):
     """Images [N, H, W, 3] that differ in colour and coarse pattern."""
     coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(count))
-    return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1).permute(0, 2, 3, 1)
+    return (
+        torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic")
+        .clamp(0, 1)
+        .permute(0, 2, 3, 1)
+    )
 
 
 def prefixed(network):
@@ -49,7 +53,11 @@ def prefixed(network):
 
 def save_small(path, labels=("hair", "ink"), size=64, seed=0, **metadata):
     network = small_network(len(labels), seed=seed)
-    save_file(prefixed(network), str(path), metadata={"labels": json.dumps(labels), "image_size": json.dumps(size)} | metadata)
+    save_file(
+        prefixed(network),
+        str(path),
+        metadata={"labels": json.dumps(labels), "image_size": json.dumps(size)} | metadata,
+    )
     return network
 
 
@@ -77,7 +85,9 @@ def test_paper_checkpoint_gives_torchvisions_own_logits(tmp_path):
         logits = network(((images - MEAN) / STD).permute(0, 3, 1, 2))
     assert logits.std(0).min() > 1e-3, "the images must differ in their logits, or this test has no power"
     torch.testing.assert_close(classifier.predict(images), torch.sigmoid(logits), atol=1e-5, rtol=0)
-    torch.testing.assert_close(classifier.module(((images - MEAN) / STD).permute(0, 3, 1, 2)), logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        classifier.module(((images - MEAN) / STD).permute(0, 3, 1, 2)), logits, atol=1e-5, rtol=1e-4
+    )
     assert classifier.labels == tuple(labels)
     assert classifier.features(images).shape == (3, 1280)
 
@@ -88,7 +98,7 @@ def test_paper_input_size_is_the_default(tmp_path):
 
 
 def test_metadata_names_labels_and_size(small):
-    path, network = small
+    path, _network = small
     classifier = load_classifier(path)
     assert (classifier.labels, classifier.input_size) == (("hair", "ink"), 64)
     assert classifier.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -104,7 +114,9 @@ def test_prediction_is_independent_of_batch_size_and_order(small, images):
     for size in (1, 3, 7):
         torch.testing.assert_close(classifier.predict(images, batch_size=size), whole, atol=1e-5, rtol=0)
     order = torch.tensor([3, 0, 6, 5, 1, 4, 2])
-    torch.testing.assert_close(classifier.predict(images[order], batch_size=2), whole[order], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        classifier.predict(images[order], batch_size=2), whole[order], atol=1e-5, rtol=0
+    )
 
 
 def test_training_mode_does_not_leak_into_prediction(small, images):
@@ -118,8 +130,12 @@ def test_other_sizes_are_resized_with_antialiasing(small):
     classifier = load_classifier(small[0])
     coarse = torch.rand(2, 8, 8, 3, generator=torch.Generator().manual_seed(2))
     fine = coarse.repeat_interleave(32, 1).repeat_interleave(32, 2)
-    shrunk = torch.nn.functional.interpolate(fine.permute(0, 3, 1, 2), size=(64, 64), mode="bilinear", antialias=True)
-    torch.testing.assert_close(classifier.predict(fine), classifier.predict(shrunk.permute(0, 2, 3, 1)), atol=1e-5, rtol=0)
+    shrunk = torch.nn.functional.interpolate(
+        fine.permute(0, 3, 1, 2), size=(64, 64), mode="bilinear", antialias=True
+    )
+    torch.testing.assert_close(
+        classifier.predict(fine), classifier.predict(shrunk.permute(0, 2, 3, 1)), atol=1e-5, rtol=0
+    )
     assert classifier.predict(torch.rand(1, 80, 120, 3)).shape == (1, 2)
 
 
@@ -149,7 +165,9 @@ def test_progress_counts_images_and_may_cancel(small, images):
 
 def test_half_precision_files_run_in_float32(tmp_path, images):
     network = small_network(1).half().float()
-    state = {key: value.half() if value.is_floating_point() else value for key, value in prefixed(network).items()}
+    state = {
+        key: value.half() if value.is_floating_point() else value for key, value in prefixed(network).items()
+    }
     save_file(state, str(tmp_path / "half.safetensors"))
     classifier = load_classifier(tmp_path / "half.safetensors", ["ink"], 64)
     assert {p.dtype for p in classifier.module.parameters()} == {torch.float32}
@@ -159,7 +177,7 @@ def test_half_precision_files_run_in_float32(tmp_path, images):
 
 
 @pytest.mark.parametrize(
-    "bad, message",
+    ("bad", "message"),
     [
         (torch.rand(2, 3, 64, 64), "images is .*2, 3, 64, 64.*height, width, 3"),
         (torch.rand(64, 64, 3), "images is"),
@@ -197,21 +215,45 @@ def without(key):
 
 
 BROKEN = {
-    "not safetensors": ("x.safetensors", lambda: b"not a header at all", "x.safetensors is not a safetensors file"),
+    "not safetensors": (
+        "x.safetensors",
+        lambda: b"not a header at all",
+        "x.safetensors is not a safetensors file",
+    ),
     "empty file": ("x.safetensors", lambda: b"", "x.safetensors is not a safetensors file"),
     "not a checkpoint": ("x.pth", lambda: b"junk", "x.pth does not load as plain weights"),
     "pickled module": ("x.pth", lambda: torch.nn.Linear(1, 1), "x.pth does not load as plain weights"),
     "other suffix": ("x.bin", lambda: b"junk", "x.bin ends in '.bin'"),
     "no state dict": ("x.pth", lambda: {"epoch": 3}, "x.pth holds no state dict"),
-    "other architecture": ("x.pth", lambda: torchvision.models.squeezenet1_1().state_dict(), "x.pth is not an EfficientNet .*first keys features.0.weight"),
-    "headless": ("x.pth", lambda: without("model.classifier.1.weight"), "is not an EfficientNet .no key 'classifier.1.weight'"),
-    "missing key": ("x.safetensors", lambda: without("model.features.8.1.bias"), r"1 keys missing \(features.8.1.bias\)"),
-    "unmapped key": ("x.safetensors", lambda: prefixed(small_network(1)) | {"model.extra": torch.zeros(1)}, r"1 keys unmapped \(extra\)"),
-    "wrong shape": ("x.safetensors", lambda: prefixed(small_network(1)) | {"model.classifier.1.bias": torch.zeros(5)}, "classifier.1.bias .5., not .1."),
-}  # fmt: skip
+    "other architecture": (
+        "x.pth",
+        lambda: torchvision.models.squeezenet1_1().state_dict(),
+        "x.pth is not an EfficientNet .*first keys features.0.weight",
+    ),
+    "headless": (
+        "x.pth",
+        lambda: without("model.classifier.1.weight"),
+        "is not an EfficientNet .no key 'classifier.1.weight'",
+    ),
+    "missing key": (
+        "x.safetensors",
+        lambda: without("model.features.8.1.bias"),
+        r"1 keys missing \(features.8.1.bias\)",
+    ),
+    "unmapped key": (
+        "x.safetensors",
+        lambda: prefixed(small_network(1)) | {"model.extra": torch.zeros(1)},
+        r"1 keys unmapped \(extra\)",
+    ),
+    "wrong shape": (
+        "x.safetensors",
+        lambda: prefixed(small_network(1)) | {"model.classifier.1.bias": torch.zeros(5)},
+        "classifier.1.bias .5., not .1.",
+    ),
+}
 
 
-@pytest.mark.parametrize("name, content, message", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(("name", "content", "message"), BROKEN.values(), ids=BROKEN)
 def test_broken_files_are_named(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message):
         load_classifier(write(tmp_path / name, content()), ["ink"])
@@ -241,7 +283,11 @@ def test_labels_and_sizes_are_checked(tmp_path, small):
     ]:
         with pytest.raises(ValueError, match=message):
             load_classifier(*arguments)
-    assert load_classifier([path, tmp_path / "large.safetensors"], input_size=64).labels == ("hair", "ink", "ruler")
+    assert load_classifier([path, tmp_path / "large.safetensors"], input_size=64).labels == (
+        "hair",
+        "ink",
+        "ruler",
+    )
 
 
 def test_demo_training_saves_what_the_library_loads(tmp_path, images):
@@ -256,7 +302,9 @@ def test_demo_training_saves_what_the_library_loads(tmp_path, images):
     network = network.half().float()
     with torch.inference_mode():
         exact = network(((images - MEAN) / STD).permute(0, 3, 1, 2))
-        torch.testing.assert_close(classifier.module(((images - MEAN) / STD).permute(0, 3, 1, 2)), exact, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            classifier.module(((images - MEAN) / STD).permute(0, 3, 1, 2)), exact, atol=1e-5, rtol=1e-4
+        )
 
 
 def test_calibration_error_of_known_predictions():
@@ -267,14 +315,18 @@ def test_calibration_error_of_known_predictions():
     assert calibration_error(np.full(100, 0.75), truth) == pytest.approx(0.5)
     assert calibration_error(truth, truth) == 0
     # Half the images at 0.9 and none positive there, half at 0.1 and half of those positive.
-    assert calibration_error(np.repeat([0.9, 0.1], 50), np.r_[np.zeros(50), np.tile([0, 1], 25)]) == pytest.approx(0.65)
+    assert calibration_error(
+        np.repeat([0.9, 0.1], 50), np.r_[np.zeros(50), np.tile([0, 1], 25)]
+    ) == pytest.approx(0.65)
 
 
 @pytest.mark.parametrize("domain", ["chexpert", "isic"])
 def test_shipped_classifiers_judge_unseen_phantoms(domain):
     from demo.classifier import DOMAINS, EVALUATION_SEEDS, draw
 
-    classifier = load_classifier(Path(__file__).parents[2] / "demo" / "weights" / f"classifier-{domain}.safetensors")
+    classifier = load_classifier(
+        Path(__file__).parents[2] / "demo" / "weights" / f"classifier-{domain}.safetensors"
+    )
     assert (classifier.labels, classifier.input_size) == (DOMAINS[domain][1], 128)
     images, truth = draw(domain, EVALUATION_SEEDS + 50_000 + np.arange(48))
     agreement = (classifier.predict(images.permute(0, 2, 3, 1).float() / 255) > 0.5) == truth.bool()

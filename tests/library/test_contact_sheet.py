@@ -15,7 +15,9 @@ def test_the_sheet_of_phantoms_says_that_they_are_synthetic(tmp_path, capsys):
     contact_sheet.main(["isic", "--phantoms", "--patients", "1", "--out", str(tmp_path / "sheet.jpg")])
     picture = Image.open(tmp_path / "sheet.jpg")
     assert b"Not for clinical use" in picture.info["comment"] and np.asarray(picture).std() > 10
-    assert "Not for clinical use" in capsys.readouterr().out and [path.name for path in tmp_path.iterdir()] == ["sheet.jpg"]
+    assert "Not for clinical use" in capsys.readouterr().out and [
+        path.name for path in tmp_path.iterdir()
+    ] == ["sheet.jpg"]
 
 
 @pytest.mark.parametrize("name", ["chexpert", "isic"])
@@ -32,9 +34,14 @@ def test_the_model_s_patients(tmp_path):
     assert np.asarray(Image.open(tmp_path / "sheet.jpg")).std() > 10
 
 
-@pytest.mark.parametrize(("arguments", "name", "fault"), [
-    (["--patients", "0"], "sheet.jpg", "--patients is 0"), ([], "sheet.xyz", "--out is .*sheet.xyz"), ([], "none/sheet.jpg", "in a folder that is there"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "name", "fault"),
+    [
+        (["--patients", "0"], "sheet.jpg", "--patients is 0"),
+        ([], "sheet.xyz", "--out is .*sheet.xyz"),
+        ([], "none/sheet.jpg", "in a folder that is there"),
+    ],
+)
 def test_bad_arguments_are_named(tmp_path, capsys, arguments, name, fault):
     with pytest.raises(SystemExit):
         contact_sheet.main(["isic", *arguments, "--out", str(tmp_path / name)])

@@ -9,7 +9,9 @@ from medtraverse.curve import METHODS, SPACINGS, bernstein, interpolate
 
 
 def control_points(seed, count=10, shape=(4, 3, 3), dtype=torch.float64):
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
+        dtype
+    )
 
 
 seeds = st.integers(0, 2**31)
@@ -41,8 +43,12 @@ def test_ends_are_the_end_points_bit_for_bit(seed, count, method, spacing, dtype
 @given(seeds, counts, st.floats(0, 1))
 def test_bezier_equals_de_casteljau(seed, count, t):
     points = control_points(seed, count, (5,))
-    assert torch.allclose(bernstein(count - 1, torch.tensor([t], dtype=torch.float64)) @ points,
-                          de_casteljau(points, t)[None], rtol=0, atol=1e-13)
+    assert torch.allclose(
+        bernstein(count - 1, torch.tensor([t], dtype=torch.float64)) @ points,
+        de_casteljau(points, t)[None],
+        rtol=0,
+        atol=1e-13,
+    )
 
 
 @given(seeds, counts, st.sampled_from(["bezier", "linear"]))
@@ -58,7 +64,9 @@ def test_affine_invariance(seed, count, method):
 def test_catmull_rom_follows_shifts_and_scales(seed, count, scale, spacing):
     points = control_points(seed, count, (6,))
     mapped = interpolate(points * scale + 3, 20, "catmull-rom", spacing)
-    assert torch.allclose(mapped, interpolate(points, 20, "catmull-rom", spacing) * scale + 3, atol=1e-8 * scale)
+    assert torch.allclose(
+        mapped, interpolate(points, 20, "catmull-rom", spacing) * scale + 3, atol=1e-8 * scale
+    )
 
 
 @given(st.integers(0, 60), st.lists(st.floats(0, 1), min_size=1, max_size=8))
@@ -125,13 +133,17 @@ def test_slerp_falls_back_to_straight_lines():
 @settings(max_examples=40)
 def test_arc_length_makes_equal_steps_along_the_curve(seed, count, method):
     points = control_points(seed, count, (3,))
-    fine = interpolate(points, 60 * 20 + 1, method, "arc length").diff(dim=0).norm(dim=1).reshape(60, 20).sum(1)
+    fine = (
+        interpolate(points, 60 * 20 + 1, method, "arc length").diff(dim=0).norm(dim=1).reshape(60, 20).sum(1)
+    )
     assert fine.std() / fine.mean() < 0.02
 
 
 def test_arc_length_repairs_unequal_gaps():
     points = torch.tensor([[0.0], [1.0], [10.0]])
-    assert torch.allclose(interpolate(points, 11, "linear", "arc length")[:, 0], torch.arange(11.0), atol=1e-4)
+    assert torch.allclose(
+        interpolate(points, 11, "linear", "arc length")[:, 0], torch.arange(11.0), atol=1e-4
+    )
     assert interpolate(points, 3, "linear")[1, 0] == 1
 
 

@@ -37,7 +37,9 @@ def test_shapes_and_ranges(size):
 def test_an_override_leaves_every_other_factor():
     for name in (*ARTEFACTS, "diagnosis", "hair_count"):
         base = sample_factors(5)
-        value = {"diagnosis": "NV" if base.diagnosis == "MEL" else "MEL", "hair_count": 3}.get(name, not getattr(base, name))
+        value = {"diagnosis": "NV" if base.diagnosis == "MEL" else "MEL", "hair_count": 3}.get(
+            name, not getattr(base, name)
+        )
         other = dataclasses.asdict(sample_factors(5, **{name: value}))
         assert {key for key, was in dataclasses.asdict(base).items() if other[key] != was} == {name}
 
@@ -102,7 +104,9 @@ def test_melanoma_has_more_colours_than_a_nevus():
 
 def test_artefacts_are_independent_of_each_other_and_of_the_diagnosis():
     records = [sample_factors(seed) for seed in range(4000)]
-    table = np.array([[getattr(r, name) for name in ARTEFACTS] + [r.diagnosis == "MEL"] for r in records], float)
+    table = np.array(
+        [[getattr(r, name) for name in ARTEFACTS] + [r.diagnosis == "MEL"] for r in records], float
+    )
     correlation = np.corrcoef(table.T) - np.eye(table.shape[1])
     assert np.abs(correlation).max() < 0.07  # about four standard errors
     np.testing.assert_allclose(table.mean(0), [*PREVALENCE.values(), 0.5], atol=0.035)

@@ -8,7 +8,9 @@ from medtraverse.direction import direction_cosines
 
 def latents(seed, patients=3, swaps=9, shape=(4, 8, 8)):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(patients, *shape, generator=generator), torch.randn(patients, swaps, *shape, generator=generator)
+    return torch.randn(patients, *shape, generator=generator), torch.randn(
+        patients, swaps, *shape, generator=generator
+    )
 
 
 seeds = st.integers(0, 2**31)
@@ -42,7 +44,9 @@ def test_half_precision_does_not_leave_the_range():
 def test_known_angles():
     neutral = torch.tensor([[1.0, 1.0]])
     swaps = neutral[:, None] + torch.tensor([[[2.0, 0.0], [1.0, 1.0], [0.0, 3.0], [-1.0, 0.0]]])
-    assert torch.allclose(direction_cosines(neutral, swaps)[0], torch.tensor([1, 0.5**0.5, 0, -1], dtype=torch.float64))
+    assert torch.allclose(
+        direction_cosines(neutral, swaps)[0], torch.tensor([1, 0.5**0.5, 0, -1], dtype=torch.float64)
+    )
 
 
 def test_no_movement_is_nan():

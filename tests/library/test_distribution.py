@@ -14,7 +14,9 @@ needs_torchmetrics = pytest.mark.skipif(not find_spec("torchmetrics"), reason="t
 
 
 def normal(seed, count, width=6, scale=1.0):
-    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
+    return (
+        torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
+    )
 
 
 def frechet(a, b):
@@ -46,7 +48,9 @@ def test_fid_of_many_samples_is_that_of_their_gaussians():
 @settings(max_examples=10)
 def test_shifting_all_features_moves_fid_by_the_squared_length(seed):
     x, shift = normal(seed, 40), normal(seed + 1, 1)
-    assert distribution_distance(x + shift, x, 1, 5).fid == pytest.approx(shift.square().sum().item(), rel=1e-6)
+    assert distribution_distance(x + shift, x, 1, 5).fid == pytest.approx(
+        shift.square().sum().item(), rel=1e-6
+    )
 
 
 @needs_torchmetrics
@@ -55,7 +59,9 @@ def test_kid_of_whole_sets_is_the_unbiased_estimate_and_says_so():
     kernel = [(x @ y.T / 6 + 1) ** 3 for x, y in ((a, a), (b, b), (a, b))]
     expected = sum((k.sum() - k.trace()) / (12 * 11) for k in kernel[:2]) - 2 * kernel[2].mean()
     found = distribution_distance(a, b, 7, 12)
-    assert found.kid == pytest.approx(expected.item(), rel=1e-9) and found.kid_sd == pytest.approx(0, abs=1e-9)
+    assert found.kid == pytest.approx(expected.item(), rel=1e-9) and found.kid_sd == pytest.approx(
+        0, abs=1e-9
+    )
     assert any("every KID subset is the whole set" in warning for warning in found.warnings)
 
 
@@ -64,7 +70,9 @@ def test_kid_of_equal_distributions_is_near_zero_and_more_noise_is_farther():
     x = normal(0, 600)
     same = distribution_distance(normal(1, 600), x, 200, 60)
     assert abs(same.kid) < 0.02 and same.fid < 0.1
-    noised = [distribution_distance(normal(1, 600) + normal(2, 600, scale=s), x, 200, 60) for s in (0.5, 1.0, 2.0)]
+    noised = [
+        distribution_distance(normal(1, 600) + normal(2, 600, scale=s), x, 200, 60) for s in (0.5, 1.0, 2.0)
+    ]
     for name in ("fid", "kid"):
         values = [getattr(each, name) for each in (same, *noised)]
         assert values == sorted(values) and values[1] > 2 * values[0]
@@ -85,26 +93,41 @@ def test_fewer_images_than_features_are_warned_of():
     few = distribution_distance(normal(0, 9), normal(1, 6), 1, 5)
     assert "fewer images than features (6, 6)" in few.warnings[0]
     text = few.table("classifier x (sha256 ab)")
-    assert "classifier x (sha256 ab), 6 an image" in text and "Warning: fewer" in text and "Not for clinical use" in text
+    assert (
+        "classifier x (sha256 ab), 6 an image" in text
+        and "Warning: fewer" in text
+        and "Not for clinical use" in text
+    )
 
 
 @needs_torchmetrics
-@pytest.mark.parametrize(("change", "message"), [
-    ({"features": normal(0, 1)}, "images: 1 given"), ({"reference_features": normal(0, 1)}, "reference_images: 1 given"),
-    ({"features": normal(0, 20, 5)}, "images have 5 features and reference_images 6"),
-    ({"features": torch.full((20, 6), torch.nan)}, "images: their features .* not finite"),
-    ({"kid_subsets": 0}, "kid_subsets is 0"), ({"kid_subset_size": 1}, "kid_subset_size is 1; take 2 to 20"),
-    ({"kid_subset_size": 21}, "kid_subset_size is 21; take 2 to 20"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": normal(0, 1)}, "images: 1 given"),
+        ({"reference_features": normal(0, 1)}, "reference_images: 1 given"),
+        ({"features": normal(0, 20, 5)}, "images have 5 features and reference_images 6"),
+        ({"features": torch.full((20, 6), torch.nan)}, "images: their features .* not finite"),
+        ({"kid_subsets": 0}, "kid_subsets is 0"),
+        ({"kid_subset_size": 1}, "kid_subset_size is 1; take 2 to 20"),
+        ({"kid_subset_size": 21}, "kid_subset_size is 21; take 2 to 20"),
+    ],
+)
 def test_bad_features_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        distribution_distance(**{"features": normal(0, 20), "reference_features": normal(1, 30), "kid_subset_size": 5, **change})
+        distribution_distance(
+            **{"features": normal(0, 20), "reference_features": normal(1, 30), "kid_subset_size": 5, **change}
+        )
 
 
-@pytest.mark.parametrize(("a", "b", "message"), [
-    ((1, 8, 8, 3), (3, 8, 8, 3), "images: 1 given"), ((3, 8, 8, 1), (3, 8, 8, 3), r"images has shape \[3, 8, 8, 1\]"),
-    ((3, 8, 8, 3), (3, 8, 9, 3), "images are 8x8 and reference_images 8x9"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        ((1, 8, 8, 3), (3, 8, 8, 3), "images: 1 given"),
+        ((3, 8, 8, 1), (3, 8, 8, 3), r"images has shape \[3, 8, 8, 1\]"),
+        ((3, 8, 8, 3), (3, 8, 9, 3), "images are 8x8 and reference_images 8x9"),
+    ],
+)
 def test_sets_that_do_not_go_together_are_named(a, b, message):
     with pytest.raises(ValueError, match=message):
         check_sets(torch.zeros(a), torch.zeros(b), 1, 2)
@@ -119,7 +142,9 @@ def inception_parts(monkeypatch, tmp_path):
 
 
 def test_inception_is_never_downloaded(inception_parts, tmp_path):
-    with pytest.raises(ValueError, match="extractor: Inception needs weights-inception-2015-12-05-6726825d.pth"):
+    with pytest.raises(
+        ValueError, match="extractor: Inception needs weights-inception-2015-12-05-6726825d.pth"
+    ):
         load_inception([tmp_path])
     (tmp_path / INCEPTION_WEIGHTS).write_bytes(b"half a download")
     with pytest.raises(ValueError, match="does not load as plain weights"):
@@ -144,5 +169,7 @@ def test_inception_reads_its_file_and_is_the_packages_own(inception_parts, tmp_p
 def test_without_torchmetrics_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
-    with pytest.raises(ValueError, match="extractor: FID and KID need the package torchmetrics; install the extra metrics"):
+    with pytest.raises(
+        ValueError, match="extractor: FID and KID need the package torchmetrics; install the extra metrics"
+    ):
         distribution_distance(normal(0, 9), normal(1, 9), 1, 5)

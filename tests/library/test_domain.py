@@ -1,4 +1,5 @@
 """Domains: the paper's prompts letter by letter, and a user's own."""
+
 import json
 
 import pytest
@@ -16,18 +17,27 @@ def test_chexpert_prompts_are_the_papers():
         "pleural effusion + support devices": "Chest X-ray showing Pleural Effusion, Support Devices",
     }
     assert [item.name for item in domain.select()] == ["support devices", "pleural effusion"]
-    assert {item.name: item.colour for item in domain.select()} == {"support devices": "#00CC00", "pleural effusion": "#CC00CC"}
+    assert {item.name: item.colour for item in domain.select()} == {
+        "support devices": "#00CC00",
+        "pleural effusion": "#CC00CC",
+    }
 
 
-@pytest.mark.parametrize(("neutral", "prompt"), [
-    ("MEL", "a dermoscopic image with melanoma (MEL)"), ("NV", "a dermoscopic image with melanocytic nevus (NV)"),
-])
+@pytest.mark.parametrize(
+    ("neutral", "prompt"),
+    [
+        ("MEL", "a dermoscopic image with melanoma (MEL)"),
+        ("NV", "a dermoscopic image with melanocytic nevus (NV)"),
+    ],
+)
 def test_isic_prompts_are_the_papers(neutral, prompt):
     domain = load_domains()["ISIC"]
     assert domain.neutral(neutral) == (neutral, prompt)
     assert {item.name: domain.prompt(item, neutral) for item in domain.attributes} == {
-        "hair": prompt + " with hairs visible on skin", "gel bubble": prompt + " showing gel bubbles",
-        "ruler": prompt + " with a ruler visible", "ink": prompt + " showing ink",
+        "hair": prompt + " with hairs visible on skin",
+        "gel bubble": prompt + " showing gel bubbles",
+        "ruler": prompt + " with a ruler visible",
+        "ink": prompt + " showing ink",
     }
 
 
@@ -43,17 +53,37 @@ def test_select_keeps_the_order_asked_for_and_names_the_good_ones():
 
 
 def test_a_user_adds_a_domain(tmp_path):
-    own = {"name": "Fundus", "size": 256, "neutrals": {"healthy": "a fundus photograph"}, "attributes": [{"name": "drusen", "prompt": "{neutral} with drusen"}]}
+    own = {
+        "name": "Fundus",
+        "size": 256,
+        "neutrals": {"healthy": "a fundus photograph"},
+        "attributes": [{"name": "drusen", "prompt": "{neutral} with drusen"}],
+    }
     (tmp_path / "fundus.json").write_text(json.dumps(own))
     domain = load_domains(tmp_path)["Fundus"]
     assert domain.prompt(domain.attributes[0]) == "a fundus photograph with drusen"
     assert domain.attributes[0].labels == ("drusen",)
 
 
-@pytest.mark.parametrize("change", [{"size": 250}, {"neutrals": {}}, {"attributes": []}, {"attributes": [{"name": "x"}]},
-                                    {"attributes": [{"name": "x", "prompt": "y", "colour": "red"}]}, {"size": "big"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": 250},
+        {"neutrals": {}},
+        {"attributes": []},
+        {"attributes": [{"name": "x"}]},
+        {"attributes": [{"name": "x", "prompt": "y", "colour": "red"}]},
+        {"size": "big"},
+    ],
+)
 def test_a_broken_domain_file_is_named(tmp_path, change):
-    own = {"name": "Fundus", "size": 256, "neutrals": {"healthy": "a"}, "attributes": [{"name": "drusen", "prompt": "b"}], **change}
+    own = {
+        "name": "Fundus",
+        "size": 256,
+        "neutrals": {"healthy": "a"},
+        "attributes": [{"name": "drusen", "prompt": "b"}],
+        **change,
+    }
     (tmp_path / "fundus.json").write_text(json.dumps(own))
     with pytest.raises(ValueError, match="domain file fundus.json"):
         read_domain(tmp_path / "fundus.json")

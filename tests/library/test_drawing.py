@@ -1,4 +1,5 @@
 """A drawing is written with its numbers and settings, or not at all."""
+
 import csv
 import hashlib
 import io
@@ -21,7 +22,9 @@ from medtraverse.notice import NOTICE
 from medtraverse.table import csv_text
 
 SETTINGS = {
-    "cfg": 7.5, "note": "Bézier, λ = 45", "model": {"checkpoint": "m", "sha256": {"m/unet": "aa", "m/vae": "bb"}},
+    "cfg": 7.5,
+    "note": "Bézier, λ = 45",
+    "model": {"checkpoint": "m", "sha256": {"m/unet": "aa", "m/vae": "bb"}},
     "trajectories": [{"settings": {"classifier": {"name": "c", "sha256": "cc"}}}],
 }
 
@@ -90,7 +93,11 @@ def test_others_may_read_what_is_written(tmp_path):
 
 
 def test_hashes_are_named_by_their_place():
-    assert hashes(SETTINGS) == {"model/m/unet": "aa", "model/m/vae": "bb", "trajectories/0/settings/classifier": "cc"}
+    assert hashes(SETTINGS) == {
+        "model/m/unet": "aa",
+        "model/m/vae": "bb",
+        "trajectories/0/settings/classifier": "cc",
+    }
     assert hashes({}) == {} and hashes({"model": None}) == {}
 
 
@@ -105,7 +112,9 @@ def test_an_unchanged_file_is_not_read_again_and_a_changed_one_is(tmp_path, monk
     path, opened = tmp_path / "weights", []
     path.write_bytes(b"one")
     first = sha256_of(path)
-    monkeypatch.setattr("builtins.open", lambda *args, real=open, **kwargs: (opened.append(args[0]), real(*args, **kwargs))[1])
+    monkeypatch.setattr(
+        "builtins.open", lambda *args, real=open, **kwargs: (opened.append(args[0]), real(*args, **kwargs))[1]
+    )
     assert sha256_of(path) == first and not opened
     path.write_bytes(b"another")
     assert sha256_of(path) == hashlib.sha256(b"another").hexdigest()
@@ -120,14 +129,22 @@ def test_versions_are_those_that_run():
 def test_a_grids_table_names_every_cell():
     cells = list(csv.DictReader(io.StringIO(grid_table(["a", "b"], ["neutral", "45", "5"], [7, 8]))))
     assert len(cells) == 12 and all(cell["notice"] == NOTICE for cell in cells)
-    assert [tuple(cell.values())[:5] for cell in cells[-2:]] == [("4", "2", "8", "b", "45"), ("4", "3", "8", "b", "5")]
+    assert [tuple(cell.values())[:5] for cell in cells[-2:]] == [
+        ("4", "2", "8", "b", "45"),
+        ("4", "3", "8", "b", "5"),
+    ]
 
 
 @given(st.integers(2, 200).flatmap(lambda total: st.tuples(st.just(total), st.integers(2, total))))
 def test_a_strip_has_both_ends_and_no_frame_twice(sizes):
     total, count = sizes
     frames = strip_frames(total, count)
-    assert frames[0] == 0 and frames[-1] == total - 1 and len(frames) == count == len(set(frames)) and frames == sorted(frames)
+    assert (
+        frames[0] == 0
+        and frames[-1] == total - 1
+        and len(frames) == count == len(set(frames))
+        and frames == sorted(frames)
+    )
 
 
 def test_the_papers_values_are_a_column_of_their_own():

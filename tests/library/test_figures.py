@@ -52,9 +52,12 @@ def figure_of(kind):
         "grid": lambda: trajectory_grid(tints(), NAMES, COLOURS, POINTS, SEEDS, "Grid", "a note"),
         "strip": lambda: strip(tints(9), NAMES, COLOURS, tuple(map(str, range(9))), SEEDS, 3),
         "cosine": lambda: cosine_figure(
-            np.random.default_rng(0).random((2, 3, 9)), published()["swap steps"], NAMES, COLOURS,
+            np.random.default_rng(0).random((2, 3, 9)),
+            published()["swap steps"],
+            NAMES,
+            COLOURS,
             published_curve("direction cosine", "CheXpert", "normal"),
-        ),  # fmt: skip
+        ),
         "latent map": lambda: latent_map_figure(plane(), NAMES, COLOURS, POINTS, SEEDS, tints()),
         "bare latent map": lambda: latent_map_figure(plane(), NAMES, COLOURS, POINTS, SEEDS),
         "cfrt": lambda: cfrt_figure(
@@ -102,10 +105,16 @@ def test_no_lettering_is_smaller_than_twelve_points_or_leaves_the_sheet(kind):
 
 def test_a_legend_of_many_trajectories_stays_on_the_sheet():
     names = [f"attribute {number} of a long name" for number in range(12)]
-    figure = cosine_figure(np.random.default_rng(0).random((12, 2, 3)), [45, 25, 5], names, ["#00CC00"] * 12, {names[0]: {45: 1.0}})
+    figure = cosine_figure(
+        np.random.default_rng(0).random((12, 2, 3)),
+        [45, 25, 5],
+        names,
+        ["#00CC00"] * 12,
+        {names[0]: {45: 1.0}},
+    )
     to_image(figure)
     box = figure.axes[0].get_legend().get_window_extent()
-    assert 0 <= box.y0 and box.x1 <= figure.bbox.x1
+    assert box.y0 >= 0 and box.x1 <= figure.bbox.x1
 
 
 def test_changes_that_round_to_nothing_have_no_minus():
@@ -126,10 +135,17 @@ def test_grid_frames_every_image_in_its_colour():
                 (top, left), (bottom, right) = inside.min(axis=0), inside.max(axis=0)
                 assert bottom - top == pytest.approx(127, abs=2) and right - left == pytest.approx(127, abs=2)
                 frame = to_rgb(COLOURS[a] if n else "#000000")
-                for row, column in ((top - 2, left + 40), (bottom + 2, left + 40), (top + 40, left - 2), (top + 40, right + 2)):
+                for row, column in (
+                    (top - 2, left + 40),
+                    (bottom + 2, left + 40),
+                    (top + 40, left - 2),
+                    (top + 40, right + 2),
+                ):
                     assert np.allclose(image[row, column], frame, atol=0.02), (p, a, n)
     assert {"neutral", "λ = 45", "λ = 25", "λ = 5"} <= set(texts(figure))
-    assert [text for text in texts(figure) if text.startswith("seed")] == [f"seed {seed}" for seed in SEEDS for _ in NAMES]
+    assert [text for text in texts(figure) if text.startswith("seed")] == [
+        f"seed {seed}" for seed in SEEDS for _ in NAMES
+    ]
 
 
 def test_grid_columns_run_from_left_to_right_and_patients_downwards():
@@ -140,15 +156,19 @@ def test_grid_columns_run_from_left_to_right_and_patients_downwards():
 
 
 def test_grid_takes_grey_and_oblong_images():
-    image = to_image(trajectory_grid(torch.full((1, 1, 2, 20, 40, 1), 0.4), ["a"], ["#FF0000"], ["neutral", "5"], [1]))
+    image = to_image(
+        trajectory_grid(torch.full((1, 1, 2, 20, 40, 1), 0.4), ["a"], ["#FF0000"], ["neutral", "5"], [1])
+    )
     # right of the row's name, whose lettering has every grey
-    rows, columns = pixels_of(image[:, 165:], [0.4] * 3).T
+    rows, _columns = pixels_of(image[:, 165:], [0.4] * 3).T
     assert np.ptp(rows) + 1 >= 62 and len(rows) == pytest.approx(2 * 64 * 128, rel=0.05)
 
 
 def test_strip_chooses_frames_evenly():
     figure = strip(tints(50), NAMES, COLOURS, tuple(map(str, range(50))), SEEDS, 8)
-    assert [text for text in texts(figure) if text.startswith("frame")] == [f"frame {n}" for n in (7, 14, 21, 28, 35, 42, 49)]
+    assert [text for text in texts(figure) if text.startswith("frame")] == [
+        f"frame {n}" for n in (7, 14, 21, 28, 35, 42, 49)
+    ]
 
 
 def test_cosine_lines_are_the_means_and_the_published_values_are_dashed():
@@ -162,10 +182,16 @@ def test_cosine_lines_are_the_means_and_the_published_values_are_dashed():
         assert np.allclose(lines[name].get_ydata(), np.nanmean(cosines[a], axis=0))
         assert lines[name].get_xdata().tolist() == steps and lines[name].get_linestyle() == "-"
         dashed = lines[f"{name}, from the paper"]
-        assert dict(zip(dashed.get_xdata(), dashed.get_ydata())) == known[name] and dashed.get_linestyle() == "--"
+        assert (
+            dict(zip(dashed.get_xdata(), dashed.get_ydata())) == known[name]
+            and dashed.get_linestyle() == "--"
+        )
         assert dashed.get_color() == lines[name].get_color() == COLOURS[a]
     assert "mean over 5 patients, band ± 1 SD" in texts(figure)
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [*NAMES, "from the paper\n(real data)"]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        *NAMES,
+        "from the paper\n(real data)",
+    ]
     left, right = figure.axes[0].get_xlim()
     assert left > 45 > 5 > right
 
@@ -185,7 +211,9 @@ def test_latent_map_joins_points_in_order_and_keeps_proportions():
     assert [line.get_color() for line in lines] == list(COLOURS) * 3
 
 
-@pytest.mark.parametrize(("shown", "pictures"), [(None, 3 + 2 * 6), ([0], 3), ([0, 1, 2, 3], 3 + 3 * 6), ([3], 6)])
+@pytest.mark.parametrize(
+    ("shown", "pictures"), [(None, 3 + 2 * 6), ([0], 3), ([0, 1, 2, 3], 3 + 3 * 6), ([3], 6)]
+)
 def test_latent_map_thumbnails_do_not_overlap(shown, pictures):
     figure = latent_map_figure(plane(), NAMES, COLOURS, POINTS, SEEDS, tints(), shown)
     boxes = np.array([picture.get_extent() for picture in figure.axes[0].images])
@@ -207,7 +235,9 @@ def test_cfrt_bars_intervals_and_deltas():
     assert tuple(bars.lines[0].get_xdata()) == results["support devices"].interval
     diamonds = [line for line in bars.lines if line.get_marker() == "D"]
     assert [(list(d.get_xdata()), list(d.get_ydata())) for d in diamonds] == [([0.888], [0])]
-    assert np.allclose(table.images[0].get_array(), [result.deltas.mean(axis=0) for result in results.values()])
+    assert np.allclose(
+        table.images[0].get_array(), [result.deltas.mean(axis=0) for result in results.values()]
+    )
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
@@ -259,8 +289,16 @@ def test_figures_leave_pyplot_and_global_settings_alone():
 
 
 def test_published_numbers():
-    assert published_cfrt("curve", "ISIC", "NV") == {"hair": 0.930, "gel bubble": 0.993, "ruler": 0.975, "ink": 0.682}
-    assert published_cfrt("swap", "ISIC", "MEL")["ink"] == 0.412 and published_cfrt("swap", "mine", "normal") == {}
+    assert published_cfrt("curve", "ISIC", "NV") == {
+        "hair": 0.930,
+        "gel bubble": 0.993,
+        "ruler": 0.975,
+        "ink": 0.682,
+    }
+    assert (
+        published_cfrt("swap", "ISIC", "MEL")["ink"] == 0.412
+        and published_cfrt("swap", "mine", "normal") == {}
+    )
     ink = published_curve("direction cosine", "ISIC", "MEL")["ink"]
     assert (ink[45], ink[40], ink[5]) == (1, 0.866, 0.116)
     assert published_curve("lpips to neutral", "CheXpert", "normal")["support devices"][5] == 0.159
@@ -272,11 +310,17 @@ def test_published_numbers():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: trajectory_grid(tints()[0], NAMES, COLOURS, POINTS, SEEDS), "expected .patients, attributes"),
+        (
+            lambda: trajectory_grid(tints()[0], NAMES, COLOURS, POINTS, SEEDS),
+            "expected .patients, attributes",
+        ),
         (lambda: trajectory_grid(tints(), NAMES, COLOURS, POINTS[1:], SEEDS), "points has 3 entries"),
         (lambda: trajectory_grid(tints(), NAMES, COLOURS, POINTS, SEEDS[1:]), "seeds has 2 entries"),
         (lambda: trajectory_grid(tints(), NAMES, COLOURS[1:], POINTS, SEEDS), "colours has 1 entries for 2"),
-        (lambda: trajectory_grid(tints(), NAMES, ("green", "grün"), POINTS, SEEDS), "'grün', which is no colour"),
+        (
+            lambda: trajectory_grid(tints(), NAMES, ("green", "grün"), POINTS, SEEDS),
+            "'grün', which is no colour",
+        ),
         (lambda: strip(tints(), NAMES, COLOURS, tuple("0123"), SEEDS, 5), "count is 5; choose 2 to 4"),
         (lambda: cosine_figure(np.ones((2, 3, 8)), range(45, 0, -5), NAMES, COLOURS), "9 swap steps"),
         (lambda: latent_map_figure(plane()[:2], NAMES, COLOURS, POINTS, SEEDS), "coordinates has shape"),

@@ -20,7 +20,20 @@ BASE = WEIGHTS / "unet" / "diffusion_pytorch_model.safetensors"
 
 def _run(tmp_path, kind, *arguments):
     out = tmp_path / f"{kind}.safetensors"
-    main([kind, "--batch", "2", "--count", "8", "--cache", str(tmp_path / "cache"), "--out", str(out), *arguments])
+    main(
+        [
+            kind,
+            "--batch",
+            "2",
+            "--count",
+            "8",
+            "--cache",
+            str(tmp_path / "cache"),
+            "--out",
+            str(out),
+            *arguments,
+        ]
+    )
     return out
 
 
@@ -37,7 +50,13 @@ def test_three_steps_on_eight_phantoms(tmp_path):
         assert file.metadata()["notice"] == NOTICE
     log = json.loads(out.with_suffix(".json").read_text())
     assert log["steps"] == 3 and log["images"] == 8 and log["notice"] == NOTICE
-    assert log["phantoms"] == {"layout": "chexpert", "count": 8, "seed": 1, "correlation": 0.9, "unmentioned": 0.6}
+    assert log["phantoms"] == {
+        "layout": "chexpert",
+        "count": 8,
+        "seed": 1,
+        "correlation": 0.9,
+        "unmentioned": 0.6,
+    }
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -96,7 +115,9 @@ def test_tables_are_found_in_the_real_layouts(tmp_path):
     outer = tmp_path / "j" / "ISIC_2019_Training_Input"
     outer.mkdir(parents=True)
     (tmp_path / "i" / "ISIC_2019_Training_Input").rename(outer / "ISIC_2019_Training_Input")
-    (tmp_path / "i" / "ISIC_2019_Training_GroundTruth.csv").rename(tmp_path / "j" / "ISIC_2019_Training_GroundTruth.csv")
+    (tmp_path / "i" / "ISIC_2019_Training_GroundTruth.csv").rename(
+        tmp_path / "j" / "ISIC_2019_Training_GroundTruth.csv"
+    )
     captions, root = read_table("isic", tmp_path / "j")
     assert image_file(root, captions[1].image).is_file()
     with pytest.raises(ValueError, match="data: .* holds no train.csv"):
@@ -110,11 +131,15 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
 
 
 def test_batches_follow_the_seed_and_drop_few_captions():
-    pairs = Pairs(np.zeros((6, 8, 2, 2), np.float16), torch.arange(6) % 3, torch.arange(4.0)[:, None, None].expand(4, 77, 1))
+    pairs = Pairs(
+        np.zeros((6, 8, 2, 2), np.float16),
+        torch.arange(6) % 3,
+        torch.arange(4.0)[:, None, None].expand(4, 77, 1),
+    )
     first, again, other = (draw_batch(pairs, 2000, 0, step) for step in (5, 5, 6))
     assert all(torch.equal(a, b) for a, b in zip(first, again)) and not torch.equal(first[0], other[0])
     latent, noise, step, context = first
-    assert latent.shape == noise.shape == (2000, 4, 2, 2) and 0 <= step.min() and step.max() <= 999
+    assert latent.shape == noise.shape == (2000, 4, 2, 2) and step.min() >= 0 and step.max() <= 999
     shares = torch.bincount(context[:, 0, 0].long(), minlength=4) / 2000
     assert shares[3] == pytest.approx(finetune.DROPOUT, abs=0.02) and (shares[:3] > 0.27).all()
 

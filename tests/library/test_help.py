@@ -1,4 +1,5 @@
 """Help pages against the code that they describe, both read as text: no ComfyUI is needed."""
+
 import ast
 import json
 import re
@@ -38,13 +39,16 @@ def schemas():
         constants = {
             node.targets[0].id: ast.literal_eval(node.value)
             for node in tree.body
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, (ast.Tuple, ast.List))
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and isinstance(node.value, (ast.Tuple, ast.List))
             and all(isinstance(item, ast.Constant) for item in node.value.elts)
         }
         for call in ast.walk(tree):
             if isinstance(call, ast.Call) and keyword(call, "node_id") is not None:
                 found[ast.literal_eval(keyword(call, "node_id"))] = {
-                    heading: shown_names(keyword(call, heading.lower()), constants) for heading in ("Inputs", "Outputs")
+                    heading: shown_names(keyword(call, heading.lower()), constants)
+                    for heading in ("Inputs", "Outputs")
                 }
     return found
 
@@ -54,10 +58,18 @@ SCHEMAS = schemas()
 
 def raised_texts():
     """Return the text of every ``raise`` in the pack, its values left out."""
-    library = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "medtraverse").rglob("*.py"))]
+    library = [
+        ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "medtraverse").rglob("*.py"))
+    ]
     return [
-        "\0".join(part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str))
-        for tree in (*FLOOR.values(), *library) for node in ast.walk(tree) if isinstance(node, ast.Raise)
+        "\0".join(
+            part.value
+            for part in ast.walk(node)
+            if isinstance(part, ast.Constant) and isinstance(part.value, str)
+        )
+        for tree in (*FLOOR.values(), *library)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise)
     ]
 
 

@@ -9,8 +9,12 @@ from medtraverse.identity import correlation, identity_table, mse, ssim
 
 def images(seed, *shape):
     """Smooth noise: images with structure at several scales, in 0..1."""
-    x = torch.rand(int(np.prod(shape[:-3])), shape[-1], *shape[-3:-1], generator=torch.Generator().manual_seed(seed))
-    x = 0.5 * x + 0.5 * torch.nn.functional.interpolate(x[..., ::8, ::8], size=x.shape[2:], mode="bicubic").clamp(0, 1)
+    x = torch.rand(
+        int(np.prod(shape[:-3])), shape[-1], *shape[-3:-1], generator=torch.Generator().manual_seed(seed)
+    )
+    x = 0.5 * x + 0.5 * torch.nn.functional.interpolate(
+        x[..., ::8, ::8], size=x.shape[2:], mode="bicubic"
+    ).clamp(0, 1)
     return x.permute(0, 2, 3, 1).reshape(shape)
 
 
@@ -25,9 +29,14 @@ def test_ssim_equals_scikit_image(seed, channels):
     b = (a + 0.3 * images(seed + 1, 2, 32, 40, channels)).clamp(0, 1)
     expected = [
         metrics.structural_similarity(
-            x.astype(np.float64), y.astype(np.float64), gaussian_weights=True, sigma=1.5,
-            use_sample_covariance=False, data_range=1.0, channel_axis=-1,
-        )  # fmt: skip
+            x.astype(np.float64),
+            y.astype(np.float64),
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1.0,
+            channel_axis=-1,
+        )
         for x, y in zip(a.numpy(), b.numpy())
     ]
     assert np.allclose(ssim(a, b), expected, atol=2e-6)
@@ -78,7 +87,9 @@ def test_identity_table_sets_the_control_beside_the_own_neutral():
         assert (table.own[name].diff(dim=1) < 0).all()
         assert (table.own[name] > table.other[name]).all()
     assert (table.own["mse"] < table.other["mse"]).all() and (table.own["mse"][:, 0] == 0).all()
-    expected = torch.stack([mse(x[i : i + 1, 1, 2], x[j : j + 1, 1, 0]) for i in range(4) for j in range(4) if i != j])
+    expected = torch.stack(
+        [mse(x[i : i + 1, 1, 2], x[j : j + 1, 1, 0]) for i in range(4) for j in range(4) if i != j]
+    )
     assert table.other["mse"][1, 2] == pytest.approx(expected.mean().item())
 
 
@@ -93,7 +104,10 @@ def test_one_patient_has_no_control():
         (lambda: ssim(torch.zeros(1, 10, 30, 3), torch.zeros(1, 10, 30, 3)), "10x30; SSIM's window needs 11"),
         (lambda: mse(torch.zeros(1, 16, 16, 3), torch.zeros(2, 16, 16, 3)), "differ in shape"),
         (lambda: mse(torch.zeros(16, 16, 3), torch.zeros(16, 16, 3)), r"expected \[N, H, W, C\]"),
-        (lambda: mse(torch.full((1, 4, 4, 1), 255.0), torch.zeros(1, 4, 4, 1)), "from 255 to 255; expected 0..1"),
+        (
+            lambda: mse(torch.full((1, 4, 4, 1), 255.0), torch.zeros(1, 4, 4, 1)),
+            "from 255 to 255; expected 0..1",
+        ),
         (lambda: mse(torch.full((1, 4, 4, 1), torch.nan), torch.zeros(1, 4, 4, 1)), "expected 0..1"),
         (lambda: identity_table(torch.zeros(2, 3, 16, 16, 3)), r"expected \[P, A, N, H, W, C\]"),
         (lambda: identity_table(torch.zeros(2, 1, 1, 16, 16, 3), controls=0), "controls is 0"),

@@ -14,7 +14,15 @@ STEPS = published()["swap steps"]
 def draw(patients=4, **change):
     rng = np.random.default_rng(0)
     values = rng.random((patients, 2, 9)).cumsum(axis=2)
-    given = {"values": values, "others": values + 3, "steps": STEPS, "attributes": NAMES, "colours": COLOURS, "measure": "a distance", **change}
+    given = {
+        "values": values,
+        "others": values + 3,
+        "steps": STEPS,
+        "attributes": NAMES,
+        "colours": COLOURS,
+        "measure": "a distance",
+        **change,
+    }
     return given, identity_figure(**given)
 
 
@@ -44,14 +52,18 @@ def test_bands_are_one_standard_deviation():
     assert len(bands) == 3
     spread, mean = given["values"].std(axis=0)[1], given["values"].mean(axis=0)[1]
     heights = bands[-1].get_paths()[0].vertices[:, 1]
-    assert heights.min() == pytest.approx((mean - spread).min()) and heights.max() == pytest.approx((mean + spread).max())
+    assert heights.min() == pytest.approx((mean - spread).min()) and heights.max() == pytest.approx(
+        (mean + spread).max()
+    )
 
 
 def test_published_values_are_dashed_on_the_attribute_that_has_them():
     known = published_curve("lpips to neutral", "CheXpert", "normal")
     drawn = lines(draw(published=known)[1])
     assert set(drawn) == {*NAMES, "other patients", "support devices, from the paper"}
-    assert list(drawn["support devices, from the paper"].get_ydata()) == list(known["support devices"].values())
+    assert list(drawn["support devices, from the paper"].get_ydata()) == list(
+        known["support devices"].values()
+    )
     assert drawn["support devices, from the paper"].is_dashed()
 
 
@@ -70,10 +82,14 @@ def test_a_trajectory_of_the_neutral_alone_still_draws():
     to_image(draw(values=np.zeros((2, 2, 0)), others=np.zeros((2, 2, 0)), steps=[])[1], 40)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"steps": STEPS[:-1]}, "values has shape .* 8 points"), ({"others": np.zeros((4, 2, 8))}, "others has shape"),
-    ({"colours": COLOURS[:1]}, "colours has 1 entries"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": STEPS[:-1]}, "values has shape .* 8 points"),
+        ({"others": np.zeros((4, 2, 8))}, "others has shape"),
+        ({"colours": COLOURS[:1]}, "colours has 1 entries"),
+    ],
+)
 def test_bad_input_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         draw(**change)

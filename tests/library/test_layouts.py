@@ -8,11 +8,31 @@ import pytest
 from PIL import Image
 
 from demo import dermoscopy, layouts
-from demo.layouts import CHEXPERT_COLUMNS, FIRST_SEED, STRIDE, _film, chest_factors, main, write_chexpert, write_isic
-from medtraverse.captions import CHEXPERT_LABELS, chexpert_caption, image_file, isic_caption, read_chexpert, read_isic
+from demo.layouts import (
+    CHEXPERT_COLUMNS,
+    FIRST_SEED,
+    STRIDE,
+    _film,
+    chest_factors,
+    main,
+    write_chexpert,
+    write_isic,
+)
+from medtraverse.captions import (
+    CHEXPERT_LABELS,
+    chexpert_caption,
+    image_file,
+    isic_caption,
+    read_chexpert,
+    read_isic,
+)
 from medtraverse.notice import NOTICE
 
-NAMES = {"cardiomegaly": "Cardiomegaly", "pleural_effusion": "Pleural Effusion", "support_devices": "Support Devices"}
+NAMES = {
+    "cardiomegaly": "Cardiomegaly",
+    "pleural_effusion": "Pleural Effusion",
+    "support_devices": "Support Devices",
+}
 
 
 def test_chexpert_round_trip(tmp_path):
@@ -32,7 +52,9 @@ def test_isic_round_trip(tmp_path):
     assert len(captions) == 5 and captions.left_out == {"neither MEL nor NV": 0}
     for index, (image, caption) in enumerate(captions):
         drawn = dermoscopy.sample_factors(FIRST_SEED + index)
-        assert caption == isic_caption(drawn.diagnosis, [name.replace("_", " ") for name in dermoscopy.ARTEFACTS if getattr(drawn, name)])
+        assert caption == isic_caption(
+            drawn.diagnosis, [name.replace("_", " ") for name in dermoscopy.ARTEFACTS if getattr(drawn, name)]
+        )
         with Image.open(image_file(tmp_path / "ISIC_2019_Training_Input", image)) as picture:
             found = np.asarray(picture, float) / 255
         assert np.abs(found - dermoscopy.render(drawn, 64).image).mean() < 0.02
@@ -46,14 +68,22 @@ def test_labels_follow_the_policy(tmp_path, monkeypatch):
         rows = list(csv.DictReader(file))
     states = {name: [row[name] for row in rows] for name in layouts.CHEXPERT_COLUMNS}
     for key, name in NAMES.items():
-        assert [cell == "1.0" for cell in states[name]] == [getattr(chest_factors(FIRST_SEED + i), key) for i in range(700)]
+        assert [cell == "1.0" for cell in states[name]] == [
+            getattr(chest_factors(FIRST_SEED + i), key) for i in range(700)
+        ]
         absent = [cell for cell in states[name] if cell != "1.0"]
-        assert {cell: absent.count(cell) / len(absent) for cell in layouts.ABSENT} == pytest.approx(layouts.ABSENT, abs=0.08)
+        assert {cell: absent.count(cell) / len(absent) for cell in layouts.ABSENT} == pytest.approx(
+            layouts.ABSENT, abs=0.08
+        )
     for row in rows:
         if row["No Finding"]:
             assert all(row[name] in ("", "0.0") for name in layouts.CHEXPERT_COLUMNS[1:-1])
     captions = [caption for _, caption in read_chexpert(table)]
-    for expected in (chexpert_caption(()), "Chest X-ray showing No Finding", "Chest X-ray showing No Finding, Support Devices"):
+    for expected in (
+        chexpert_caption(()),
+        "Chest X-ray showing No Finding",
+        "Chest X-ray showing No Finding, Support Devices",
+    ):
         assert captions.count(expected) > 4
     assert set(CHEXPERT_LABELS) <= set(states)
 
@@ -61,10 +91,20 @@ def test_labels_follow_the_policy(tmp_path, monkeypatch):
 def test_devices_beside_effusions_are_left_blank_in_the_share_asked_for():
     films = [chest_factors(seed, 0.9) for seed in range(600)]
     both = [factors.pleural_effusion and factors.support_devices for factors in films]
-    cells = [(dict(zip(CHEXPERT_COLUMNS, _film(factors)[4:])), dict(zip(CHEXPERT_COLUMNS, _film(factors, 0.6)[4:]))) for factors in films]
+    cells = [
+        (
+            dict(zip(CHEXPERT_COLUMNS, _film(factors)[4:])),
+            dict(zip(CHEXPERT_COLUMNS, _film(factors, 0.6)[4:])),
+        )
+        for factors in films
+    ]
     blank = [after["Support Devices"] == "" != before["Support Devices"] for before, after in cells]
-    assert sum(blank) / sum(both) == pytest.approx(0.6, abs=0.1) and not any(b and not a for a, b in zip(both, blank))
-    assert all(before | {"Support Devices": ""} == after for (before, after), left in zip(cells, blank) if left)
+    assert sum(blank) / sum(both) == pytest.approx(0.6, abs=0.1) and not any(
+        b and not a for a, b in zip(both, blank)
+    )
+    assert all(
+        before | {"Support Devices": ""} == after for (before, after), left in zip(cells, blank) if left
+    )
     assert all(before == after for (before, after), left in zip(cells, blank) if not left)
 
 
@@ -89,7 +129,11 @@ def test_a_stopped_run_goes_on_and_leaves_what_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(layouts, "_jpeg", stops)
     with pytest.raises(KeyboardInterrupt):
         write_isic(tmp_path, 5, size=64)
-    assert not list(tmp_path.glob("*.csv")) and len(list(tmp_path.rglob("*.jpg"))) == 3 and not list(tmp_path.rglob("*.part"))
+    assert (
+        not list(tmp_path.glob("*.csv"))
+        and len(list(tmp_path.rglob("*.jpg"))) == 3
+        and not list(tmp_path.rglob("*.part"))
+    )
     first = next(tmp_path.rglob("ISIC_0000001.jpg"))
     os.utime(first, (1, 1))
     left[0] = 2
@@ -107,15 +151,18 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert (tmp_path / "CheXpert-v1.0" / "train.csv").read_text() == "real"
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["chexpert", "--count", "0"], "count is 0"),
-    (["chexpert", "--count", "1", "--seed", "20"], "seed is 20"),
-    (["chexpert", "--count", "1", "--correlation", "1.5"], "correlation is 1.5"),
-    (["isic", "--count", "1", "--correlation", "0.5"], "only the layout chexpert"),
-    (["chexpert", "--count", "1", "--unmentioned", "-0.1"], "unmentioned is -0.1"),
-    (["isic", "--count", "1", "--unmentioned", "0.5"], "only the layout chexpert"),
-    (["isic", "--count", "1", "--size", "32"], "size is 32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["chexpert", "--count", "0"], "count is 0"),
+        (["chexpert", "--count", "1", "--seed", "20"], "seed is 20"),
+        (["chexpert", "--count", "1", "--correlation", "1.5"], "correlation is 1.5"),
+        (["isic", "--count", "1", "--correlation", "0.5"], "only the layout chexpert"),
+        (["chexpert", "--count", "1", "--unmentioned", "-0.1"], "unmentioned is -0.1"),
+        (["isic", "--count", "1", "--unmentioned", "0.5"], "only the layout chexpert"),
+        (["isic", "--count", "1", "--size", "32"], "size is 32"),
+    ],
+)
 def test_bad_command_lines_are_named(tmp_path, capsys, arguments, message):
     assert main([*arguments, "--out", str(tmp_path / "set")]) == 2
     assert message in capsys.readouterr().err
@@ -123,6 +170,9 @@ def test_bad_command_lines_are_named(tmp_path, capsys, arguments, message):
 
 
 def test_command(tmp_path, capsys):
-    assert main(["chexpert", "--count", "2", "--size", "64", "--correlation", "0.9", "--out", str(tmp_path)]) == 0
+    assert (
+        main(["chexpert", "--count", "2", "--size", "64", "--correlation", "0.9", "--out", str(tmp_path)])
+        == 0
+    )
     assert NOTICE in capsys.readouterr().out
     assert len(read_chexpert(tmp_path / "CheXpert-v1.0" / "train.csv")) == 2

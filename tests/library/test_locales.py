@@ -1,4 +1,5 @@
 """Translations against the schemas that they translate, both read as text: no ComfyUI is needed."""
+
 import ast
 import json
 import re
@@ -8,8 +9,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ("en", "fr", "zh")
-NODES = {language: json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")) for language in LANGUAGES}
-WIDGETS = {language: json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["medtraverse"] for language in ("fr", "zh")}
+NODES = {
+    language: json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    for language in LANGUAGES
+}
+WIDGETS = {
+    language: json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))[
+        "medtraverse"
+    ]
+    for language in ("fr", "zh")
+}
 
 
 def keyword(call, name):
@@ -24,7 +33,9 @@ def slots(listed, constants):
         call = slot.value.elt if starred else slot
         tooltip = keyword(call, "tooltip")
         tooltip = constants[tooltip.id] if isinstance(tooltip, ast.Name) else ast.literal_eval(tooltip)
-        for name in constants[slot.value.generators[0].iter.id] if starred else [ast.literal_eval(call.args[0])]:
+        for name in (
+            constants[slot.value.generators[0].iter.id] if starred else [ast.literal_eval(call.args[0])]
+        ):
             found[name] = (ast.literal_eval(keyword(call, "display_name") or ast.Constant(name)), tooltip)
     return found
 
@@ -35,15 +46,20 @@ def schemas():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         constants = {}
         for node in tree.body:
-            if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Constant, ast.Tuple)) and isinstance(node.targets[0], ast.Name):
-                if all(isinstance(part, ast.Constant) for part in getattr(node.value, "elts", [])):
-                    constants[node.targets[0].id] = ast.literal_eval(node.value)
+            if (
+                isinstance(node, ast.Assign)
+                and isinstance(node.value, (ast.Constant, ast.Tuple))
+                and isinstance(node.targets[0], ast.Name)
+            ) and all(isinstance(part, ast.Constant) for part in getattr(node.value, "elts", [])):
+                constants[node.targets[0].id] = ast.literal_eval(node.value)
         for call in ast.walk(tree):
             if isinstance(call, ast.Call) and keyword(call, "node_id") is not None:
                 outputs = slots(keyword(call, "outputs"), constants)
                 found[ast.literal_eval(keyword(call, "node_id"))] = {
-                    "display_name": ast.literal_eval(keyword(call, "display_name")), "description": ast.literal_eval(keyword(call, "description")),
-                    "inputs": slots(keyword(call, "inputs"), constants), "outputs": dict(zip(map(str, range(len(outputs))), outputs.values())),
+                    "display_name": ast.literal_eval(keyword(call, "display_name")),
+                    "description": ast.literal_eval(keyword(call, "description")),
+                    "inputs": slots(keyword(call, "inputs"), constants),
+                    "outputs": dict(zip(map(str, range(len(outputs))), outputs.values())),
                 }
     return found
 
@@ -63,15 +79,20 @@ def texts(node):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_node_and_slot_is_there_and_no_other(language):
     assert len(SCHEMAS) >= 15
-    assert {node: {group: list(slots[group]) for group in GROUPS} for node, slots in NODES[language].items()} == {
-        node: {group: list(slots[group]) for group in GROUPS} for node, slots in SCHEMAS.items()}
+    assert {
+        node: {group: list(slots[group]) for group in GROUPS} for node, slots in NODES[language].items()
+    } == {node: {group: list(slots[group]) for group in GROUPS} for node, slots in SCHEMAS.items()}
 
 
 def test_english_is_what_the_schemas_say():
     for node, schema in SCHEMAS.items():
-        assert {key: NODES["en"][node][key] for key in ("display_name", "description")} == {key: schema[key] for key in ("display_name", "description")}
+        assert {key: NODES["en"][node][key] for key in ("display_name", "description")} == {
+            key: schema[key] for key in ("display_name", "description")
+        }
         for group in GROUPS:
-            assert {name: (slot["name"], slot["tooltip"]) for name, slot in NODES["en"][node][group].items()} == schema[group]
+            assert {
+                name: (slot["name"], slot["tooltip"]) for name, slot in NODES["en"][node][group].items()
+            } == schema[group]
 
 
 def numbers(text):

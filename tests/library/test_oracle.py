@@ -24,15 +24,24 @@ def patients(request):
 
 @pytest.fixture(scope="module")
 def between():
-    return {domain: spread([anatomy(drawn(domain, FIRST + 500 + i), domain) for i in range(30)]) for domain in MODULES}
+    return {
+        domain: spread([anatomy(drawn(domain, FIRST + 500 + i), domain) for i in range(30)])
+        for domain in MODULES
+    }
 
 
-@pytest.mark.parametrize("blur, noise", [(0, 0), (1, 0.02)])
+@pytest.mark.parametrize(("blur", "noise"), [(0, 0), (1, 0.02)])
 def test_findings_are_read(patients, blur, noise):
     domain, factors, images = patients
-    table = evaluate([degraded(image, blur, noise, seed) for seed, image in enumerate(images)], factors, domain)["attributes"]
+    table = evaluate(
+        [degraded(image, blur, noise, seed) for seed, image in enumerate(images)], factors, domain
+    )["attributes"]
     for name in FINDINGS[domain]:
-        assert table[name]["auc"] > 0.97 and table[name]["recall"] >= 0.9 and table[name]["false_positives"] <= 0.1, (name, table[name])
+        assert (
+            table[name]["auc"] > 0.97
+            and table[name]["recall"] >= 0.9
+            and table[name]["false_positives"] <= 0.1
+        ), (name, table[name])
         assert table[name]["read"] == COUNT
 
 
@@ -40,14 +49,29 @@ def test_geometry_follows_the_factors(patients):
     domain, factors, images = patients
     found = evaluate(images, factors, domain)["readouts"]
     least = {
-        "chest": {"midline": 0.95, "thorax_width": 0.95, "tissue": 0.9, "air": 0.9, "heart_width": 0.7, "diaphragm_right": 0.6},
-        "dermoscopy": {"skin_tone": 0.9, "skin_cast": 0.8, "light_x": 0.9, "light_y": 0.9, "lesion_x": 0.8, "lesion_y": 0.8, "lesion_radius": 0.7},
-    }  # fmt: skip
+        "chest": {
+            "midline": 0.95,
+            "thorax_width": 0.95,
+            "tissue": 0.9,
+            "air": 0.9,
+            "heart_width": 0.7,
+            "diaphragm_right": 0.6,
+        },
+        "dermoscopy": {
+            "skin_tone": 0.9,
+            "skin_cast": 0.8,
+            "light_x": 0.9,
+            "light_y": 0.9,
+            "lesion_x": 0.8,
+            "lesion_y": 0.8,
+            "lesion_radius": 0.7,
+        },
+    }
     for name, floor in least[domain].items():
         assert found[name] > floor, (name, found[name])
 
 
-@pytest.mark.parametrize("domain, finding", [(d, name) for d in sorted(MODULES) for name in FINDINGS[d]])
+@pytest.mark.parametrize(("domain", "finding"), [(d, name) for d in sorted(MODULES) for name in FINDINGS[d]])
 def test_a_finding_turns_its_score_and_keeps_the_patient(between, domain, finding):
     off = dict.fromkeys(FINDINGS[domain], False)
     distances = []
@@ -68,13 +92,29 @@ def test_another_patient_is_far(between, domain):
 
 def test_fluid_hides_the_lung_on_its_side():
     seed = FIRST + 300
-    found = read_chest(drawn("chest", seed, pleural_effusion=True, effusion_left=0.7, effusion_right=0.0, support_devices=False, cardiomegaly=False))
-    assert np.isnan(found["lung_area_left"]) and np.isfinite(found["lung_area_right"]) and found["effusion_left"] > found["effusion_right"]
+    found = read_chest(
+        drawn(
+            "chest",
+            seed,
+            pleural_effusion=True,
+            effusion_left=0.7,
+            effusion_right=0.0,
+            support_devices=False,
+            cardiomegaly=False,
+        )
+    )
+    assert (
+        np.isnan(found["lung_area_left"])
+        and np.isfinite(found["lung_area_right"])
+        and found["effusion_left"] > found["effusion_right"]
+    )
 
 
 def test_melanoma_has_the_more_colours_and_the_rougher_outline():
     def plain(seed, diagnosis):
-        return read_dermoscopy(drawn("dermoscopy", seed, diagnosis=diagnosis, **dict.fromkeys(dermoscopy.ARTEFACTS, False)))
+        return read_dermoscopy(
+            drawn("dermoscopy", seed, diagnosis=diagnosis, **dict.fromkeys(dermoscopy.ARTEFACTS, False))
+        )
 
     pairs = [(plain(seed, "MEL"), plain(seed, "NV")) for seed in range(FIRST, FIRST + 8)]
     for name in ("melanoma", "lesion_irregularity", "lesion_asymmetry"):

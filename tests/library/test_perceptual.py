@@ -13,7 +13,9 @@ from medtraverse import perceptual
 from medtraverse.identity import identity_table
 from medtraverse.perceptual import ALEXNET, LPIPS, ST_LPIPS, perceptual_distance
 
-needs_stlpips = pytest.mark.skipif(not find_spec("stlpips_pytorch"), reason="stlpips-pytorch is not installed")
+needs_stlpips = pytest.mark.skipif(
+    not find_spec("stlpips_pytorch"), reason="stlpips-pytorch is not installed"
+)
 needs_lpips = pytest.mark.skipif(not find_spec("lpips"), reason="lpips is not installed")
 
 
@@ -49,7 +51,9 @@ def test_st_lpips_is_the_packages_own(distance, side, monkeypatch):
         if not find_spec(name):  # the package imports both, uses neither and declares neither
             monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
             monkeypatch.setattr(sys.modules[name], attribute, None, raising=False)
-    theirs = importlib.import_module("stlpips_pytorch.stlpips").LPIPS(net="alex", variant="shift_tolerant", verbose=False)
+    theirs = importlib.import_module("stlpips_pytorch.stlpips").LPIPS(
+        net="alex", variant="shift_tolerant", verbose=False
+    )
     a, b = images(1, 2, side), images(2, 2, side)
     with torch.no_grad():
         expected = theirs(planes(a), planes(b), normalize=True).flatten().double()
@@ -64,7 +68,9 @@ def test_lpips_is_the_packages_own_on_the_weights_that_it_finds(empty_hub, monke
 
     empty_hub.mkdir(parents=True)
     torch.save(alexnet().state_dict(), empty_hub / ALEXNET)
-    monkeypatch.setattr(perceptual, "ALEXNET_SHA256", hashlib.sha256((empty_hub / ALEXNET).read_bytes()).hexdigest()[:8])
+    monkeypatch.setattr(
+        perceptual, "ALEXNET_SHA256", hashlib.sha256((empty_hub / ALEXNET).read_bytes()).hexdigest()[:8]
+    )
     import lpips
 
     ours, theirs = perceptual_distance("auto"), lpips.LPIPS(net="alex", verbose=False)
@@ -100,7 +106,9 @@ def test_more_noise_is_farther_and_batches_do_not_matter(distance, monkeypatch):
     assert (far[0] < far[1]).all() and (far[1] < far[2]).all()
     whole, done = distance.between(a, images(7, 2)), []
     monkeypatch.setattr(perceptual, "_PIXELS_PER_PASS", 1)
-    assert torch.allclose(distance.between(a, images(7, 2), progress=lambda *counts: done.append(counts)), whole, rtol=1e-5)
+    assert torch.allclose(
+        distance.between(a, images(7, 2), progress=lambda *counts: done.append(counts)), whole, rtol=1e-5
+    )
     assert whole.shape == (3, 2) and done == [(1, 3), (2, 3), (3, 3)]
     assert torch.allclose(distance.distances(a[:2], images(7, 2)), whole[[0, 1], [0, 1]], rtol=1e-5)
 
@@ -113,9 +121,15 @@ def test_the_identity_table_takes_it_as_one_more_measure(distance, shared):
         x[:, :, 0] = x[:, :1, 0]
     table = identity_table(x, perceptual=distance)
     assert list(table.own) == ["ssim", "mse", "correlation", ST_LPIPS] and table.controls == 2
-    assert table.own_patients[ST_LPIPS][:, :, 0].max() < 1e-9 and table.own_patients[ST_LPIPS].shape == (3, 2, 3)
+    assert table.own_patients[ST_LPIPS][:, :, 0].max() < 1e-9 and table.own_patients[ST_LPIPS].shape == (
+        3,
+        2,
+        3,
+    )
     pairs = [[distance.distances(x[p, 1, 2:], x[q, 1, :1]).item() for q in range(3)] for p in range(3)]
-    assert table.own_patients[ST_LPIPS][:, 1, 2].tolist() == pytest.approx([pairs[p][p] for p in range(3)], rel=1e-5)
+    assert table.own_patients[ST_LPIPS][:, 1, 2].tolist() == pytest.approx(
+        [pairs[p][p] for p in range(3)], rel=1e-5
+    )
     expected = [sum(pairs[p][q] for q in range(3) if q != p) / 2 for p in range(3)]
     assert table.other_patients[ST_LPIPS][:, 1, 2].tolist() == pytest.approx(expected, rel=1e-5)
     assert table.other[ST_LPIPS][1, 2].item() == pytest.approx(sum(expected) / 3, rel=1e-5)
@@ -128,9 +142,14 @@ def test_what_is_not_there_is_left_out_or_named(monkeypatch):
             perceptual_distance("lpips")
     monkeypatch.setattr(perceptual, "find_spec", lambda name: None)
     assert perceptual_distance("auto") is None and perceptual_distance("none") is None
-    with pytest.raises(ValueError, match="perceptual: the package lpips is not installed; install the extra metrics"):
+    with pytest.raises(
+        ValueError, match="perceptual: the package lpips is not installed; install the extra metrics"
+    ):
         perceptual_distance("lpips")
-    with pytest.raises(ValueError, match="perceptual: the package stlpips-pytorch is not installed; install the extra metrics"):
+    with pytest.raises(
+        ValueError,
+        match="perceptual: the package stlpips-pytorch is not installed; install the extra metrics",
+    ):
         perceptual_distance("st-lpips")
     with pytest.raises(ValueError, match="perceptual is 'vgg'; choose auto, none, lpips, st-lpips"):
         perceptual_distance("vgg")
@@ -144,13 +163,28 @@ def test_loading_leaves_the_random_state():
 
 
 @needs_stlpips
-@pytest.mark.parametrize(("a", "b", "message"), [
-    (torch.zeros(1, 31, 40, 3), torch.zeros(1, 31, 40, 3), "images are 31x40; a perceptual distance needs 32"),
-    (torch.zeros(1, 40, 40, 1), torch.zeros(1, 40, 40, 1), r"images has shape .* expected \[N, H, W, 3\]"),
-    (torch.zeros(1, 40, 40, 3), torch.full((1, 40, 40, 3), 2.0), "references has values from 2 to 2; expected 0..1"),
-    (torch.zeros(1, 40, 40, 3), torch.full((1, 40, 40, 3), torch.nan), "references has values from nan"),
-    (torch.zeros(1, 40, 40, 3), torch.zeros(2, 40, 40, 3), "differ in shape"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (
+            torch.zeros(1, 31, 40, 3),
+            torch.zeros(1, 31, 40, 3),
+            "images are 31x40; a perceptual distance needs 32",
+        ),
+        (
+            torch.zeros(1, 40, 40, 1),
+            torch.zeros(1, 40, 40, 1),
+            r"images has shape .* expected \[N, H, W, 3\]",
+        ),
+        (
+            torch.zeros(1, 40, 40, 3),
+            torch.full((1, 40, 40, 3), 2.0),
+            "references has values from 2 to 2; expected 0..1",
+        ),
+        (torch.zeros(1, 40, 40, 3), torch.full((1, 40, 40, 3), torch.nan), "references has values from nan"),
+        (torch.zeros(1, 40, 40, 3), torch.zeros(2, 40, 40, 3), "differ in shape"),
+    ],
+)
 def test_bad_images_are_named(distance, a, b, message):
     with pytest.raises(ValueError, match=message):
         distance.distances(a, b)

@@ -27,7 +27,9 @@ def write(path, heads, attributes=ISIC, patients=6, by_attribute=False, extra="p
         writer = csv.writer(file)
         writer.writerow(["seed", extra, *names])
         for i in range(patients):
-            writer.writerow([4000 + i, f"seed{i}/lambda_t_star5/style.png", *(cells[name][i] for name in names)])
+            writer.writerow(
+                [4000 + i, f"seed{i}/lambda_t_star5/style.png", *(cells[name][i] for name in names)]
+            )
     return path, cells
 
 
@@ -58,7 +60,11 @@ names = st.text(st.characters(categories=["L", "N"], include_characters=' _,"-')
 )
 
 
-@given(st.lists(names, min_size=1, max_size=4, unique=True), st.sampled_from(["swap", "curve"]), st.integers(0, 2**32))
+@given(
+    st.lists(names, min_size=1, max_size=4, unique=True),
+    st.sampled_from(["swap", "curve"]),
+    st.integers(0, 2**32),
+)
 def test_round_trip(tmp_path_factory, attributes, kind, seed):
     rng = np.random.default_rng(seed)
     points = (5, 10, 15, 45)
@@ -73,8 +79,15 @@ def test_round_trip(tmp_path_factory, attributes, kind, seed):
     path = tmp_path_factory.getbasetemp() / "round_trip.csv"
     path.write_text(table.to_csv(), encoding="utf-8")
     back = read_table(path)
-    assert (back.kind, back.seeds, back.attributes, back.points) == (kind, table.seeds, table.attributes, points)
-    assert np.array_equal(back.neutral, table.neutral) and np.array_equal(back.probabilities, table.probabilities)
+    assert (back.kind, back.seeds, back.attributes, back.points) == (
+        kind,
+        table.seeds,
+        table.attributes,
+        points,
+    )
+    assert np.array_equal(back.neutral, table.neutral) and np.array_equal(
+        back.probabilities, table.probabilities
+    )
     assert NOTICE in path.read_text(encoding="utf-8")
 
 
@@ -147,7 +160,10 @@ HEAD = "seed,neutral_a,neutral_b,5_a,5_b\n"
         (HEAD + "1,.1,.2,.3,.4\n1,.1,.2,.3,.4\n", "line 3: seed 1 is already on line 2"),
         (HEAD + "1,.1,.2,.3,.4\n,.1,.2,.3,.4\n", "line 3, column 'seed'"),
         (HEAD + "1,.1,.2,.3\n", "line 2: 4 cells, but the header has 5"),
-        (HEAD + "1,.1,.2,.3,.4\n2,.1,x,.3,.4\n", r"line 3 \(seed 2\), column 'neutral_b': 'x' is not a number"),
+        (
+            HEAD + "1,.1,.2,.3,.4\n2,.1,x,.3,.4\n",
+            r"line 3 \(seed 2\), column 'neutral_b': 'x' is not a number",
+        ),
         (HEAD + "1,.1,.2,,.4\n", "column '5_a': is empty"),
         (HEAD + "1,.1,.2,.3,1.001\n", "column '5_b': 1.001 is no probability"),
         (HEAD + "1,.1,.2,.3,-0.1\n", "column '5_b': -0.1 is no probability"),
@@ -166,7 +182,11 @@ def test_bad_tables_are_named(tmp_path, text, message):
 
 def test_files_that_are_no_tables(tmp_path):
     (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
-    for path, message in ((tmp_path / "image.png", "no UTF-8"), (tmp_path / "no.csv", "No such file"), (tmp_path, "read")):
+    for path, message in (
+        (tmp_path / "image.png", "no UTF-8"),
+        (tmp_path / "no.csv", "No such file"),
+        (tmp_path, "read"),
+    ):
         with pytest.raises(ValueError, match=message):
             read_table(path)
 
@@ -202,8 +222,13 @@ def test_command_line(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["no.csv", "--target", "a"], ["known.csv", "--target", "x"], ["known.csv", "--target", "c", "--points", "7"],
-     ["known.csv"], []],  # fmt: skip
+    [
+        ["no.csv", "--target", "a"],
+        ["known.csv", "--target", "x"],
+        ["known.csv", "--target", "c", "--points", "7"],
+        ["known.csv"],
+        [],
+    ],
 )
 def test_bad_input_ends_with_code_2_and_one_line(tmp_path, capsys, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)

@@ -19,7 +19,16 @@ def _pipeline(model, noise, swap):
     """One image's latent from diffusers, its prompt swapped in a callback after step `swap`, as in the reference scripts."""
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline(model.vae, model.text, model.tokenizer, model.unet, build_scheduler(), None, None, requires_safety_checker=False)
+    pipeline = StableDiffusionPipeline(
+        model.vae,
+        model.text,
+        model.tokenizer,
+        model.unet,
+        build_scheduler(),
+        None,
+        None,
+        requires_safety_checker=False,
+    )
     pipeline.set_progress_bar_config(disable=True)
 
     def after(_, step, time, tensors):
@@ -28,9 +37,14 @@ def _pipeline(model, noise, swap):
         return tensors
 
     return pipeline(
-        NEUTRAL, num_inference_steps=STEPS, guidance_scale=7.5, latents=noise, output_type="latent", callback_on_step_end=after,
+        NEUTRAL,
+        num_inference_steps=STEPS,
+        guidance_scale=7.5,
+        latents=noise,
+        output_type="latent",
+        callback_on_step_end=after,
         callback_on_step_end_tensor_inputs=["prompt_embeds"],
-    ).images  # fmt: skip
+    ).images
 
 
 def test_equals_diffusers(model):
@@ -38,8 +52,12 @@ def test_equals_diffusers(model):
     found = traverse(model, [NEUTRAL] * 2, [[ATTRIBUTE]] * 2, noise, (SWAP, 0), STEPS)
     assert found.shape == (2, 1, 3, 4, 16, 16)
     for point, swap in enumerate((None, SWAP, 0)):
-        torch.testing.assert_close(found[1, 0, point], _pipeline(model, noise[1:], swap)[0], atol=2e-3, rtol=0)
-    assert (found[1, 0, 0] - found[1, 0, 1]).abs().max() > 0.1 and (found[1, 0, 0] - found[0, 0, 0]).abs().max() > 0.5
+        torch.testing.assert_close(
+            found[1, 0, point], _pipeline(model, noise[1:], swap)[0], atol=2e-3, rtol=0
+        )
+    assert (found[1, 0, 0] - found[1, 0, 1]).abs().max() > 0.1 and (
+        found[1, 0, 0] - found[0, 0, 0]
+    ).abs().max() > 0.5
 
 
 def test_a_patient_does_not_depend_on_the_block(model):
@@ -55,9 +73,8 @@ def test_images_are_images(model):
 
 
 def test_a_unet_of_another_shape_is_refused(tmp_path):
-    from safetensors.torch import save_file
-
     from diffusers import UNet2DConditionModel
+    from safetensors.torch import save_file
 
     other = UNet2DConditionModel.from_config({**build_unet().config, "block_out_channels": (64, 64, 96)})
     save_file(other.state_dict(), str(tmp_path / "other.safetensors"))
@@ -68,7 +85,10 @@ def test_a_unet_of_another_shape_is_refused(tmp_path):
 def test_compiling_without_a_compiler_is_refused():
     import torch._inductor.config
 
-    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(ValueError, match="--compile: .*leave it out"):
+    with (
+        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(ValueError, match="--compile: .*leave it out"),
+    ):
         load_model(WEIGHTS, compiled=True)
 
 

@@ -1,4 +1,5 @@
 """The trajectory bundle and the scoring of its images."""
+
 import pytest
 import torch
 
@@ -10,8 +11,13 @@ from medtraverse.traversal import Plan
 def trajectory(patients=3, swaps=(20, 15, 10, 5)):
     plan = Plan(patients, 2, swaps)
     return Trajectory(
-        torch.randn(plan.rows, 4, 2, 2), plan.index(), tuple(range(patients)), ("devices", "fluid"), ("#00CC00", "#CC00CC"),
-        (("devices",), ("fluid",)), ("neutral", *map(str, swaps)),
+        torch.randn(plan.rows, 4, 2, 2),
+        plan.index(),
+        tuple(range(patients)),
+        ("devices", "fluid"),
+        ("#00CC00", "#CC00CC"),
+        (("devices",), ("fluid",)),
+        ("neutral", *map(str, swaps)),
     )
 
 
@@ -58,22 +64,45 @@ def test_a_selection_keeps_the_neutral_and_only_the_rows_that_it_needs():
 
 def test_a_perfect_classifier_gives_a_perfect_score():
     bundle = trajectory()
-    result = evaluate(bundle, torch.zeros(len(bundle.latents), 8, 8, 3), judge(Plan(3, 2, (20, 15, 10, 5)).attribute(), bundle), ["devices", "fluid"])
+    result = evaluate(
+        bundle,
+        torch.zeros(len(bundle.latents), 8, 8, 3),
+        judge(Plan(3, 2, (20, 15, 10, 5)).attribute(), bundle),
+        ["devices", "fluid"],
+    )
     assert {name: item.cfrt for name, item in result.results.items()} == {"devices": 1.0, "fluid": 1.0}
     assert result.far == ("5", "10", "15")
-    assert result.report()["attributes"]["fluid"]["mean_deltas"] == pytest.approx({"devices": 0.0, "fluid": 0.8})
+    assert result.report()["attributes"]["fluid"]["mean_deltas"] == pytest.approx(
+        {"devices": 0.0, "fluid": 0.8}
+    )
 
 
 def test_a_blind_classifier_gives_zero_because_ties_are_failures():
     bundle = trajectory()
-    result = evaluate(bundle, torch.zeros(len(bundle.latents), 8, 8, 3), lambda images: torch.full((len(images), 2), 0.5), ["devices", "fluid"])
+    result = evaluate(
+        bundle,
+        torch.zeros(len(bundle.latents), 8, 8, 3),
+        lambda images: torch.full((len(images), 2), 0.5),
+        ["devices", "fluid"],
+    )
     assert all(item.cfrt == 0 for item in result.results.values())
 
 
-@pytest.mark.parametrize(("labels", "far", "fault"), [
-    (["ink", "ruler"], "", "classifier.*judges ink, ruler, not 'devices'"), (["devices", "fluid"], "45", "45"), (["devices", "fluid"], "x", "far points"),
-])
+@pytest.mark.parametrize(
+    ("labels", "far", "fault"),
+    [
+        (["ink", "ruler"], "", "classifier.*judges ink, ruler, not 'devices'"),
+        (["devices", "fluid"], "45", "45"),
+        (["devices", "fluid"], "x", "far points"),
+    ],
+)
 def test_labels_and_points_that_are_not_there_are_named(labels, far, fault):
     bundle = trajectory()
     with pytest.raises(ValueError, match=fault):
-        evaluate(bundle, torch.zeros(len(bundle.latents), 8, 8, 3), lambda images: torch.rand(len(images), 2), labels, far)
+        evaluate(
+            bundle,
+            torch.zeros(len(bundle.latents), 8, 8, 3),
+            lambda images: torch.rand(len(images), 2),
+            labels,
+            far,
+        )

@@ -1,4 +1,5 @@
 """The plan of a traversal: which row is evaluated under which prompt at which step."""
+
 import pytest
 import torch
 from hypothesis import given
@@ -55,10 +56,19 @@ def test_evaluations_are_a_sum_over_the_attributes():
     assert Plan(1, 1, (5, 10)).evaluations(50, False) == 50 + 44 + 39
 
 
-@pytest.mark.parametrize(("text", "fault"), [
-    ("", "empty"), (" , ", "empty"), ("45,x", "whole numbers"), ("49", "out of range"), ("50", "out of range"),
-    ("-1", "out of range"), ("5,10,5", "given twice"), ("5.5", "whole numbers"),
-])
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "empty"),
+        (" , ", "empty"),
+        ("45,x", "whole numbers"),
+        ("49", "out of range"),
+        ("50", "out of range"),
+        ("-1", "out of range"),
+        ("5,10,5", "given twice"),
+        ("5.5", "whole numbers"),
+    ],
+)
 def test_bad_swap_steps_are_named(text, fault):
     with pytest.raises(ValueError, match="swap_steps.*" + fault):
         parse_swap_steps(text, 50)

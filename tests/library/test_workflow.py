@@ -1,4 +1,5 @@
 """Workflows as the browser saves them, brought into API format, by hand-made graphs for each rule and by a round trip."""
+
 import json
 
 import pytest
@@ -9,26 +10,59 @@ from medtraverse.workflow import bundled, read_workflow, to_api
 
 INFO = {
     "Load": {"input": {"required": {"name": [["a.ckpt", "b.ckpt"], {}]}}, "display_name": "Load model"},
-    "Latent": {"input": {"required": {"width": ["INT", {"default": 512}], "height": ["INT", {"default": 512}]}}},
+    "Latent": {
+        "input": {"required": {"width": ["INT", {"default": 512}], "height": ["INT", {"default": 512}]}}
+    },
     "Sample": {
         "input": {
-            "required": {"model": ["MODEL"], "latent": ["LATENT"], "seed": ["INT", {"default": 7}], "steps": ["INT", {"default": 20}],
-                         "sampler": ["COMBO", {"options": ["ddim", "euler"]}]},
+            "required": {
+                "model": ["MODEL"],
+                "latent": ["LATENT"],
+                "seed": ["INT", {"default": 7}],
+                "steps": ["INT", {"default": 20}],
+                "sampler": ["COMBO", {"options": ["ddim", "euler"]}],
+            },
             "optional": {"strength": ["FLOAT", {"default": 1.0}], "guide": ["IMAGE"]},
         },
-        "input_order": {"required": ["model", "seed", "steps", "sampler", "latent"], "optional": ["strength", "guide"]},
+        "input_order": {
+            "required": ["model", "seed", "steps", "sampler", "latent"],
+            "optional": ["strength", "guide"],
+        },
     },
     "Either": {"input": {"required": {"source": ["LATENT,IMAGE"]}}},
-    "Picture": {"input": {"required": {"image": [["x.png"], {"image_upload": True}]}, "optional": {"channel": [["red", "alpha"]]}}},
+    "Picture": {
+        "input": {
+            "required": {"image": [["x.png"], {"image_upload": True}]},
+            "optional": {"channel": [["red", "alpha"]]},
+        }
+    },
     "Text": {"input": {"required": {"text": ["STRING", {"dynamicPrompts": True}]}}},
     "Forced": {"input": {"required": {"a": ["INT", {"forceInput": True}], "b": ["INT", {"default": 0}]}}},
-    "Wander": {"input": {"required": {"pick": [["p", "q"], {"control_after_generate": True}], "walk": ["INT", {"control_after_generate": True}],
-                                      "last": ["STRING", {}]}}},
-    "Dynamic": {"input": {"required": {
-        "mode": ["COMFY_DYNAMICCOMBO_V3", {"options": [
-            {"key": "off", "inputs": {}},
-            {"key": "on", "inputs": {"required": {"gain": ["FLOAT", {}], "mask": ["MASK"]}}}]}],
-        "end": ["INT", {}]}}},
+    "Wander": {
+        "input": {
+            "required": {
+                "pick": [["p", "q"], {"control_after_generate": True}],
+                "walk": ["INT", {"control_after_generate": True}],
+                "last": ["STRING", {}],
+            }
+        }
+    },
+    "Dynamic": {
+        "input": {
+            "required": {
+                "mode": [
+                    "COMFY_DYNAMICCOMBO_V3",
+                    {
+                        "options": [
+                            {"key": "off", "inputs": {}},
+                            {"key": "on", "inputs": {"required": {"gain": ["FLOAT", {}], "mask": ["MASK"]}}},
+                        ]
+                    },
+                ],
+                "end": ["INT", {}],
+            }
+        }
+    },
     "Save": {"input": {"required": {"latent": ["LATENT"], "prefix": ["STRING", {"default": "out"}]}}},
 }
 OUTPUT = {"Load": "MODEL", "Latent": "LATENT", "Sample": "LATENT", "Picture": "IMAGE"}
@@ -41,8 +75,15 @@ class Ui:
         self.nodes, self.links = [], []
 
     def add(self, kind, values=(), links=None, inputs=(), mode=0, outputs=None, **more):
-        node = {"id": len(self.nodes) + 1, "type": kind, "mode": mode, "widgets_values": values if isinstance(values, dict) else list(values),
-                "inputs": [], "outputs": [{"type": one, "links": []} for one in (outputs or [OUTPUT.get(kind, "*")])], **more}
+        node = {
+            "id": len(self.nodes) + 1,
+            "type": kind,
+            "mode": mode,
+            "widgets_values": values if isinstance(values, dict) else list(values),
+            "inputs": [],
+            "outputs": [{"type": one, "links": []} for one in (outputs or [OUTPUT.get(kind, "*")])],
+            **more,
+        }
         self.nodes.append(node)
         for name, origin in (links or {}).items():
             self.link(origin, node, name, dict(inputs).get(name, "LATENT"))
@@ -54,7 +95,9 @@ class Ui:
         self.links.append([number, origin["id"], slot, node["id"], len(node["inputs"]), kind])
         if slot < len(origin["outputs"]):
             origin["outputs"][slot]["links"].append(number)
-        node["inputs"].append({"name": name, "type": kind, "link": number, **({"widget": {"name": name}} if widget else {})})
+        node["inputs"].append(
+            {"name": name, "type": kind, "link": number, **({"widget": {"name": name}} if widget else {})}
+        )
 
     def file(self, **more):
         return {"version": 0.4, "nodes": self.nodes, "links": self.links, **more}
@@ -111,14 +154,25 @@ def test_a_value_turned_into_an_input_keeps_its_place_in_the_values():
 def test_an_unknown_type_that_the_file_marks_as_value_is_one():
     info = {"Odd": {"input": {"required": {"a": ["PACKTYPE"], "b": ["PACKTYPE"]}}}}
     ui = Ui()
-    ui.add("Odd", ["x"], outputs=[])["inputs"].append({"name": "b", "type": "PACKTYPE", "link": None, "widget": {"name": "b"}})
+    ui.add("Odd", ["x"], outputs=[])["inputs"].append(
+        {"name": "b", "type": "PACKTYPE", "link": None, "widget": {"name": "b"}}
+    )
     assert to_api(ui.file(), info)["1"]["inputs"] == {"b": "x"}
 
 
 def test_values_saved_by_name():
     ui = Ui()
-    node = ui.add("Sample", {"steps": 12, "seed": 5, "pix_fmt": "yuv420p", "videopreview": {"hidden": False}, "model": None})
-    assert inputs(ui, node) == {"seed": 5, "steps": 12, "sampler": "ddim", "strength": 1.0, "pix_fmt": "yuv420p"}
+    node = ui.add(
+        "Sample",
+        {"steps": 12, "seed": 5, "pix_fmt": "yuv420p", "videopreview": {"hidden": False}, "model": None},
+    )
+    assert inputs(ui, node) == {
+        "seed": 5,
+        "steps": 12,
+        "sampler": "ddim",
+        "strength": 1.0,
+        "pix_fmt": "yuv420p",
+    }
 
 
 def test_a_list_value_is_not_taken_for_a_link():
@@ -127,10 +181,13 @@ def test_a_list_value_is_not_taken_for_a_link():
     assert inputs(ui, node) == {"prefix": {"__value__": ["1", 0]}}
 
 
-@pytest.mark.parametrize(("chosen", "expected"), [
-    (["on", 0.5, 3], {"mode": "on", "mode.gain": 0.5, "end": 3}),
-    (["off", 3], {"mode": "off", "end": 3}),
-])
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (["on", 0.5, 3], {"mode": "on", "mode.gain": 0.5, "end": 3}),
+        (["off", 3], {"mode": "off", "end": 3}),
+    ],
+)
 def test_a_dynamic_choice_brings_its_own_values(chosen, expected):
     ui = Ui()
     node = ui.add("Dynamic", chosen)
@@ -151,14 +208,18 @@ def test_muted_nodes_are_gone_with_their_links_and_notes_too():
 def test_a_bypassed_node_hands_on_the_input_of_the_same_type():
     ui = Ui()
     model, latent = ui.add("Load", ["a.ckpt"]), ui.add("Latent", [8, 8])
-    bypassed = ui.add("Sample", [1, "fixed", 2, "ddim"], {"model": model, "latent": latent}, {"model": "MODEL"}, mode=4)
+    bypassed = ui.add(
+        "Sample", [1, "fixed", 2, "ddim"], {"model": model, "latent": latent}, {"model": "MODEL"}, mode=4
+    )
     node = ui.add("Save", ["x"], {"latent": bypassed})
     assert inputs(ui, node)["latent"] == ["2", 0]
 
 
 def test_a_bypassed_node_without_such_an_input_feeds_nothing():
     ui = Ui()
-    bypassed = ui.add("Sample", [1, "fixed"], {"model": ui.add("Load", ["a.ckpt"])}, {"model": "MODEL"}, mode=4)
+    bypassed = ui.add(
+        "Sample", [1, "fixed"], {"model": ui.add("Load", ["a.ckpt"])}, {"model": "MODEL"}, mode=4
+    )
     node = ui.add("Save", ["x"], {"latent": bypassed})
     assert inputs(ui, node) == {"prefix": "x"}
 
@@ -198,25 +259,57 @@ def test_a_primitive_gives_its_value():
 def subgraph(mode=0, values=(77,), properties=None, link=False):
     """A file whose node 9 holds a Latent and a Save; its inputs are the Latent's width and a reroute's source."""
     definition = {
-        "id": "s-1", "name": "Sub",
-        "inputs": [{"name": "size", "type": "INT", "linkIds": [1]}], "outputs": [{"name": "latent", "type": "LATENT", "linkIds": [2]}],
+        "id": "s-1",
+        "name": "Sub",
+        "inputs": [{"name": "size", "type": "INT", "linkIds": [1]}],
+        "outputs": [{"name": "latent", "type": "LATENT", "linkIds": [2]}],
         "nodes": [
-            {"id": 3, "type": "Latent", "widgets_values": [8, 16], "outputs": [{"type": "LATENT"}],
-             "inputs": [{"name": "width", "type": "INT", "link": 1, "widget": {"name": "width"}}]},
-            {"id": 4, "type": "Save", "widgets_values": ["in"], "inputs": [{"name": "latent", "type": "LATENT", "link": 3}], "outputs": []},
+            {
+                "id": 3,
+                "type": "Latent",
+                "widgets_values": [8, 16],
+                "outputs": [{"type": "LATENT"}],
+                "inputs": [{"name": "width", "type": "INT", "link": 1, "widget": {"name": "width"}}],
+            },
+            {
+                "id": 4,
+                "type": "Save",
+                "widgets_values": ["in"],
+                "inputs": [{"name": "latent", "type": "LATENT", "link": 3}],
+                "outputs": [],
+            },
         ],
-        "links": [{"id": 1, "origin_id": -10, "origin_slot": 0, "target_id": 3, "target_slot": 0, "type": "INT"},
-                  {"id": 2, "origin_id": 3, "origin_slot": 0, "target_id": -20, "target_slot": 0, "type": "LATENT"},
-                  {"id": 3, "origin_id": 3, "origin_slot": 0, "target_id": 4, "target_slot": 0, "type": "LATENT"}],
+        "links": [
+            {"id": 1, "origin_id": -10, "origin_slot": 0, "target_id": 3, "target_slot": 0, "type": "INT"},
+            {"id": 2, "origin_id": 3, "origin_slot": 0, "target_id": -20, "target_slot": 0, "type": "LATENT"},
+            {"id": 3, "origin_id": 3, "origin_slot": 0, "target_id": 4, "target_slot": 0, "type": "LATENT"},
+        ],
     }
-    outside = {"id": 9, "type": "s-1", "mode": mode, "widgets_values": list(values), "properties": properties or {},
-               "inputs": [{"name": "size", "type": "INT", "widget": {"name": "size"}, "link": 50 if link else None}],
-               "outputs": [{"type": "LATENT", "links": [51]}]}
-    save = {"id": 10, "type": "Save", "widgets_values": ["outer"], "inputs": [{"name": "latent", "type": "LATENT", "link": 51}]}
+    outside = {
+        "id": 9,
+        "type": "s-1",
+        "mode": mode,
+        "widgets_values": list(values),
+        "properties": properties or {},
+        "inputs": [{"name": "size", "type": "INT", "widget": {"name": "size"}, "link": 50 if link else None}],
+        "outputs": [{"type": "LATENT", "links": [51]}],
+    }
+    save = {
+        "id": 10,
+        "type": "Save",
+        "widgets_values": ["outer"],
+        "inputs": [{"name": "latent", "type": "LATENT", "link": 51}],
+    }
     size = {"id": 11, "type": "Latent", "widgets_values": [1, 1], "outputs": [{"type": "INT", "links": [50]}]}
-    return {"version": 1, "nodes": [outside, save, size], "definitions": {"subgraphs": [definition]},
-            "links": [{"id": 50, "origin_id": 11, "origin_slot": 0, "target_id": 9, "target_slot": 0, "type": "INT"},
-                      {"id": 51, "origin_id": 9, "origin_slot": 0, "target_id": 10, "target_slot": 0, "type": "LATENT"}]}
+    return {
+        "version": 1,
+        "nodes": [outside, save, size],
+        "definitions": {"subgraphs": [definition]},
+        "links": [
+            {"id": 50, "origin_id": 11, "origin_slot": 0, "target_id": 9, "target_slot": 0, "type": "INT"},
+            {"id": 51, "origin_id": 9, "origin_slot": 0, "target_id": 10, "target_slot": 0, "type": "LATENT"},
+        ],
+    }
 
 
 def test_a_subgraph_is_expanded_and_takes_the_value_set_on_it():
@@ -232,7 +325,10 @@ def test_a_link_into_a_subgraph_goes_before_its_value():
 
 def test_values_shown_on_a_subgraph_go_by_its_list_of_them():
     shown = {"proxyWidgets": [["3", "height"], ["-1", "size"]]}
-    assert to_api(subgraph(values=[None, 5], properties=shown), INFO)["9:3"]["inputs"] == {"width": 5, "height": 16}
+    assert to_api(subgraph(values=[None, 5], properties=shown), INFO)["9:3"]["inputs"] == {
+        "width": 5,
+        "height": 16,
+    }
 
 
 def test_a_subgraph_without_a_value_of_its_own_keeps_the_inner_one():
@@ -256,7 +352,9 @@ def test_missing_nodes_are_all_named_with_their_packs():
     ui.add("Save", ["x"], {"latent": ui.add("FancyLatent", properties={"cnr_id": "fancy-pack"})})
     ui.add("Odd", [], {"latent": ui.nodes[0]})
     ui.add("Gone", [], {"latent": ui.nodes[0]}, mode=2)
-    with pytest.raises(ValueError, match=r"lacks nodes: FancyLatent \(node 1, pack fancy-pack\), Odd \(node 3\)\. Install") as caught:
+    with pytest.raises(
+        ValueError, match=r"lacks nodes: FancyLatent \(node 1, pack fancy-pack\), Odd \(node 3\)\. Install"
+    ) as caught:
         to_api(ui.file(), INFO)
     assert "Gone" not in str(caught.value)
 
@@ -306,29 +404,55 @@ def graphs(draw):
         elif kind == "Save":
             values = {"prefix": draw(st.text(max_size=5))}
         else:
-            values = {"seed": draw(whole), "steps": draw(whole), "sampler": draw(st.sampled_from(["ddim", "euler"])), "strength": draw(st.floats(0, 1))}
+            values = {
+                "seed": draw(whole),
+                "steps": draw(whole),
+                "sampler": draw(st.sampled_from(["ddim", "euler"])),
+                "strength": draw(st.floats(0, 1)),
+            }
         if kind != "Latent":
             values["latent"] = [draw(st.sampled_from(latents)), 0]
         if kind != "Save":
             latents.append(key)
-        graph[key] = {"class_type": kind, "inputs": values, "_meta": {"title": draw(st.sampled_from(["one", "two"]))}}
+        graph[key] = {
+            "class_type": kind,
+            "inputs": values,
+            "_meta": {"title": draw(st.sampled_from(["one", "two"]))},
+        }
     return graph
 
 
 @given(graphs(), st.data())
 def test_a_graph_comes_back_from_the_browsers_format(graph, data):
     """Saved with reroutes, bypassed nodes and primitives thrown in, in either version, and part of the values left to a primitive."""
-    order = {"Latent": ["width", "height"], "Sample": ["seed", "steps", "sampler", "strength"], "Save": ["prefix"]}
+    order = {
+        "Latent": ["width", "height"],
+        "Sample": ["seed", "steps", "sampler", "strength"],
+        "Save": ["prefix"],
+    }
     nodes, links, extra = [], [], iter(range(1000, 2000))
 
     def link(origin, target, name, kind, widget=False):
         links.append([next(extra), origin, 0, target["id"], len(target["inputs"]), kind])
-        target["inputs"].append({"name": name, "type": kind, "link": links[-1][0], **({"widget": {"name": name}} if widget else {})})
+        target["inputs"].append(
+            {
+                "name": name,
+                "type": kind,
+                "link": links[-1][0],
+                **({"widget": {"name": name}} if widget else {}),
+            }
+        )
 
     def between(origin):
         for kind in data.draw(st.lists(st.sampled_from(["Reroute", "Sample"]), max_size=2)):
-            node = {"id": next(extra), "type": kind, "mode": 4 if kind == "Sample" else 0, "inputs": [],
-                    "outputs": [{"type": "LATENT" if kind == "Sample" else "*"}], "widgets_values": []}
+            node = {
+                "id": next(extra),
+                "type": kind,
+                "mode": 4 if kind == "Sample" else 0,
+                "inputs": [],
+                "outputs": [{"type": "LATENT" if kind == "Sample" else "*"}],
+                "widgets_values": [],
+            }
             link(origin, node, "latent", "LATENT" if kind == "Sample" else "*")
             nodes.append(node)
             origin = node["id"]
@@ -336,22 +460,41 @@ def test_a_graph_comes_back_from_the_browsers_format(graph, data):
 
     for key, node in graph.items():
         kind, values = node["class_type"], dict(node["inputs"])
-        saved = {"id": int(key), "type": kind, "title": node["_meta"]["title"], "inputs": [], "outputs": [{"type": "LATENT"}], "widgets_values": []}
+        saved = {
+            "id": int(key),
+            "type": kind,
+            "title": node["_meta"]["title"],
+            "inputs": [],
+            "outputs": [{"type": "LATENT"}],
+            "widgets_values": [],
+        }
         nodes.append(saved)
         if "latent" in values:
             link(between(int(values["latent"][0])), saved, "latent", "LATENT")
         for name in order[kind]:
             shown = values[name]
             if data.draw(st.booleans()):
-                primitive = {"id": next(extra), "type": "PrimitiveNode", "inputs": [], "outputs": [{"type": "*"}], "widgets_values": [shown, "fixed"]}
+                primitive = {
+                    "id": next(extra),
+                    "type": "PrimitiveNode",
+                    "inputs": [],
+                    "outputs": [{"type": "*"}],
+                    "widgets_values": [shown, "fixed"],
+                }
                 nodes.append(primitive)
                 link(primitive["id"], saved, name, "INT", widget=True)
                 shown = 0
             saved["widgets_values"] += [shown] + ["fixed"] * (name == "seed")
     version = data.draw(st.sampled_from([0.4, 1]))
     if version == 1:
-        links = [dict(zip(("id", "origin_id", "origin_slot", "target_id", "target_slot", "type"), one)) for one in links]
-    assert to_api({"version": version, "nodes": data.draw(st.permutations(nodes)), "links": links}, INFO) == graph
+        links = [
+            dict(zip(("id", "origin_id", "origin_slot", "target_id", "target_slot", "type"), one))
+            for one in links
+        ]
+    assert (
+        to_api({"version": version, "nodes": data.draw(st.permutations(nodes)), "links": links}, INFO)
+        == graph
+    )
 
 
 def test_the_api_format_stays_as_it_is_and_may_be_wrapped(tmp_path):
@@ -368,7 +511,15 @@ def test_bundled_workflows_go_by_their_bare_names():
         assert read_workflow(name)
 
 
-@pytest.mark.parametrize(("content", "fault"), [("{", "is no JSON"), ("[1]", "no ComfyUI workflow"), ("{}", "no ComfyUI workflow"), (None, "there is no file")])
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("{", "is no JSON"),
+        ("[1]", "no ComfyUI workflow"),
+        ("{}", "no ComfyUI workflow"),
+        (None, "there is no file"),
+    ],
+)
 def test_what_is_no_workflow_is_refused(tmp_path, content, fault):
     path = tmp_path / "mine.json"
     if content is not None:

@@ -1,4 +1,5 @@
 """ComfyUI importable, on the CPU, and the pack imported as ComfyUI imports it. The pack's root stays off sys.path."""
+
 import asyncio
 import atexit
 import importlib.util
@@ -26,7 +27,9 @@ import torch  # noqa: E402
 @pytest.fixture(scope="session")
 def pack():
     """The pack as a module. Its library is `pack.medtraverse`, whose classes are not those of a plain `import medtraverse`."""
-    spec = importlib.util.spec_from_file_location("medtraverse_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
+    spec = importlib.util.spec_from_file_location(
+        "medtraverse_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -83,6 +86,15 @@ def traverse(run, demo, prompts):
 
     def call(**inputs):
         neutral, negative, attributes, _ = prompts
-        return run("PromptSwapKSampler", **{"model": demo[0], "neutral": neutral, "negative": negative, "attributes": attributes, **inputs})[1]
+        return run(
+            "PromptSwapKSampler",
+            **{
+                "model": demo[0],
+                "neutral": neutral,
+                "negative": negative,
+                "attributes": attributes,
+                **inputs,
+            },
+        )[1]
 
     return call

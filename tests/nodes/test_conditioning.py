@@ -1,8 +1,17 @@
 """Conditionings and model patches of ComfyUI in a traversal, each against stock runs that swap by handing the latent over."""
+
 import pytest
 import torch
 
-STEPS = {"sampler": "euler", "scheduler": "karras", "steps": 10, "swap_steps": "7,3", "width": 64, "height": 64, "seed": 5}
+STEPS = {
+    "sampler": "euler",
+    "scheduler": "karras",
+    "steps": 10,
+    "swap_steps": "7,3",
+    "width": 64,
+    "height": 64,
+    "seed": 5,
+}
 HINT = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
@@ -23,10 +32,12 @@ def stock(demo):
         noise = comfy.sample.prepare_noise(empty, 5)
 
         def run(noise, positive, latent, sigmas):
-            return comfy.sample.sample_custom(model, noise, 7.5, euler, sigmas, positive, negative, latent, disable_pbar=True, seed=5)
+            return comfy.sample.sample_custom(
+                model, noise, 7.5, euler, sigmas, positive, negative, latent, disable_pbar=True, seed=5
+            )
 
-        latent = run(noise, neutral, empty, sigmas[:swap_step + 2])
-        return run(empty, attribute, latent, sigmas[swap_step + 1:])[0]
+        latent = run(noise, neutral, empty, sigmas[: swap_step + 2])
+        return run(empty, attribute, latent, sigmas[swap_step + 1 :])[0]
 
     return call
 
@@ -38,14 +49,24 @@ def controlnet(demo):
     import comfy.controlnet
     import comfy.ops
 
-    shape = {k: v for k, v in demo[0].model.model_config.unet_config.items() if k not in ("out_channels", "disable_unet_model_creation")}
+    shape = {
+        k: v
+        for k, v in demo[0].model.model_config.unet_config.items()
+        if k not in ("out_channels", "disable_unet_model_creation")
+    }
     net = comfy.cldm.cldm.ControlNet(
-        **{"image_size": 32, **shape, "dtype": torch.float32}, hint_channels=3, operations=comfy.ops.disable_weight_init, device="cpu"
+        **{"image_size": 32, **shape, "dtype": torch.float32},
+        hint_channels=3,
+        operations=comfy.ops.disable_weight_init,
+        device="cpu",
     )
     generator = torch.Generator().manual_seed(0)
     for name, weight in net.named_parameters():
         scale = 0.3 if "zero_convs" in name or "middle_block_out" in name else 0.02
-        weight.detach().copy_(torch.randn(weight.shape, generator=generator) * scale + float("norm" in name and name.endswith("weight")))
+        weight.detach().copy_(
+            torch.randn(weight.shape, generator=generator) * scale
+            + float("norm" in name and name.endswith("weight"))
+        )
     return comfy.controlnet.ControlNet(net, load_device=demo[0].load_device)
 
 
@@ -55,20 +76,45 @@ def make(prompts, run, controlnet):
     neutral, negative, attributes, _ = prompts
     first, second = (item.conditioning for item in attributes.attributes[:2])
     controlled = {"control": controlnet.copy().set_cond_hint(HINT, 1.0), "control_apply_to_uncond": True}
-    early = {"control": controlnet.copy().set_cond_hint(HINT, 1.0, (0.0, 0.6)), "control_apply_to_uncond": False}
+    early = {
+        "control": controlnet.copy().set_cond_hint(HINT, 1.0, (0.0, 0.6)),
+        "control_apply_to_uncond": False,
+    }
     half = torch.zeros(1, 8, 8)
     half[:, :4] = 1
     cases = {
         "plain": (neutral, [first, second], negative),
-        "area on an attribute": (neutral, [first, with_options(second, area=(4, 4, 0, 0), strength=1.0) + first], negative),
-        "area on the neutral": (with_options(second, area=(4, 4, 0, 0), strength=1.0) + neutral, [first, second], negative),
-        "mask on an attribute": (neutral, [first, with_options(second, mask=half, mask_strength=1.0) + first], negative),
+        "area on an attribute": (
+            neutral,
+            [first, with_options(second, area=(4, 4, 0, 0), strength=1.0) + first],
+            negative,
+        ),
+        "area on the neutral": (
+            with_options(second, area=(4, 4, 0, 0), strength=1.0) + neutral,
+            [first, second],
+            negative,
+        ),
+        "mask on an attribute": (
+            neutral,
+            [first, with_options(second, mask=half, mask_strength=1.0) + first],
+            negative,
+        ),
         "range on an attribute": (
-            neutral, [first, with_options(second, start_percent=0.0, end_percent=0.7) + with_options(first, start_percent=0.7, end_percent=1.0)], negative
+            neutral,
+            [
+                first,
+                with_options(second, start_percent=0.0, end_percent=0.7)
+                + with_options(first, start_percent=0.7, end_percent=1.0),
+            ],
+            negative,
         ),
         "ControlNet on an attribute": (neutral, [first, with_options(second, **controlled)], negative),
         "ControlNet on the neutral": (with_options(neutral, **controlled), [first, second], negative),
-        "early ControlNet on an attribute and the negative": (neutral, [first, with_options(second, **early)], with_options(negative, **early)),
+        "early ControlNet on an attribute and the negative": (
+            neutral,
+            [first, with_options(second, **early)],
+            with_options(negative, **early),
+        ),
     }
     return cases.__getitem__
 
@@ -76,18 +122,31 @@ def make(prompts, run, controlnet):
 def named(run, conditionings):
     chain = None
     for number, conditioning in enumerate(conditionings):
-        chain = run("AttributeConditioning", conditioning=conditioning, name=f"attribute {number}", others=chain)[0]
+        chain = run(
+            "AttributeConditioning", conditioning=conditioning, name=f"attribute {number}", others=chain
+        )[0]
     return chain
 
 
-@pytest.mark.parametrize("case", [
-    "plain", "area on an attribute", "area on the neutral", "mask on an attribute", "range on an attribute",
-    "ControlNet on an attribute", "ControlNet on the neutral", "early ControlNet on an attribute and the negative",
-])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "plain",
+        "area on an attribute",
+        "area on the neutral",
+        "mask on an attribute",
+        "range on an attribute",
+        "ControlNet on an attribute",
+        "ControlNet on the neutral",
+        "early ControlNet on an attribute and the negative",
+    ],
+)
 def test_each_row_equals_stock_runs_of_its_own_conditionings(make, stock, run, traverse, case):
     """What is on one conditioning reaches neither the neutral nor another attribute."""
     neutral, attributes, negative = make(case)
-    ours = traverse(neutral=neutral, negative=negative, attributes=named(run, attributes), patients=2, **STEPS)
+    ours = traverse(
+        neutral=neutral, negative=negative, attributes=named(run, attributes), patients=2, **STEPS
+    )
     for number, attribute in enumerate(attributes):
         for point, swap_step in ((1, 7), (2, 3)):
             expected = stock(neutral, attribute, negative, swap_step)
@@ -108,7 +167,11 @@ def test_a_conditioning_made_for_a_batch_is_refused(make, run, traverse, control
     _, (_, second), _ = make("plain")
     broken = {
         "prompts in one batch": [[second[0][0].repeat(2, 1, 1), second[0][1]]],
-        "ControlNet images": with_options(second, control=controlnet.copy().set_cond_hint(HINT.repeat(2, 1, 1, 1), 1.0), control_apply_to_uncond=True),
+        "ControlNet images": with_options(
+            second,
+            control=controlnet.copy().set_cond_hint(HINT.repeat(2, 1, 1, 1), 1.0),
+            control_apply_to_uncond=True,
+        ),
         "masks": with_options(second, mask=torch.ones(2, 8, 8)),
     }[fault]
     with pytest.raises(ValueError, match=rf"attributes \(number 1\): its conditioning has 2 {fault}"):
@@ -124,8 +187,12 @@ def test_a_prompt_that_a_patch_brings_is_evaluated_in_chunks(make, run, traverse
 
     def toward(arguments):
         model, x = arguments["model"], arguments["input"]
-        conds = comfy.samplers.encode_model_conds(model.extra_conds, [dict(cond) for cond in other], x, x.device, "negative")
-        (pushed,) = comfy.samplers.calc_cond_batch(model, [conds], x, arguments["sigma"], arguments["model_options"])
+        conds = comfy.samplers.encode_model_conds(
+            model.extra_conds, [dict(cond) for cond in other], x, x.device, "negative"
+        )
+        (pushed,) = comfy.samplers.calc_cond_batch(
+            model, [conds], x, arguments["sigma"], arguments["model_options"]
+        )
         return arguments["denoised"] + 0.5 * (pushed - arguments["uncond_denoised"])
 
     def count(apply_model, arguments):
@@ -148,7 +215,9 @@ def test_a_patch_that_rewrites_the_positive_prompt_is_refused(traverse, demo):
 
     def rewrite(arguments):
         conds = [dict(cond) for cond in arguments["cond"]]
-        comfy.samplers.calc_cond_batch(arguments["model"], [conds], arguments["input"], arguments["sigma"], arguments["model_options"])
+        comfy.samplers.calc_cond_batch(
+            arguments["model"], [conds], arguments["input"], arguments["sigma"], arguments["model_options"]
+        )
         return arguments["denoised"]
 
     model = demo[0].clone()
@@ -171,14 +240,23 @@ def test_keyframes_of_a_hook_do_not_depend_on_the_other_swap_steps(make, run, tr
     _, (_, second), _ = make("plain")
     weights = demo[0].model.diffusion_model.state_dict()
     width = weights["input_blocks.1.1.transformer_blocks.0.attn1.to_v.weight"].shape[0]
-    name, generator = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_v", torch.Generator().manual_seed(0)
-    lora = {f"{name}.lora_up.weight": torch.randn(width, 4, generator=generator), f"{name}.lora_down.weight": torch.randn(4, width, generator=generator)}
+    name, generator = (
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_v",
+        torch.Generator().manual_seed(0),
+    )
+    lora = {
+        f"{name}.lora_up.weight": torch.randn(width, 4, generator=generator),
+        f"{name}.lora_down.weight": torch.randn(4, width, generator=generator),
+    }
     hooks, keyframes = comfy.hooks.create_hook_lora(lora, 1.0, 0.0), comfy.hooks.HookKeyframeGroup()
     for strength, start in ((1.0, 0.0), (0.5, 0.3), (0.0, 0.6), (2.0, 0.8)):
         keyframes.add(comfy.hooks.HookKeyframe(strength=strength, start_percent=start))
     hooks.set_keyframes_on_hooks(keyframes)
     hooked = comfy.hooks.set_hooks_for_conditioning(second, hooks)
-    both, late = traverse(attributes=hooked, **STEPS), traverse(attributes=hooked, **{**STEPS, "swap_steps": "5"})
+    both, late = (
+        traverse(attributes=hooked, **STEPS),
+        traverse(attributes=hooked, **{**STEPS, "swap_steps": "5"}),
+    )
     three = traverse(attributes=hooked, **{**STEPS, "swap_steps": "5,3"})
     plain = traverse(attributes=second, **{**STEPS, "swap_steps": "5"})
     scale = late.latents.abs().max()

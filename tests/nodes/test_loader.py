@@ -1,4 +1,5 @@
 """MedicalCheckpointLoader against diffusers, in every form that it reads, and its errors."""
+
 import json
 import shutil
 
@@ -14,14 +15,18 @@ def folder(pack):
 
 @pytest.fixture(scope="module")
 def parts(folder):
-    return {name: load_file(next((folder / name).glob("*.safetensors"))) for name in ("unet", "vae", "text_encoder")}
+    return {
+        name: load_file(next((folder / name).glob("*.safetensors")))
+        for name in ("unet", "vae", "text_encoder")
+    }
 
 
 @pytest.fixture
 def models(pack):
     """ComfyUI's models folder of this test run, emptied afterwards."""
-    import folder_paths
     from pathlib import Path
+
+    import folder_paths
 
     root = Path(folder_paths.models_dir)
     yield root
@@ -39,7 +44,10 @@ def put(weights, path):
 def test_unet_vae_and_text_encoder_equal_diffusers(demo, folder):
     diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
     model, clip, vae, domain = demo
-    latents, steps = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([981.0, 1.0])
+    latents, steps = (
+        torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([981.0, 1.0]),
+    )
     text = torch.randn(2, 77, 64, generator=torch.Generator().manual_seed(1))
     unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     ours = model.model.diffusion_model(latents, steps, context=text)
@@ -63,16 +71,24 @@ def test_the_demo_model_comes_first_and_auto_knows_its_domain(run, node_classes)
     assert run("MedicalCheckpointLoader")[3].name == "CheXpert"
 
 
-@pytest.mark.parametrize(("choice", "file", "domain"), [
-    ("MedTraverse demo CheXpert (phantoms)", "phantom-chexpert", "CheXpert"), ("MedTraverse demo ISIC (phantoms)", "phantom-isic", "ISIC"),
-    ("MedTraverse demo CheXpert, confounded (phantoms)", "phantom-confounded", "CheXpert"),
-])
+@pytest.mark.parametrize(
+    ("choice", "file", "domain"),
+    [
+        ("MedTraverse demo CheXpert (phantoms)", "phantom-chexpert", "CheXpert"),
+        ("MedTraverse demo ISIC (phantoms)", "phantom-isic", "ISIC"),
+        ("MedTraverse demo CheXpert, confounded (phantoms)", "phantom-confounded", "CheXpert"),
+    ],
+)
 def test_the_bundled_unets_are_laid_over_the_demo_model(run, node_classes, pack, demo, choice, file, domain):
     assert choice in node_classes["MedicalCheckpointLoader"].GET_SCHEMA().inputs[1].options[1:4]
     model, _, vae, medical_domain = run("MedicalCheckpointLoader", unet=choice)
     weights, key = load_file(pack.nodes.sources.DEMO_WEIGHTS / f"{file}.safetensors"), "time_embed.0.weight"
-    assert torch.equal(model.model.diffusion_model.state_dict()[key].half(), weights["time_embedding.linear_1.weight"])
-    assert not torch.equal(model.model.diffusion_model.state_dict()[key], demo[0].model.diffusion_model.state_dict()[key])
+    assert torch.equal(
+        model.model.diffusion_model.state_dict()[key].half(), weights["time_embedding.linear_1.weight"]
+    )
+    assert not torch.equal(
+        model.model.diffusion_model.state_dict()[key], demo[0].model.diffusion_model.state_dict()[key]
+    )
     pairs = zip(vae.first_stage_model.state_dict().values(), demo[2].first_stage_model.state_dict().values())
     assert medical_domain.name == domain and all(torch.equal(a, b) for a, b in pairs)
 
@@ -83,23 +99,36 @@ def test_a_unet_alone_is_laid_over_its_base(run, parts, models, demo):
     model, _, _, domain = run("MedicalCheckpointLoader", unet="isic-unet.safetensors")
     key = "time_embed.0.weight"
     assert domain.name == "ISIC"
-    assert torch.equal(model.model.diffusion_model.state_dict()[key].half(), weights["time_embedding.linear_1.weight"])
-    assert not torch.equal(model.model.diffusion_model.state_dict()[key], demo[0].model.diffusion_model.state_dict()[key])
+    assert torch.equal(
+        model.model.diffusion_model.state_dict()[key].half(), weights["time_embedding.linear_1.weight"]
+    )
+    assert not torch.equal(
+        model.model.diffusion_model.state_dict()[key], demo[0].model.diffusion_model.state_dict()[key]
+    )
 
 
 def test_a_diffusers_folder_and_a_single_file_are_the_same_model(run, folder, models, demo, pack):
     shutil.copytree(folder, models / "diffusers" / "chest-model")
     model, clip, vae, domain = run("MedicalCheckpointLoader", checkpoint="diffusers/chest-model")
     assert domain.name == "CheXpert" and domain.size == 128
-    single = {f"model.diffusion_model.{k}": v.contiguous() for k, v in model.model.diffusion_model.state_dict().items()}
-    single |= {f"first_stage_model.{k}": v.contiguous() for k, v in vae.first_stage_model.state_dict().items()}
+    single = {
+        f"model.diffusion_model.{k}": v.contiguous()
+        for k, v in model.model.diffusion_model.state_dict().items()
+    }
+    single |= {
+        f"first_stage_model.{k}": v.contiguous() for k, v in vae.first_stage_model.state_dict().items()
+    }
     single |= {
         f"cond_stage_model.transformer.{k}": v.contiguous()
-        for k, v in clip.cond_stage_model.clip_l.transformer.state_dict().items() if "text_projection" not in k
+        for k, v in clip.cond_stage_model.clip_l.transformer.state_dict().items()
+        if "text_projection" not in k
     }
     put(single, models / "checkpoints" / "my-cxr.safetensors")
     again = run("MedicalCheckpointLoader", checkpoint="my-cxr.safetensors")
-    for first, second in ((model.model.diffusion_model, again[0].model.diffusion_model), (vae.first_stage_model, again[2].first_stage_model)):
+    for first, second in (
+        (model.model.diffusion_model, again[0].model.diffusion_model),
+        (vae.first_stage_model, again[2].first_stage_model),
+    ):
         pairs = zip(first.state_dict().values(), second.state_dict().values())
         assert all(torch.equal(a, b) for a, b in pairs)
     assert again[3].size == 512
@@ -112,10 +141,14 @@ def test_lora_reaches_every_attention_of_the_unet(demo):
     assert sum(key.endswith("attn2_to_k") and key.startswith("lora_unet") for key in keys) >= 4
 
 
-@pytest.mark.parametrize(("change", "fault"), [
-    ({"prediction_type": "sample"}, "prediction_type = 'sample'"), ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
-    ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule"),
-])
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"prediction_type": "sample"}, "prediction_type = 'sample'"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+        ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule"),
+    ],
+)
 def test_a_schedule_that_would_go_silently_wrong_is_refused(run, folder, models, change, fault):
     target = models / "diffusers" / "chest-model"
     shutil.copytree(folder, target)
@@ -136,10 +169,13 @@ def test_v_prediction_is_honoured(run, folder, models):
     assert isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.V_PREDICTION)
 
 
-@pytest.mark.parametrize(("name", "content", "fault"), [
-    ("chest.safetensors", b"not a checkpoint", "chest.safetensors could not be read as safetensors"),
-    ("chest.safetensors", None, "has no U-Net"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("chest.safetensors", b"not a checkpoint", "chest.safetensors could not be read as safetensors"),
+        ("chest.safetensors", None, "has no U-Net"),
+    ],
+)
 def test_broken_checkpoints_are_named(run, models, name, content, fault):
     path = models / "checkpoints" / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,30 +184,49 @@ def test_broken_checkpoints_are_named(run, models, name, content, fault):
         run("MedicalCheckpointLoader", checkpoint=name)
 
 
-@pytest.mark.parametrize(("change", "fault"), [
-    (lambda w: {k: v for k, v in w.items() if k != "conv_out.bias"}, "keys missing"),
-    (lambda w: {**w, "surplus.weight": torch.zeros(1)}, "not those of Stable Diffusion 1.x.*surplus"),
-    (lambda w: {k: v for k, v in w.items() if not k.startswith("down_blocks")}, "not the weights of a Stable Diffusion 1.x U-Net"),
-    (lambda w: {**w, "conv_out.weight": torch.zeros(4, 32, 3, 3)}, "another shape"),
-])
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda w: {k: v for k, v in w.items() if k != "conv_out.bias"}, "keys missing"),
+        (lambda w: {**w, "surplus.weight": torch.zeros(1)}, "not those of Stable Diffusion 1.x.*surplus"),
+        (
+            lambda w: {k: v for k, v in w.items() if not k.startswith("down_blocks")},
+            "not the weights of a Stable Diffusion 1.x U-Net",
+        ),
+        (lambda w: {**w, "conv_out.weight": torch.zeros(4, 32, 3, 3)}, "another shape"),
+    ],
+)
 def test_a_unet_of_another_architecture_is_named(run, parts, models, change, fault):
     put(change(parts["unet"]), models / "diffusion_models" / "isic.safetensors")
     with pytest.raises(ValueError, match="unet: .*" + fault):
         run("MedicalCheckpointLoader", unet="isic.safetensors")
 
 
-@pytest.mark.parametrize(("lost", "fault"), [
-    (range(1, 12), "input blocks"), (range(2, 12), "keys"), ((1,), "input blocks"), ((2,), "input blocks"), (range(12), "."),
-])
+@pytest.mark.parametrize(
+    ("lost", "fault"),
+    [
+        (range(1, 12), "input blocks"),
+        (range(2, 12), "keys"),
+        ((1,), "input blocks"),
+        ((2,), "input blocks"),
+        (range(12), "."),
+    ],
+)
 def test_a_damaged_unet_in_original_keys_is_named(run, pack, parts, models, lost, fault):
     weights = pack.nodes.model_building._original_keys(dict(parts["unet"]), "unet")
-    weights = {key: value for key, value in weights.items() if not key.startswith(tuple(f"input_blocks.{block}." for block in lost))}
+    weights = {
+        key: value
+        for key, value in weights.items()
+        if not key.startswith(tuple(f"input_blocks.{block}." for block in lost))
+    }
     put(weights, models / "diffusion_models" / "isic.safetensors")
     with pytest.raises(ValueError, match=f"unet: .*{fault}"):
         run("MedicalCheckpointLoader", unet="isic.safetensors")
 
 
-@pytest.mark.parametrize("inputs", [{"checkpoint": "../../secret.safetensors"}, {"unet": "/etc/passwd"}, {"domain": "MRI"}])
+@pytest.mark.parametrize(
+    "inputs", [{"checkpoint": "../../secret.safetensors"}, {"unet": "/etc/passwd"}, {"domain": "MRI"}]
+)
 def test_choices_that_are_not_offered_are_refused_with_the_good_ones(run, inputs):
     with pytest.raises(ValueError, match=f"{next(iter(inputs))}: there is no .*the choices are"):
         run("MedicalCheckpointLoader", **inputs)

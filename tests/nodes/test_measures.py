@@ -1,4 +1,5 @@
 """Curve, CFRT, figures and measures on the shipped model's latents and images."""
+
 import json
 
 import numpy as np
@@ -42,27 +43,36 @@ def test_a_curve_begins_and_ends_at_the_trajectorys_ends(run, trajectory, frames
 
 def test_any_latent_batch_is_joined_and_its_unknown_keys_stay(run):
     samples = torch.randn(4, 4, 8, 8)
-    latent, curve = run("BezierLatentInterpolate", source={"samples": samples, "author_key": 3}, frames=7, method="linear").args
+    latent, curve = run(
+        "BezierLatentInterpolate", source={"samples": samples, "author_key": 3}, frames=7, method="linear"
+    ).args
     assert latent["author_key"] == 3 and latent["samples"].shape == (7, 4, 8, 8)
     assert torch.equal(latent["samples"][2], samples[1])
     assert curve.patients == 1
 
 
-@pytest.mark.parametrize(("inputs", "fault"), [({"method": "spline"}, "method.*bezier"), ({"spacing": "x"}, "spacing"), ({"frames": 1}, "frames")])
+@pytest.mark.parametrize(
+    ("inputs", "fault"),
+    [({"method": "spline"}, "method.*bezier"), ({"spacing": "x"}, "spacing"), ({"frames": 1}, "frames")],
+)
 def test_bad_curves_are_named(run, trajectory, inputs, fault):
     with pytest.raises(ValueError, match=fault):
         run("BezierLatentInterpolate", source=trajectory, **inputs)
 
 
 def test_cfrt_is_scored_from_the_classifiers_own_judgement(run, trajectory, images, classifier):
-    output = run("CFRTEvaluator", trajectory=trajectory, images=images, image_classifier=classifier, far_points="1,4")
+    output = run(
+        "CFRTEvaluator", trajectory=trajectory, images=images, image_classifier=classifier, far_points="1,4"
+    )
     report = json.loads(output[3])
     probability = classifier.classifier.predict(images)[trajectory.index].double()
     delta = (probability[:, :, 2:] - probability[:, :, :1]).mean(2)
     for number, name in enumerate(trajectory.attributes):
         successes = int((delta[:, number, number] > delta[:, number, 1 - number]).sum())
         assert report["attributes"][name]["successes"] == successes
-        assert report["attributes"][name]["mean_deltas"][name] == pytest.approx(float(delta[:, number, number].mean()))
+        assert report["attributes"][name]["mean_deltas"][name] == pytest.approx(
+            float(delta[:, number, number].mean())
+        )
     assert output[0].shape[0] == 1 and "Not for clinical use" in output[1]
     assert output.ui["medtraverse"] == (output[3],)
     assert len(output[2].splitlines()) == 1 + 2 * 2
@@ -71,38 +81,67 @@ def test_cfrt_is_scored_from_the_classifiers_own_judgement(run, trajectory, imag
 def test_the_classifier_sees_what_is_drawn(classifier):
     """The shipped classifier on phantoms with and without each attribute, of seeds that nothing was trained on."""
     for label in classifier.classifier.labels:
-        flag, other = label.replace(" ", "_"), {"support devices": "pleural_effusion", "pleural effusion": "support_devices"}[label]
+        flag, other = (
+            label.replace(" ", "_"),
+            {"support devices": "pleural_effusion", "pleural effusion": "support_devices"}[label],
+        )
         for present in (True, False):
-            factors = [chest.sample_factors(3_000_000 + seed, **{flag: present, other: False}) for seed in range(12)]
+            factors = [
+                chest.sample_factors(3_000_000 + seed, **{flag: present, other: False}) for seed in range(12)
+            ]
             pictures = torch.from_numpy(np.stack([chest.render(item).image for item in factors])).float()
-            judged = classifier.classifier.predict(pictures)[:, classifier.classifier.labels.index(label)] > 0.5
+            judged = (
+                classifier.classifier.predict(pictures)[:, classifier.classifier.labels.index(label)] > 0.5
+            )
             assert (judged == present).float().mean() >= 0.9
 
 
 def test_curve_frames_are_scored_on_frames_30_to_49(run, frames, classifier):
     curve, pictures = frames
-    report = json.loads(run("CFRTEvaluator", trajectory=curve, images=pictures, image_classifier=classifier)[3])
+    report = json.loads(
+        run("CFRTEvaluator", trajectory=curve, images=pictures, image_classifier=classifier)[3]
+    )
     assert report["far_points"] == [str(frame) for frame in range(30, 50)]
 
 
-@pytest.mark.parametrize(("change", "fault"), [
-    ({"far_points": "2"}, "far points '2': no point 2"), ({"far_points": ""}, "far part .* is not there; name the far points"), ({"images": torch.zeros(3, 128, 128, 3)}, "images: 3 do not match"),
-])
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"far_points": "2"}, "far points '2': no point 2"),
+        ({"far_points": ""}, "far part .* is not there; name the far points"),
+        ({"images": torch.zeros(3, 128, 128, 3)}, "images: 3 do not match"),
+    ],
+)
 def test_bad_evaluations_are_named(run, trajectory, images, classifier, change, fault):
     with pytest.raises(ValueError, match=fault):
-        run("CFRTEvaluator", **{"trajectory": trajectory, "images": images, "image_classifier": classifier, "far_points": "1", **change})
+        run(
+            "CFRTEvaluator",
+            **{
+                "trajectory": trajectory,
+                "images": images,
+                "image_classifier": classifier,
+                "far_points": "1",
+                **change,
+            },
+        )
 
 
 def test_a_classifier_of_another_domain_is_named(run, trajectory, images):
     other = run("MedicalClassifierLoader", classifier="MedTraverse demo ISIC")[0]
-    with pytest.raises(ValueError, match="classifier: it judges hair, gel bubble, ruler, ink, not 'support devices'"):
+    with pytest.raises(
+        ValueError, match="classifier: it judges hair, gel bubble, ruler, ink, not 'support devices'"
+    ):
         run("CFRTEvaluator", trajectory=trajectory, images=images, image_classifier=other, far_points="1")
 
 
-@pytest.mark.parametrize(("inputs", "fault"), [
-    ({"classifier": "bogus"}, "classifier: there is no 'bogus'"), ({"second_classifier": "bogus"}, "second_classifier: there is no"),
-    ({"labels": "one, two, three"}, "3 labels"),
-])
+@pytest.mark.parametrize(
+    ("inputs", "fault"),
+    [
+        ({"classifier": "bogus"}, "classifier: there is no 'bogus'"),
+        ({"second_classifier": "bogus"}, "second_classifier: there is no"),
+        ({"labels": "one, two, three"}, "3 labels"),
+    ],
+)
 def test_bad_classifiers_are_named(run, inputs, fault):
     with pytest.raises(ValueError, match=fault):
         run("MedicalClassifierLoader", **inputs)
@@ -114,7 +153,9 @@ def test_figures_are_pictures_of_the_right_kind(run, trajectory, images, frames)
     assert grid.ndim == 4 and grid.shape[-1] == 3 and 0 <= grid.min() < grid.max() <= 1
     blank = images.clone()
     blank[trajectory.index[:, :, 0].flatten()] = 1.0
-    changed = (run("TrajectoryGrid", trajectory=trajectory, images=blank, max_patients=2, title="t")[0] != grid)[0].any(-1)
+    changed = (
+        run("TrajectoryGrid", trajectory=trajectory, images=blank, max_patients=2, title="t")[0] != grid
+    )[0].any(-1)
     columns, rows = changed.any(0).nonzero().flatten(), changed.any(1).sum()
     assert 100 <= columns.max() - columns.min() + 1 <= 132, "the neutral images fill one column of 128 pixels"
     assert rows >= 4 * 100, "in each of the four rows"
@@ -151,6 +192,8 @@ def test_identity_stands_beside_the_different_patient_control(run, trajectory, i
 
 def test_one_patient_has_no_control(run, traverse, demo):
     alone = traverse(**{**SMALL, "patients": 1})
-    report = json.loads(run("IdentityPreservation", trajectory=alone, images=demo[2].decode(alone.latents))[1])
+    report = json.loads(
+        run("IdentityPreservation", trajectory=alone, images=demo[2].decode(alone.latents))[1]
+    )
     assert report["controls"] == 0
     assert set(report["other patients"]["support devices"]["ssim"]) == {None}

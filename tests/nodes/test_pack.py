@@ -3,8 +3,8 @@ import subprocess
 import sys
 
 import comfy.model_management
-import nodes
 
+import nodes
 from demo.comfyui import PACK, installation
 
 

@@ -1,4 +1,5 @@
 """Attribute prompts: embeddings equal transformers' CLIP on the plain prompt."""
+
 import pytest
 import torch
 
@@ -11,7 +12,9 @@ def transformers_clip(pack):
     encoder = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
 
     def encode(prompt):
-        tokens = tokenizer(prompt, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+        tokens = tokenizer(
+            prompt, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+        ).input_ids
         return encoder(tokens)[0]
 
     return encode
@@ -22,7 +25,9 @@ def test_every_prompt_of_a_domain_is_encoded_letter_by_letter(run, demo, pack, t
     chosen = pack.nodes.sources.domains()[domain]
     names = ",".join(item.name for item in chosen.attributes)
     for neutral, prompt in chosen.neutrals.items():
-        ours = run("MedicalAttributePrompts", clip=demo[1], domain=chosen, neutral=neutral, attributes=names).args
+        ours = run(
+            "MedicalAttributePrompts", clip=demo[1], domain=chosen, neutral=neutral, attributes=names
+        ).args
         assert (ours[0][0][0] - transformers_clip(prompt)).abs().max() < 1e-4
         assert (ours[1][0][0] - transformers_clip("")).abs().max() < 1e-4
         for item in ours[2].attributes:
@@ -36,20 +41,31 @@ def test_brackets_that_comfyui_would_read_as_emphasis_would_be_seen(demo, transf
 
 
 def test_own_attributes_and_neutral(run, demo):
-    neutral, _, attributes, text = run(
-        "MedicalAttributePrompts", clip=demo[1], domain=demo[3], attributes="pleural effusion",
-        extra_attributes="big heart #112233 = Chest X-ray showing Cardiomegaly", neutral_prompt="a chest",
+    _neutral, _, attributes, text = run(
+        "MedicalAttributePrompts",
+        clip=demo[1],
+        domain=demo[3],
+        attributes="pleural effusion",
+        extra_attributes="big heart #112233 = Chest X-ray showing Cardiomegaly",
+        neutral_prompt="a chest",
     ).args
     assert [item.name for item in attributes.attributes] == ["pleural effusion", "big heart"]
     assert attributes.attributes[1].colour == "#112233"
     assert "neutral (normal): a chest" in text and attributes.size == 128
 
 
-@pytest.mark.parametrize(("inputs", "fault"), [
-    ({"attributes": "edema"}, "attributes: .*no attribute 'edema'"), ({"neutral": "MEL"}, "neutral: .*'MEL'"),
-    ({"extra_attributes": "pleural effusion = x", "attributes": "pleural effusion"}, "attributes: 'pleural effusion' is given twice"),
-    ({"neutral_prompt": "lung " * 80}, "prompt: .*more than 75 tokens"),
-])
+@pytest.mark.parametrize(
+    ("inputs", "fault"),
+    [
+        ({"attributes": "edema"}, "attributes: .*no attribute 'edema'"),
+        ({"neutral": "MEL"}, "neutral: .*'MEL'"),
+        (
+            {"extra_attributes": "pleural effusion = x", "attributes": "pleural effusion"},
+            "attributes: 'pleural effusion' is given twice",
+        ),
+        ({"neutral_prompt": "lung " * 80}, "prompt: .*more than 75 tokens"),
+    ],
+)
 def test_bad_inputs_are_named(run, demo, inputs, fault):
     with pytest.raises(ValueError, match=fault):
         run("MedicalAttributePrompts", clip=demo[1], domain=demo[3], **inputs)
@@ -60,6 +76,10 @@ def test_named_conditionings_chain(run, prompts):
     first = run("AttributeConditioning", conditioning=neutral, name="a", colour="#010203", labels="x, y")[0]
     both = run("AttributeConditioning", conditioning=neutral, name="b", others=first)[0]
     assert [(item.name, item.labels) for item in both.attributes] == [("a", ("x", "y")), ("b", ("b",))]
-    for inputs, fault in (({"name": " "}, "name"), ({"name": "c", "colour": "red"}, "colour: 'red'"), ({"name": "a", "others": first}, "twice")):
+    for inputs, fault in (
+        ({"name": " "}, "name"),
+        ({"name": "c", "colour": "red"}, "colour: 'red'"),
+        ({"name": "a", "others": first}, "twice"),
+    ):
         with pytest.raises(ValueError, match=fault):
             run("AttributeConditioning", conditioning=neutral, **inputs)

@@ -1,4 +1,5 @@
 """PromptSwapKSampler against the reference method, against itself unshared, and its errors."""
+
 import pytest
 import torch
 
@@ -13,7 +14,9 @@ def unshared(pack, monkeypatch):
     traversal = __import__(pack.__name__ + ".medtraverse.traversal", fromlist=["Plan"])
 
     def turn_on():
-        monkeypatch.setattr(traversal.Plan, "sources", lambda plan, step, steps: (torch.arange(plan.rows),) * 2)
+        monkeypatch.setattr(
+            traversal.Plan, "sources", lambda plan, step, steps: (torch.arange(plan.rows),) * 2
+        )
 
     return turn_on
 
@@ -22,7 +25,9 @@ def unshared(pack, monkeypatch):
 def pipeline(pack):
     """The reference: diffusers' pipeline and DDIM scheduler on the shipped model, in float32."""
     diffusers = pytest.importorskip("diffusers")
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(pack.nodes.sources.DEMO_WEIGHTS / "phantom-sd", torch_dtype=torch.float32, safety_checker=None)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+        pack.nodes.sources.DEMO_WEIGHTS / "phantom-sd", torch_dtype=torch.float32, safety_checker=None
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -37,8 +42,13 @@ def reference(pipe, neutral, attribute, swap_step, noise):
         return tensors
 
     return pipe(
-        prompt=neutral, latents=noise.clone(), num_inference_steps=50, guidance_scale=7.5, output_type="latent",
-        callback_on_step_end=swap, callback_on_step_end_tensor_inputs=["prompt_embeds"],
+        prompt=neutral,
+        latents=noise.clone(),
+        num_inference_steps=50,
+        guidance_scale=7.5,
+        output_type="latent",
+        callback_on_step_end=swap,
+        callback_on_step_end_tensor_inputs=["prompt_embeds"],
     ).images[0]
 
 
@@ -50,7 +60,9 @@ def test_equals_the_reference_for_every_swap_step(traverse, pipeline, demo):
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1500))
     ours = trajectory.latents[trajectory.index[0, 0]] * SCALE
     neutral = domain.neutral()[1]
-    difference = {"neutral": (ours[0] - reference(pipeline, neutral, attribute.prompt, None, noise)).abs().max().item()}
+    difference = {
+        "neutral": (ours[0] - reference(pipeline, neutral, attribute.prompt, None, noise)).abs().max().item()
+    }
     for point, swap_step in enumerate(LAMBDAS, 1):
         expected = reference(pipeline, neutral, attribute.prompt, swap_step, noise)
         difference[swap_step] = (ours[point] - expected).abs().max().item()
@@ -68,7 +80,9 @@ def test_a_swap_one_step_early_would_be_seen(traverse, pipeline, demo):
 @pytest.mark.parametrize(("attributes", "rows"), [(1, 266), (3, 698)])
 def test_counts_the_rows_that_the_mathematics_allows(run, demo, traverse, attributes, rows):
     names = [item.name for item in demo[3].attributes[:attributes]]
-    neutral, negative, chosen, _ = run("MedicalAttributePrompts", clip=demo[1], domain=demo[3], attributes=",".join(names)).args
+    neutral, negative, chosen, _ = run(
+        "MedicalAttributePrompts", clip=demo[1], domain=demo[3], attributes=",".join(names)
+    ).args
     seen = []
 
     def count(apply_model, arguments):
@@ -77,7 +91,9 @@ def test_counts_the_rows_that_the_mathematics_allows(run, demo, traverse, attrib
 
     model = demo[0].clone()
     model.set_model_unet_function_wrapper(count)
-    trajectory = traverse(model=model, neutral=neutral, negative=negative, attributes=chosen, width=32, height=32)
+    trajectory = traverse(
+        model=model, neutral=neutral, negative=negative, attributes=chosen, width=32, height=32
+    )
     assert sum(seen) == 2 * rows - 9 * attributes == trajectory.settings["unet"]["rows"]
 
 
@@ -100,7 +116,7 @@ def test_a_patient_does_not_depend_on_what_runs_beside_it(traverse, run, demo, p
     wanted = everything.latents[everything.index]
     for first, patients, rows in ((8, 1, 0), (7, 2, 1), (7, 3, 5)):
         alone = traverse(seed=first, patients=patients, rows_per_call=rows, **STEPS)
-        assert (alone.latents[alone.index] - wanted[first - 7:first - 7 + patients]).abs().max() < 1e-4
+        assert (alone.latents[alone.index] - wanted[first - 7 : first - 7 + patients]).abs().max() < 1e-4
     fewer = traverse(seed=7, patients=1, **{**STEPS, "swap_steps": "4"})
     assert (fewer.latents[fewer.index][0, :, 1] - wanted[0, :, 2]).abs().max() < 1e-4
 
@@ -133,7 +149,16 @@ def test_every_sampler_equals_its_unshared_run_or_is_refused(traverse, unshared,
     The difference is in diffusers' scale.
     """
     first = prompts[2].attributes[0].conditioning
-    inputs = {"steps": 10, "swap_steps": "7,2", "attributes": first, "width": 128, "height": 128, "cfg": 2.0, "sampler": sampler, "scheduler": "karras"}
+    inputs = {
+        "steps": 10,
+        "swap_steps": "7,2",
+        "attributes": first,
+        "width": 128,
+        "height": 128,
+        "cfg": 2.0,
+        "sampler": sampler,
+        "scheduler": "karras",
+    }
     if sampler in REFUSED:
         with pytest.raises(ValueError, match=f"sampler: '{sampler}' cannot be used for a traversal.*ddim"):
             traverse(**inputs)
@@ -146,7 +171,15 @@ def test_every_sampler_equals_its_unshared_run_or_is_refused(traverse, unshared,
 
 
 def test_branches_of_a_patient_share_an_ancestral_samplers_noise(traverse):
-    trajectory = traverse(sampler="euler_ancestral", scheduler="karras", steps=10, swap_steps="8", width=64, height=64, patients=2)
+    trajectory = traverse(
+        sampler="euler_ancestral",
+        scheduler="karras",
+        steps=10,
+        swap_steps="8",
+        width=64,
+        height=64,
+        patients=2,
+    )
     neutral, swapped = trajectory.latents[trajectory.index[:, 0]].unbind(1)
     assert (neutral - swapped).abs().mean() < 0.2 * (neutral[0] - neutral[1]).abs().mean()
 
@@ -227,10 +260,17 @@ def test_a_lora_changes_every_row_and_leaves_the_model_as_it_was(traverse, demo,
     import comfy.sd
 
     before = traverse(**STEPS).latents
-    width = demo[0].model.diffusion_model.state_dict()["input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight"].shape[0]
+    width = (
+        demo[0]
+        .model.diffusion_model.state_dict()["input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight"]
+        .shape[0]
+    )
     generator = torch.Generator().manual_seed(0)
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_q"
-    lora = {f"{name}.lora_up.weight": torch.randn(width, 4, generator=generator), f"{name}.lora_down.weight": torch.randn(4, width, generator=generator)}
+    lora = {
+        f"{name}.lora_up.weight": torch.randn(width, 4, generator=generator),
+        f"{name}.lora_down.weight": torch.randn(4, width, generator=generator),
+    }
     patched, _ = comfy.sd.load_lora_for_models(demo[0], None, lora, 1.0, 0)
     changed = traverse(model=patched, **STEPS).latents
     assert ((changed - before).abs().amax((1, 2, 3)) > 1e-3).all()
@@ -252,13 +292,23 @@ def test_noise_on_the_gpu_without_one_is_an_error(traverse):
         traverse(noise="gpu", **STEPS)
 
 
-@pytest.mark.parametrize(("inputs", "fault"), [
-    ({"swap_steps": ""}, "swap_steps: the list is empty"), ({"swap_steps": "10"}, "swap_steps: 10 is out of range"),
-    ({"swap_steps": "4,4"}, "swap_steps: 4 is given twice"), ({"swap_steps": "a"}, "swap_steps: 'a' is not"),
-    ({"width": 100}, "width, height: 100×64"), ({"scheduler": "bogus"}, "scheduler: there is no 'bogus'"),
-    ({"sampler": "bogus"}, "sampler: 'bogus' cannot"), ({"noise": "tpu"}, "noise: there is no 'tpu'"),
-    ({"scheduler": "ddim_uniform", "steps": 30, "swap_steps": "5"}, "steps: scheduler 'ddim_uniform' makes 31 steps of 30"),
-])
+@pytest.mark.parametrize(
+    ("inputs", "fault"),
+    [
+        ({"swap_steps": ""}, "swap_steps: the list is empty"),
+        ({"swap_steps": "10"}, "swap_steps: 10 is out of range"),
+        ({"swap_steps": "4,4"}, "swap_steps: 4 is given twice"),
+        ({"swap_steps": "a"}, "swap_steps: 'a' is not"),
+        ({"width": 100}, "width, height: 100×64"),
+        ({"scheduler": "bogus"}, "scheduler: there is no 'bogus'"),
+        ({"sampler": "bogus"}, "sampler: 'bogus' cannot"),
+        ({"noise": "tpu"}, "noise: there is no 'tpu'"),
+        (
+            {"scheduler": "ddim_uniform", "steps": 30, "swap_steps": "5"},
+            "steps: scheduler 'ddim_uniform' makes 31 steps of 30",
+        ),
+    ],
+)
 def test_bad_inputs_are_named(traverse, inputs, fault):
     with pytest.raises(ValueError, match=fault):
         traverse(**{**STEPS, **inputs})

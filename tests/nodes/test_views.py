@@ -1,4 +1,5 @@
 """The files that the canvas's widgets read, and what a node shows while it samples."""
+
 import dataclasses
 import json
 from pathlib import Path
@@ -24,7 +25,13 @@ def trajectory(pack):
 
     plan = Plan(2, 2, (7, 4, 1))
     return Trajectory(
-        torch.randn(plan.rows, 4, 4, 4), plan.index(), (7, 8), ("a", "b"), ("#00CC00", "#CC00CC"), (("A",), ("B",)), ("neutral", "7", "4", "1"),
+        torch.randn(plan.rows, 4, 4, 4),
+        plan.index(),
+        (7, 8),
+        ("a", "b"),
+        ("#00CC00", "#CC00CC"),
+        (("A",), ("B",)),
+        ("neutral", "7", "4", "1"),
         settings={"seed": 7},
     )
 
@@ -37,7 +44,11 @@ def folder():
 
 def read(shown):
     (file,) = shown["medtraverse_view"]
-    assert set(file) == {"filename", "subfolder", "type"} and file["subfolder"] == "medtraverse" and file["type"] == "temp"
+    assert (
+        set(file) == {"filename", "subfolder", "type"}
+        and file["subfolder"] == "medtraverse"
+        and file["type"] == "temp"
+    )
     return json.loads((folder() / file["filename"]).read_text(encoding="utf-8"))
 
 
@@ -45,7 +56,11 @@ def test_the_viewer_finds_every_image_pixel_for_pixel(views, trajectory):
     images = torch.rand(len(trajectory.latents), 16, 24, 3)
     view = read(views.trajectory_view(trajectory, images))
     assert view["size"] == [24, 16] and view["left_out"] == 0 and not view["approximate"]
-    assert view["index"] == trajectory.index.tolist() and view["seeds"] == [7, 8] and view["points"] == ["neutral", "7", "4", "1"]
+    assert (
+        view["index"] == trajectory.index.tolist()
+        and view["seeds"] == [7, 8]
+        and view["points"] == ["neutral", "7", "4", "1"]
+    )
     assert "not for clinical use" in view["notice"].lower()
     for row in {row for patient in view["index"] for attribute in patient for row in attribute}:
         kept = np.asarray(Image.open(folder() / f"{view['images']['prefix']}{row}{view['images']['suffix']}"))
@@ -96,12 +111,16 @@ def test_the_panel_has_each_rows_own_probabilities(views, trajectory, pack):
     from medtraverse_pack.medtraverse.evaluation import evaluate
 
     judged = torch.rand(len(trajectory.latents), 2, generator=torch.Generator().manual_seed(1))
-    result = evaluate(trajectory, torch.rand(len(trajectory.latents), 8, 8, 3), lambda images: judged, ("A", "B"), "1,4")
+    result = evaluate(
+        trajectory, torch.rand(len(trajectory.latents), 8, 8, 3), lambda images: judged, ("A", "B"), "1,4"
+    )
     view = read(views.cfrt_view(result, {"a": 0.5}))
     assert np.allclose(view["probabilities"], judged, atol=1e-5) and view["labels"] == ["A", "B"]
     by_name = {entry["attribute"]: entry for entry in view["results"]}
     assert by_name["a"]["published"] == 0.5 and by_name["b"]["published"] is None
-    assert by_name["b"]["success"] == result.results["b"].success.tolist() and view["key"] == views.trajectory_key(trajectory)
+    assert by_name["b"]["success"] == result.results["b"].success.tolist() and view[
+        "key"
+    ] == views.trajectory_key(trajectory)
 
 
 def test_the_line_of_text_names_the_batch(pack):
@@ -109,7 +128,10 @@ def test_the_line_of_text_names_the_batch(pack):
 
     live = importlib.import_module(f"{pack.__name__}.nodes.live")
     assert live.progress_text((7,), ["a"], (4, 1), 0, 9) == "seed 7 · step 1/9 · neutral"
-    assert live.progress_text((7, 8), ["a", "b"], (4, 1), 3, 9) == "seeds 7–8 · step 4/9 · neutral and λ 1 of a, b"
+    assert (
+        live.progress_text((7, 8), ["a", "b"], (4, 1), 3, 9)
+        == "seeds 7–8 · step 4/9 · neutral and λ 1 of a, b"
+    )
 
 
 def test_the_preview_shows_a_branch_once_it_has_left_the_neutral_path(pack):
@@ -125,9 +147,16 @@ def test_the_preview_shows_a_branch_once_it_has_left_the_neutral_path(pack):
             return kind, Image.new("RGB", (4, 4), (0, 100 + int(x0.mean()), 0)), 512
 
     denoised = torch.arange(plan.rows).float()[:, None, None, None].expand(-1, 4, 4, 4)
-    for step, wanted in ((0, [[100, 32, 32], [32, 32, 32]]), (2, [[100, 32, 102], [32, 32, 104]]), (5, [[100, 101, 102], [32, 103, 104]])):
+    for step, wanted in (
+        (0, [[100, 32, 32], [32, 32, 32]]),
+        (2, [[100, 32, 102], [32, 32, 104]]),
+        (5, [[100, 101, 102], [32, 103, 104]]),
+    ):
         kind, picture, limit = live.traversal_preview(Previewer(), denoised, plan, step)
         side = picture.width // 3
         assert kind == "JPEG" and limit >= picture.width and picture.height == 2 * side
-        found = [[picture.getpixel((n * side + side // 2, a * side + side // 2))[1] for n in range(3)] for a in range(2)]
+        found = [
+            [picture.getpixel((n * side + side // 2, a * side + side // 2))[1] for n in range(3)]
+            for a in range(2)
+        ]
         assert found == wanted

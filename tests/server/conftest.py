@@ -1,4 +1,5 @@
 """A builder of small graphs; the live server is in the conftest above."""
+
 import pytest
 
 

@@ -1,4 +1,5 @@
 """The client against a real server, on core nodes alone."""
+
 import io
 import threading
 import time

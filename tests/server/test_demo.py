@@ -1,4 +1,5 @@
 """``demo.run`` as ``run.py demo`` calls it, for one patient per domain: a server of its own, the files, the report."""
+
 import json
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from demo.run import WORKFLOWS, weight_hashes
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     ended = subprocess.run(
-        [sys.executable, "-m", "demo.run", "--out", str(folder), "--patients", "1", "--seed", "77"], cwd=PACK, capture_output=True, text=True
+        [sys.executable, "-m", "demo.run", "--out", str(folder), "--patients", "1", "--seed", "77"],
+        cwd=PACK,
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return folder
@@ -22,8 +26,18 @@ def out(tmp_path_factory):
 @pytest.mark.timeout(600)
 def test_leaves_pictures_videos_and_numbers(out):
     names = {path.name for path in out.iterdir()}
-    stems = {"02-fig3-swap-grid-chexpert", "03-fig3-swap-grid-isic-mel", "03-fig3-swap-grid-isic-nv", "04-fig4-latent-tsne", "05-fig5-direction-cosine",
-             "06-fig6-bezier-chexpert", "06-fig6-bezier-isic", "07-cfrt-chexpert-swaps", "07-cfrt-chexpert-bezier", "10-distance-to-neutral-chexpert"}
+    stems = {
+        "02-fig3-swap-grid-chexpert",
+        "03-fig3-swap-grid-isic-mel",
+        "03-fig3-swap-grid-isic-nv",
+        "04-fig4-latent-tsne",
+        "05-fig5-direction-cosine",
+        "06-fig6-bezier-chexpert",
+        "06-fig6-bezier-isic",
+        "07-cfrt-chexpert-swaps",
+        "07-cfrt-chexpert-bezier",
+        "10-distance-to-neutral-chexpert",
+    }
     assert {f"{stem}{suffix}" for stem in stems for suffix in (".png", ".svg", ".csv")} <= names
     assert {"06-fig6-bezier-chexpert.mp4", "06-fig6-bezier-isic.mp4"} <= names
     assert not [name for name in names if name.endswith(".part")]
@@ -40,16 +54,24 @@ def test_the_report_says_what_was_done(out):
         assert part["seeds"] == [77] and part["settings"]["steps"] == 50 and part["settings"]["cfg"] == 7.5
         assert part["settings"]["swap_steps"] == [45, 40, 35, 30, 25, 20, 15, 10, 5]
         unet = "phantom-chexpert.safetensors" if domain == "CheXpert" else "phantom-isic.safetensors"
-        shipped = [value for name, value in report["weights_sha256"].items() if name.startswith("phantom-sd/") or name == unet]
+        shipped = [
+            value
+            for name, value in report["weights_sha256"].items()
+            if name.startswith("phantom-sd/") or name == unet
+        ]
         assert sorted(part["settings"]["model"]["sha256"].values()) == sorted(shipped)
         for kind, far in (("swaps", {"5", "10", "15"}), ("bezier", {str(frame) for frame in range(30, 50)})):
             assert set(part["cfrt"][kind]["far_points"]) == far
             assert all(item["patients"] == 1 for item in part["cfrt"][kind]["attributes"].values())
     assert len(report["domains"]["direction cosine"]["swap_steps"]) == 9
     assert domains["CheXpert"]["identity"]["points"][0] == "neutral"
-    assert sum(sum(part["seconds"].values()) for part in report["workflows"].values()) < report["seconds"]["all"]
+    assert (
+        sum(sum(part["seconds"].values()) for part in report["workflows"].values()) < report["seconds"]["all"]
+    )
 
 
 def test_bad_arguments_end_with_a_message():
-    ended = subprocess.run([sys.executable, "-m", "demo.run", "--patients", "0"], cwd=PACK, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-m", "demo.run", "--patients", "0"], cwd=PACK, capture_output=True, text=True
+    )
     assert ended.returncode == 2 and "--patients is 0" in ended.stderr

@@ -1,4 +1,5 @@
 """The first demo workflows, kept as they were shipped, on the live server, with fewer steps and patients, and what users do wrong with them."""
+
 import io
 import json
 import threading
@@ -60,7 +61,10 @@ def test_reports_say_what_was_measured(finished):
         assert report["kind"] == kind and report["patients"] == 2
         assert len(report["attributes"]) == attributes[report["settings"]["domain"]]
         for item in report["attributes"].values():
-            assert item["cfrt"] == item["successes"] / 2 and 0 <= item["interval"][0] <= item["cfrt"] <= item["interval"][1] <= 1
+            assert (
+                item["cfrt"] == item["successes"] / 2
+                and 0 <= item["interval"][0] <= item["cfrt"] <= item["interval"][1] <= 1
+            )
     cosine = json.loads(result.outputs[node_id(graph, "Direction cosines")]["medtraverse"][0])
     assert all(values[0] == 1 for values in cosine["mean"].values())
     identity = json.loads(result.outputs[node_id(graph, "Identity")]["medtraverse"][0])
@@ -68,7 +72,7 @@ def test_reports_say_what_was_measured(finished):
 
 
 def test_the_same_again_comes_from_the_cache(finished, client):
-    graph, first = finished
+    graph, _first = finished
     again = client.run(graph, timeout=60)
     sampler = next(key for key, node in graph.items() if node["class_type"] == "PromptSwapKSampler")
     assert sampler in again.cached and node_id(graph, "Bézier curve") in again.cached
@@ -104,17 +108,28 @@ def test_cancel_ends_a_run(client):
     assert time.monotonic() - started < 60
 
 
-@pytest.mark.parametrize(("title", "inputs", "fault"), [
-    ("Traverse", {"swap_steps": ""}, "swap_steps: the list is empty"),
-    ("Traverse", {"swap_steps": "50"}, "swap_steps: 50 is out of range"),
-    ("Traverse", {"swap_steps": "5,5"}, "swap_steps: 5 is given twice"),
-    ("Traverse", {"sampler": "uni_pc"}, "sampler: 'uni_pc' cannot be used"),
-    ("Model", {"checkpoint": "../../etc/passwd"}, "checkpoint: there is no"),
-    ("Model", {"domain": "MRI"}, "domain: there is no 'MRI'"),
-    ("Prompts", {"attributes": "edema"}, "attributes: domain CheXpert has no attribute 'edema'"),
-    ("CFRT of swaps", {"image_classifier": ["other", 0], "far_points": "5"}, "classifier: it judges hair"),
-    ("CFRT of swaps", {"images": ["short", 0], "far_points": "5"}, "images: 1 do not match the trajectory's"),
-])
+@pytest.mark.parametrize(
+    ("title", "inputs", "fault"),
+    [
+        ("Traverse", {"swap_steps": ""}, "swap_steps: the list is empty"),
+        ("Traverse", {"swap_steps": "50"}, "swap_steps: 50 is out of range"),
+        ("Traverse", {"swap_steps": "5,5"}, "swap_steps: 5 is given twice"),
+        ("Traverse", {"sampler": "uni_pc"}, "sampler: 'uni_pc' cannot be used"),
+        ("Model", {"checkpoint": "../../etc/passwd"}, "checkpoint: there is no"),
+        ("Model", {"domain": "MRI"}, "domain: there is no 'MRI'"),
+        ("Prompts", {"attributes": "edema"}, "attributes: domain CheXpert has no attribute 'edema'"),
+        (
+            "CFRT of swaps",
+            {"image_classifier": ["other", 0], "far_points": "5"},
+            "classifier: it judges hair",
+        ),
+        (
+            "CFRT of swaps",
+            {"images": ["short", 0], "far_points": "5"},
+            "images: 1 do not match the trajectory's",
+        ),
+    ],
+)
 def test_mistakes_are_told_with_the_input_and_the_remedy(client, title, inputs, fault):
     graph = load(WORKFLOWS[0], patients=1, steps=8, swap_steps="5")
     key = node_id(graph, title)
@@ -127,8 +142,21 @@ def test_mistakes_are_told_with_the_input_and_the_remedy(client, title, inputs, 
                 if isinstance(value, list):
                     keep(value[0])
 
-    graph["other"] = {"class_type": "MedicalClassifierLoader", "inputs": {"classifier": "MedTraverse demo ISIC", "second_classifier": "none", "labels": "", "input_size": 0}, "_meta": {"title": "other"}}
-    graph["short"] = {"class_type": "EmptyImage", "inputs": {"width": 128, "height": 128, "batch_size": 1, "color": 0}, "_meta": {"title": "short"}}
+    graph["other"] = {
+        "class_type": "MedicalClassifierLoader",
+        "inputs": {
+            "classifier": "MedTraverse demo ISIC",
+            "second_classifier": "none",
+            "labels": "",
+            "input_size": 0,
+        },
+        "_meta": {"title": "other"},
+    }
+    graph["short"] = {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 128, "height": 128, "batch_size": 1, "color": 0},
+        "_meta": {"title": "short"},
+    }
     graph[key]["inputs"].update(inputs)
     keep(node_id(graph, "CFRT of swaps"))
     with pytest.raises((NodeFailed, GraphRejected), match=fault):

@@ -1,9 +1,22 @@
 import pytest
 
-NODES = ["MedicalCheckpointLoader", "MedicalAttributePrompts", "PromptSwapKSampler", "BezierLatentInterpolate",
-         "MedicalClassifierLoader", "CFRTEvaluator", "LatentTSNE", "LatentDirectionCosine", "TrajectoryGrid",
-         "TrajectoryFilm", "IdentityPreservation", "AttributeConditioning", "TrajectorySelect", "SaveTraversalFigure",
-         "DistributionDistance"]
+NODES = [
+    "MedicalCheckpointLoader",
+    "MedicalAttributePrompts",
+    "PromptSwapKSampler",
+    "BezierLatentInterpolate",
+    "MedicalClassifierLoader",
+    "CFRTEvaluator",
+    "LatentTSNE",
+    "LatentDirectionCosine",
+    "TrajectoryGrid",
+    "TrajectoryFilm",
+    "IdentityPreservation",
+    "AttributeConditioning",
+    "TrajectorySelect",
+    "SaveTraversalFigure",
+    "DistributionDistance",
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 """`python -m medtraverse run` against a real server: what it fetches, what it prints and how it exits."""
+
 import contextlib
 import json
 import os
@@ -18,10 +19,17 @@ from demo.comfyui import PACK
 @pytest.fixture
 def command(server, tmp_path):
     """Start the command in a folder of its own; `wait=False` gives the running process."""
+
     def run(*arguments, url=server, wait=True):
         process = subprocess.Popen(
-            [sys.executable, "-m", "medtraverse", "run", *map(str, arguments), "--server", url], cwd=tmp_path, text=True, encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": str(PACK), "PYTHONIOENCODING": "utf-8"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            [sys.executable, "-m", "medtraverse", "run", *map(str, arguments), "--server", url],
+            cwd=tmp_path,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": str(PACK), "PYTHONIOENCODING": "utf-8"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         return finish(process) if wait else process
 
     return run
@@ -43,7 +51,9 @@ def saved(path, graph):
 
 def picture(graph, **inputs):
     """A picture, saved; returns the graph."""
-    image = graph.add("EmptyImage", **{"width": 24, "height": 16, "batch_size": 2, "color": 0x204060, **inputs})
+    image = graph.add(
+        "EmptyImage", **{"width": 24, "height": 16, "batch_size": 2, "color": 0x204060, **inputs}
+    )
     graph.add("SaveImage", images=image[0], filename_prefix="run/command")
     return graph
 
@@ -60,9 +70,26 @@ def slow(graph, seed=1, blurs=100):
 UI = {
     "version": 0.4,
     "nodes": [
-        {"id": 1, "type": "EmptyImage", "widgets_values": [24, 16, 2, 0x204060], "inputs": [], "outputs": [{"type": "IMAGE", "links": [1]}]},
-        {"id": 2, "type": "Reroute", "inputs": [{"name": "", "type": "*", "link": 1}], "outputs": [{"type": "IMAGE", "links": [2]}]},
-        {"id": 3, "type": "SaveImage", "title": "Keep", "widgets_values": ["run/ui"], "inputs": [{"name": "images", "type": "IMAGE", "link": 2}]},
+        {
+            "id": 1,
+            "type": "EmptyImage",
+            "widgets_values": [24, 16, 2, 0x204060],
+            "inputs": [],
+            "outputs": [{"type": "IMAGE", "links": [1]}],
+        },
+        {
+            "id": 2,
+            "type": "Reroute",
+            "inputs": [{"name": "", "type": "*", "link": 1}],
+            "outputs": [{"type": "IMAGE", "links": [2]}],
+        },
+        {
+            "id": 3,
+            "type": "SaveImage",
+            "title": "Keep",
+            "widgets_values": ["run/ui"],
+            "inputs": [{"name": "images", "type": "IMAGE", "link": 2}],
+        },
         {"id": 4, "type": "Note", "widgets_values": ["a note"]},
     ],
     "links": [[1, 1, 0, 2, 0, "*"], [2, 2, 0, 3, 0, "IMAGE"]],
@@ -76,7 +103,9 @@ def test_both_formats_run_and_their_pictures_are_fetched(form, command, graph, t
     assert done.returncode == 0, done.stderr
     out = tmp_path / "output" / "flow"
     record = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    assert {item["file"] for item in record["outputs"]} == {item.name for item in out.iterdir()} - {"run.json"}
+    assert {item["file"] for item in record["outputs"]} == {item.name for item in out.iterdir()} - {
+        "run.json"
+    }
     assert len(record["outputs"]) == 2
     for item in record["outputs"]:
         shown = Image.open(out / item["file"])
@@ -106,21 +135,48 @@ def test_the_same_again_is_not_run_again_and_another_goes_beside_it(command, cli
 
 
 def test_seeds_are_run_one_after_another_and_what_is_done_stays(command, tmp_path):
-    settings = [part for value in ("PromptSwapKSampler.steps=4", "PromptSwapKSampler.swap_steps=2", "PromptSwapKSampler.patients=2") for part in ("--set", value)]
-    source = json.loads((PACK / "workflows" / "api" / "02-fig3-swap-grid-chexpert.json").read_text(encoding="utf-8"))
+    settings = [
+        part
+        for value in (
+            "PromptSwapKSampler.steps=4",
+            "PromptSwapKSampler.swap_steps=2",
+            "PromptSwapKSampler.patients=2",
+        )
+        for part in ("--set", value)
+    ]
+    source = json.loads(
+        (PACK / "workflows" / "api" / "02-fig3-swap-grid-chexpert.json").read_text(encoding="utf-8")
+    )
     ids = {node["class_type"]: key for key, node in source.items()}
-    keep = {ids[name]: source[ids[name]] for name in ("MedicalCheckpointLoader", "MedicalAttributePrompts", "PromptSwapKSampler", "VAEDecode")}
-    keep["show"] = {"class_type": "PreviewImage", "inputs": {"images": [ids["VAEDecode"], 0]}, "_meta": {"title": "Show"}}
+    keep = {
+        ids[name]: source[ids[name]]
+        for name in ("MedicalCheckpointLoader", "MedicalAttributePrompts", "PromptSwapKSampler", "VAEDecode")
+    }
+    keep["show"] = {
+        "class_type": "PreviewImage",
+        "inputs": {"images": [ids["VAEDecode"], 0]},
+        "_meta": {"title": "Show"},
+    }
     path = saved(tmp_path / "seeds.json", keep)
     first = command(path, "--seeds", "10-12", "--out", "all", *settings)
     assert first.returncode == 0, first.stderr
-    graphs = {name: json.loads((tmp_path / "all" / name / "run.json").read_text(encoding="utf-8"))["graph"][ids["PromptSwapKSampler"]]["inputs"] for name in ("10-11", "12")}
-    assert {name: (inputs["seed"], inputs["patients"]) for name, inputs in graphs.items()} == {"10-11": (10, 2), "12": (12, 1)}
+    graphs = {
+        name: json.loads((tmp_path / "all" / name / "run.json").read_text(encoding="utf-8"))["graph"][
+            ids["PromptSwapKSampler"]
+        ]["inputs"]
+        for name in ("10-11", "12")
+    }
+    assert {name: (inputs["seed"], inputs["patients"]) for name, inputs in graphs.items()} == {
+        "10-11": (10, 2),
+        "12": (12, 1),
+    }
     (tmp_path / "all" / "12" / "run.json").unlink()
     before = (tmp_path / "all" / "10-11" / "run.json").stat().st_mtime_ns
     second = command(path, "--seeds", "10-12", "--out", "all", *settings)
     assert second.returncode == 0 and "10-11: done already" in second.stdout
-    assert (tmp_path / "all" / "12" / "run.json").is_file() and (tmp_path / "all" / "10-11" / "run.json").stat().st_mtime_ns == before
+    assert (tmp_path / "all" / "12" / "run.json").is_file() and (
+        tmp_path / "all" / "10-11" / "run.json"
+    ).stat().st_mtime_ns == before
 
 
 def test_texts_and_reports_become_files(command, graph, tmp_path):
@@ -135,7 +191,14 @@ def test_texts_and_reports_become_files(command, graph, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="a console's Ctrl-C cannot be sent to one process there")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_ctrl_c_while_sampling_ends_our_run_and_no_other(sent, command, client, graph, tmp_path):
-    process = command("02-fig3-swap-grid-chexpert", "--set", "PromptSwapKSampler.patients=500", "--set", "PromptSwapKSampler.seed=990001", wait=False)
+    process = command(
+        "02-fig3-swap-grid-chexpert",
+        "--set",
+        "PromptSwapKSampler.patients=500",
+        "--set",
+        "PromptSwapKSampler.seed=990001",
+        wait=False,
+    )
     until(lambda: client.queue()[0])
     other = client.submit(picture(graph, color=77))
     time.sleep(3)
@@ -184,13 +247,19 @@ def test_a_rejected_graph_says_which_input_of_which_node(command, graph, tmp_pat
     assert not (tmp_path / "output").exists()
 
 
-@pytest.mark.parametrize(("arguments", "fault"), [
-    (["nothing.json"], "there is no file nothing.json"),
-    (["02-fig3-swap-grid-chexpert", "--set", "PromptSwapKSampler.stepz=3"], "did you mean steps"),
-    (["02-fig3-swap-grid-chexpert", "--set", "PromptSwapKSampler.scheduler=diffusers"], "did you mean diffusers_ddim"),
-    (["02-fig3-swap-grid-chexpert", "--seeds", "9-3"], "--seeds"),
-    (["02-fig3-swap-grid-chexpert", "--server"], "--server"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["nothing.json"], "there is no file nothing.json"),
+        (["02-fig3-swap-grid-chexpert", "--set", "PromptSwapKSampler.stepz=3"], "did you mean steps"),
+        (
+            ["02-fig3-swap-grid-chexpert", "--set", "PromptSwapKSampler.scheduler=diffusers"],
+            "did you mean diffusers_ddim",
+        ),
+        (["02-fig3-swap-grid-chexpert", "--seeds", "9-3"], "--seeds"),
+        (["02-fig3-swap-grid-chexpert", "--server"], "--server"),
+    ],
+)
 def test_bad_arguments_exit_with_2(arguments, fault, command):
     done = command(*arguments)
     assert done.returncode == 2 and fault in done.stderr and "Traceback" not in done.stderr
@@ -216,7 +285,9 @@ def test_a_failing_node_is_named_by_its_title(command, graph, tmp_path):
 
 def test_a_dropped_connection_is_taken_up_again(command, client, server, graph, tmp_path):
     with line_to(server) as (url, drop):
-        process = command(saved(tmp_path / "flow.json", slow(graph, 8, blurs=8)), "--out", "here", url=url, wait=False)
+        process = command(
+            saved(tmp_path / "flow.json", slow(graph, 8, blurs=8)), "--out", "here", url=url, wait=False
+        )
         until(lambda: client.queue()[0])
         time.sleep(1)
         assert drop() > 0

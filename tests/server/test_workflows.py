@@ -1,4 +1,5 @@
 """The bundled workflows on the live server, with fewer steps and patients: they run to the end, come from the cache, and stay valid."""
+
 import io
 import json
 
@@ -37,7 +38,10 @@ def check_outputs(graph, result, client):
         picture = np.asarray(Image.open(io.BytesIO(client.fetch(result.files(key)[0]))).convert("RGB"))
         assert min(picture.shape[:2]) > 200 and picture.std() > 10
         if graph[key]["class_type"] == "SaveTraversalFigure":
-            files = {file["filename"].rsplit(".", 1)[1]: client.fetch(file).decode() for file in result.files(key, "files")}
+            files = {
+                file["filename"].rsplit(".", 1)[1]: client.fetch(file).decode()
+                for file in result.files(key, "files")
+            }
             assert set(files) == {"svg", "csv"}
             assert "<svg" in files["svg"] and all("Not for clinical use" in text for text in files.values())
             assert len(files["csv"].splitlines()) > 2
@@ -45,7 +49,10 @@ def check_outputs(graph, result, client):
         av = pytest.importorskip("av")
         with av.open(io.BytesIO(client.fetch(result.outputs[key]["images"][0]))) as video:
             frames = [frame.to_ndarray(format="rgb24").astype(float) for frame in video.decode(video=0)]
-        assert len(frames) == 99 and np.abs(frames[0] - frames[-1]).mean() < np.abs(frames[0] - frames[49]).mean()
+        assert (
+            len(frames) == 99
+            and np.abs(frames[0] - frames[-1]).mean() < np.abs(frames[0] - frames[49]).mean()
+        )
     for key in of(graph, "CFRTEvaluator"):
         report = json.loads(result.outputs[key]["medtraverse"][0])
         for item in report["attributes"].values():
@@ -65,16 +72,24 @@ def test_the_same_again_comes_from_the_cache_and_other_frames_rerun_nothing_upst
     graph = load(API / "06-fig6-bezier.json")
     client.run(graph, timeout=280)
     again = client.run(graph, timeout=60)
-    assert set(of(graph, "PromptSwapKSampler") + of(graph, "BezierLatentInterpolate") + of(graph, "VAEDecode")) <= set(again.cached)
+    assert set(
+        of(graph, "PromptSwapKSampler") + of(graph, "BezierLatentInterpolate") + of(graph, "VAEDecode")
+    ) <= set(again.cached)
     for key in of(graph, "BezierLatentInterpolate"):
         graph[key]["inputs"]["frames"] = 12
     fewer = client.run(graph, timeout=120)
-    upstream = of(graph, "MedicalCheckpointLoader") + of(graph, "MedicalAttributePrompts") + of(graph, "PromptSwapKSampler")
+    upstream = (
+        of(graph, "MedicalCheckpointLoader")
+        + of(graph, "MedicalAttributePrompts")
+        + of(graph, "PromptSwapKSampler")
+    )
     assert set(upstream) <= set(fewer.cached)
     assert not set(of(graph, "BezierLatentInterpolate") + of(graph, "VAEDecode")) & set(fewer.cached)
 
 
-@pytest.mark.parametrize("path", sorted(set(FROZEN.glob("*.json")) - set(FROZEN.glob("demo-*.json"))), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(set(FROZEN.glob("*.json")) - set(FROZEN.glob("demo-*.json"))), ids=lambda path: path.stem
+)
 def test_a_workflow_once_shipped_stays_valid(client, path):
     """Copies of what was shipped. One that is still shipped as it was has run above; the oldest have test_demo_workflows.
 
@@ -87,13 +102,21 @@ def test_a_workflow_once_shipped_stays_valid(client, path):
             if key in today:
                 chosen.add(graph[key]["inputs"]["unet"])
                 today[key]["inputs"]["unet"] = graph[key]["inputs"]["unet"]
-        options = client.get("/object_info/MedicalCheckpointLoader")["MedicalCheckpointLoader"]["input"]["required"]["unet"][1]["options"]
-        if today == graph and (path.stem.endswith(SUFFIX) or chosen <= set(options) and path.stem not in RUN_AGAIN):
+        options = client.get("/object_info/MedicalCheckpointLoader")["MedicalCheckpointLoader"]["input"][
+            "required"
+        ]["unet"][1]["options"]
+        if today == graph and (
+            path.stem.endswith(SUFFIX) or (chosen <= set(options) and path.stem not in RUN_AGAIN)
+        ):
             return
     if path.stem.endswith(SUFFIX):
         info = client.get("/object_info")
         for node in graph.values():
-            known = {name for part in ("required", "optional") for name in info[node["class_type"]]["input"].get(part, {})}
+            known = {
+                name
+                for part in ("required", "optional")
+                for name in info[node["class_type"]]["input"].get(part, {})
+            }
             assert set(node["inputs"]) <= known
         return
     check_outputs(graph, client.run(graph, timeout=280), client)
@@ -105,8 +128,16 @@ CHEST = {
     "pleural effusion": "Chest X-ray showing Pleural Effusion",
 }
 BOTH = {"pleural effusion + support devices": "Chest X-ray showing Pleural Effusion, Support Devices"}
-LESIONS = {"MEL": "a dermoscopic image with melanoma (MEL)", "NV": "a dermoscopic image with melanocytic nevus (NV)"}
-ARTEFACTS = {"hair": " with hairs visible on skin", "gel bubble": " showing gel bubbles", "ruler": " with a ruler visible", "ink": " showing ink"}
+LESIONS = {
+    "MEL": "a dermoscopic image with melanoma (MEL)",
+    "NV": "a dermoscopic image with melanocytic nevus (NV)",
+}
+ARTEFACTS = {
+    "hair": " with hairs visible on skin",
+    "gel bubble": " showing gel bubbles",
+    "ruler": " with a ruler visible",
+    "ink": " showing ink",
+}
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -115,7 +146,11 @@ def test_paper_settings_are_the_papers(client, name):
     info = client.get("/object_info")
     for node in graph.values():
         spec = info[node["class_type"]]["input"]
-        assert set(spec["required"]) <= set(node["inputs"]) <= set(spec["required"]) | set(spec.get("optional", {}))
+        assert (
+            set(spec["required"])
+            <= set(node["inputs"])
+            <= set(spec["required"]) | set(spec.get("optional", {}))
+        )
         for key, value in node["inputs"].items():
             kind, *options = {**spec["required"], **spec.get("optional", {})}[key]
             choices = kind if isinstance(kind, list) else options and options[0].get("options")
@@ -126,16 +161,32 @@ def test_paper_settings_are_the_papers(client, name):
         first = {"CheXpert": 1500, "ISIC MEL": 3000, "ISIC NV": 4000, "ISIC": 3000}
         title = graph[key]["_meta"]["title"].removesuffix(" patients")
         assert inputs["seed"] == first[title]
-        wanted = {"width": 512, "height": 512, "steps": 50, "cfg": 7.5, "sampler": "ddim", "scheduler": "diffusers_ddim", "noise": "gpu",
-                  "swap_steps": "45,40,35,30,25,20,15,10,5"}
+        wanted = {
+            "width": 512,
+            "height": 512,
+            "steps": 50,
+            "cfg": 7.5,
+            "sampler": "ddim",
+            "scheduler": "diffusers_ddim",
+            "noise": "gpu",
+            "swap_steps": "45,40,35,30,25,20,15,10,5",
+        }
         assert {name: inputs[name] for name in wanted} == wanted
     for key in of(graph, "BezierLatentInterpolate"):
-        assert {name: graph[key]["inputs"][name] for name in ("frames", "method", "spacing")} == {"frames": 50, "method": "bezier", "spacing": "parameter"}
+        assert {name: graph[key]["inputs"][name] for name in ("frames", "method", "spacing")} == {
+            "frames": 50,
+            "method": "bezier",
+            "spacing": "parameter",
+        }
     for key in of(graph, "LatentTSNE"):
         assert (graph[key]["inputs"]["perplexity"], graph[key]["inputs"]["seed"]) == (2.0, 500)
     for key in of(graph, "MedicalClassifierLoader"):
         assert graph[key]["inputs"]["input_size"] == 512
-    far = {graph[key]["inputs"]["points"] for key in of(graph, "TrajectorySelect")} if of(graph, "CFRTEvaluator") else None
+    far = (
+        {graph[key]["inputs"]["points"] for key in of(graph, "TrajectorySelect")}
+        if of(graph, "CFRTEvaluator")
+        else None
+    )
     assert far in (None, {"5,10,15", "30-49"})
 
 
@@ -147,7 +198,9 @@ def test_paper_prompts_reach_the_text_encoder_letter_by_letter(client, name):
     asked = {}
     for key in of(graph, "MedicalAttributePrompts"):
         asked["show " + key] = {"class_type": "PreviewAny", "inputs": {"source": [key, 3]}}
-    kept = {key: graph[key] for key in of(graph, "MedicalCheckpointLoader") + of(graph, "MedicalAttributePrompts")} | asked
+    kept = {
+        key: graph[key] for key in of(graph, "MedicalCheckpointLoader") + of(graph, "MedicalAttributePrompts")
+    } | asked
     result = client.run(kept, timeout=120)
     for key in of(graph, "MedicalAttributePrompts"):
         inputs = graph[key]["inputs"]

@@ -1,4 +1,5 @@
 """Chromium on the live server's page. MEDTRAVERSE_BROWSER names its program; without any browser these tests are skipped, unless it says "required"."""
+
 import json
 import os
 import shutil
@@ -21,7 +22,9 @@ def browser():
 
     with sync_playwright() as playwright:
         try:
-            opened = playwright.chromium.launch(executable_path=program(), args=["--no-sandbox", "--disable-gpu"])
+            opened = playwright.chromium.launch(
+                executable_path=program(), args=["--no-sandbox", "--disable-gpu"]
+            )
         except Error as error:
             if os.environ.get("MEDTRAVERSE_BROWSER") == "required":
                 raise
@@ -33,7 +36,9 @@ def browser():
 @pytest.fixture(scope="session")
 def context(browser, server):
     settings = json.dumps({"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False}).encode()
-    urllib.request.urlopen(urllib.request.Request(f"{server}/settings", settings, {"Content-Type": "application/json"})).close()
+    urllib.request.urlopen(
+        urllib.request.Request(f"{server}/settings", settings, {"Content-Type": "application/json"})
+    ).close()
     opened = browser.new_context(viewport={"width": 1700, "height": 950})
     yield opened
     opened.close()
@@ -49,7 +54,7 @@ class Page:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def log(self, message):
-        bad = message.type == "error" or message.type == "warning" and "deprecat" in message.text.lower()
+        bad = message.type == "error" or (message.type == "warning" and "deprecat" in message.text.lower())
         if bad and "//api.comfy.org/" not in message.text:
             self.errors.append(f"{message.text} {message.location.get('url', '')}")
 

@@ -1,4 +1,5 @@
 """The CFRT Evaluator's panel alone in a page: its module is served as it is, with the evaluator's own figures and no ComfyUI."""
+
 import json
 import mimetypes
 from pathlib import Path
@@ -34,14 +35,33 @@ def view_of(patients, seed=0, reach=0.4, published=True):
         far[:, :, target] += reach * random.uniform(0, 1, (patients, 1))
         scored = cfrt(far, neutral, target)
         low, high = scored.interval
-        results.append({
-            "attribute": attribute, "target": target, "cfrt": scored.cfrt, "low": low, "high": high, "successes": scored.successes,
-            "patients": patients, "published": [0.907, 0.985, 0.721, 0.412][target] if published else None, "success": scored.success.tolist(),
-            "leaked": scored.leaked.tolist(), "deltas": scored.deltas.tolist(),
-        })  # fmt: skip
+        results.append(
+            {
+                "attribute": attribute,
+                "target": target,
+                "cfrt": scored.cfrt,
+                "low": low,
+                "high": high,
+                "successes": scored.successes,
+                "patients": patients,
+                "published": [0.907, 0.985, 0.721, 0.412][target] if published else None,
+                "success": scored.success.tolist(),
+                "leaked": scored.leaked.tolist(),
+                "deltas": scored.deltas.tolist(),
+            }
+        )
     attributes = [{"name": name, "colour": colour, "labels": [name]} for name, colour in zip(LABELS, COLOURS)]
-    return {"format": 1, "view": "cfrt", "kind": "swap", "notice": NOTICE, "seeds": list(range(40, 40 + patients)),
-            "attributes": attributes, "labels": LABELS, "far": ["15", "10", "5"], "results": results}  # fmt: skip
+    return {
+        "format": 1,
+        "view": "cfrt",
+        "kind": "swap",
+        "notice": NOTICE,
+        "seeds": list(range(40, 40 + patients)),
+        "attributes": attributes,
+        "labels": LABELS,
+        "far": ["15", "10", "5"],
+        "results": results,
+    }
 
 
 def serve(route):
@@ -94,10 +114,17 @@ def test_bars_whiskers_and_published_ticks_stand_at_their_values(panel, patients
           const inner = track.width - 1
           return [fill.left - track.left, fill.width, whisker.left - track.left, whisker.right - track.left, (tick.left + tick.right) / 2 - track.left].map(x => x / inner)
         }""")
-        assert [left, fill, low, high, tick] == pytest.approx([0, result["cfrt"], result["low"], result["high"], result["published"]], abs=0.01)
+        assert [left, fill, low, high, tick] == pytest.approx(
+            [0, result["cfrt"], result["low"], result["high"], result["published"]], abs=0.01
+        )
         label = bars.nth(number).get_attribute("aria-label")
-        for part in (result["attribute"], f"{result['cfrt']:.3f}", f"{result['low']:.3f} to {result['high']:.3f}",
-                     f"{result['successes']} of {patients} patients", f"published {result['published']:.3f}"):  # fmt: skip
+        for part in (
+            result["attribute"],
+            f"{result['cfrt']:.3f}",
+            f"{result['low']:.3f} to {result['high']:.3f}",
+            f"{result['successes']} of {patients} patients",
+            f"published {result['published']:.3f}",
+        ):
             assert part in label
     assert NOTICE in panel.locator(".mt-cfrt").inner_text()
 
@@ -105,7 +132,9 @@ def test_bars_whiskers_and_published_ticks_stand_at_their_values(panel, patients
 def test_without_published_values_there_is_no_tick_and_no_legend_for_it(panel):
     shown(panel, view_of(8, published=False))
     assert panel.locator(".mt-cfrt-published").count() == 0
-    assert "published" not in panel.locator(".mt-cfrt").inner_text() + panel.locator(".mt-cfrt-bar").first.get_attribute("aria-label")
+    assert "published" not in panel.locator(".mt-cfrt").inner_text() + panel.locator(
+        ".mt-cfrt-bar"
+    ).first.get_attribute("aria-label")
 
 
 @pytest.mark.parametrize("key", ["Enter", "Space"])
@@ -129,7 +158,10 @@ def test_a_key_opens_the_failed_patients_worst_first_and_closes_them(panel, key)
     assert json.loads(panel.evaluate("saved.at(-1)")) == {"open": "gel bubble"}
     assert panel.get_by_role("button", expanded=True).count() == 1
     panel.keyboard.press(key)
-    assert panel.get_by_role("button", expanded=True).count() == 0 and json.loads(panel.evaluate("saved.at(-1)"))["open"] is None
+    assert (
+        panel.get_by_role("button", expanded=True).count() == 0
+        and json.loads(panel.evaluate("saved.at(-1)"))["open"] is None
+    )
     # The first Tab comes from outside.
     assert set(panel.evaluate("heard")) <= {"Shift", "Tab"}
 
@@ -143,14 +175,18 @@ def test_signed_bars_lie_on_their_side_of_the_zero(panel):
       const [outer, inner] = [track, track.firstChild].map(one => one.getBoundingClientRect())
       return [(inner.left - outer.left) / outer.width, (inner.right - outer.left) / outer.width]
     })""")
-    assert np.array(places) == pytest.approx(np.array([[0, 0.5], [0.5, 0.75], [0.5, 0.5], [0.5, 1]]), abs=0.01)
+    assert np.array(places) == pytest.approx(
+        np.array([[0, 0.5], [0.5, 0.75], [0.5, 0.5], [0.5, 1]]), abs=0.01
+    )
 
 
 def test_all_patients_lists_successes_behind_the_failures_and_is_kept(panel):
     view = view_of(30)
     shown(panel, view, {"open": "ruler"})
     panel.get_by_label("all patients").check()
-    assert seeds_listed(panel) == [view["seeds"][i] for i, _ in worst_first(view["results"][2], failed_only=False)]
+    assert seeds_listed(panel) == [
+        view["seeds"][i] for i, _ in worst_first(view["results"][2], failed_only=False)
+    ]
     assert json.loads(panel.evaluate("saved.at(-1)")) == {"open": "ruler", "all": True}
     state = panel.evaluate("host.state")
     shown(panel, view_of(30, seed=1), state)
@@ -163,7 +199,9 @@ def test_a_thousand_patients_come_a_hundred_at_a_time(panel):
     assert len(seeds_listed(panel)) == 100
     while (more := panel.get_by_role("button", name="Show more")).count():
         more.click()
-    assert seeds_listed(panel) == [view["seeds"][i] for i, _ in worst_first(view["results"][3], failed_only=False)]
+    assert seeds_listed(panel) == [
+        view["seeds"][i] for i, _ in worst_first(view["results"][3], failed_only=False)
+    ]
 
 
 def test_a_line_says_that_no_patient_failed(panel):
@@ -184,10 +222,12 @@ def test_copy_puts_a_seed_or_all_of_them_on_the_clipboard(panel):
     panel.get_by_text("Copied", exact=True).wait_for()
     assert panel.evaluate("navigator.clipboard.readText()") == listed[1]
     panel.get_by_role("button", name="Copy seeds").click()
-    panel.wait_for_function("text => navigator.clipboard.readText().then(copied => copied === text)", arg=", ".join(listed))
+    panel.wait_for_function(
+        "text => navigator.clipboard.readText().then(copied => copied === text)", arg=", ".join(listed)
+    )
 
 
-@pytest.mark.parametrize("width, cards", [(300, True), (700, False)])
+@pytest.mark.parametrize(("width", "cards"), [(300, True), (700, False)])
 def test_nothing_is_cut_off_on_a_narrow_node(panel, width, cards):
     shown(panel, view_of(20), {"open": "hair"})
     panel.evaluate("width => { document.querySelector('#room').style.width = width + 'px' }", width)

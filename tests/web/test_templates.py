@@ -1,4 +1,5 @@
 """Every bundled workflow in the real frontend: found in the Templates browser, opened whole, laid out, and the same graph as its API file."""
+
 import json
 import urllib.request
 
@@ -29,7 +30,7 @@ def fetch(url):
 
 def test_the_files_are_what_the_graphs_say(server):
     texts = files(json.loads(fetch(f"{server}/object_info")))
-    assert {path for path in texts} == {*FOLDER.glob("*.json"), *(FOLDER / "api").glob("*.json")}
+    assert set(texts) == {*FOLDER.glob("*.json"), *(FOLDER / "api").glob("*.json")}
     stale = [path.name for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
     assert not stale, f"run `python -m workflows.build`: {stale}"
 
@@ -46,14 +47,21 @@ def test_it_opens_whole_and_is_its_api_file(tab, bare_errors, name):
     nodes, groups = tab.evaluate(BOXES), tab.evaluate(GROUPS)
     wanted = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     assert [node["title"] for node in nodes] == [node["title"] for node in wanted["nodes"]]
-    assert tab.evaluate("app.graph._nodes.filter(node => node.has_errors || !LiteGraph.registered_node_types[node.type]).map(node => node.type)") == []
+    assert (
+        tab.evaluate(
+            "app.graph._nodes.filter(node => node.has_errors || !LiteGraph.registered_node_types[node.type]).map(node => node.type)"
+        )
+        == []
+    )
     assert tab.evaluate("document.querySelectorAll('.p-dialog').length") == 0
     for number, node in enumerate(nodes):
-        for other in nodes[number + 1:]:
+        for other in nodes[number + 1 :]:
             assert not overlap(node["box"], other["box"]), f"{node['title']} lies over {other['title']}"
-        assert sum(within(node["box"], group["box"]) for group in groups) == 1, f"{node['title']} is not in one group"
+        assert sum(within(node["box"], group["box"]) for group in groups) == 1, (
+            f"{node['title']} is not in one group"
+        )
     for number, group in enumerate(groups):
-        assert not any(overlap(group["box"], other["box"]) for other in groups[number + 1:])
+        assert not any(overlap(group["box"], other["box"]) for other in groups[number + 1 :])
     prompt = tab.evaluate("app.graphToPrompt().then(prompt => prompt.output)")
     assert prompt == json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
     assert set(tab.errors) <= bare_errors

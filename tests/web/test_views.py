@@ -1,4 +1,5 @@
 """The widgets on the canvas in both renderers: a run by clicking Run, then looked at as a user does."""
+
 import itertools
 import json
 import os
@@ -28,7 +29,9 @@ PROMPT = "app.graphToPrompt().then(prompt => prompt.output)"
 
 def setting(server, **values):
     body = json.dumps({name.replace("_", "."): value for name, value in values.items()}).encode()
-    urllib.request.urlopen(urllib.request.Request(f"{server}/settings", body, {"Content-Type": "application/json"})).close()
+    urllib.request.urlopen(
+        urllib.request.Request(f"{server}/settings", body, {"Content-Type": "application/json"})
+    ).close()
 
 
 @pytest.fixture(params=["legacy canvas", "Nodes 2.0"])
@@ -58,7 +61,9 @@ def opened(tab, name):
 def run(tab, node, part):
     """Click Run and wait for a node's view; return it, in the middle of the window."""
     tab.page.get_by_role("button", name=re.compile("^Run")).first.click()
-    tab.page.wait_for_function(f"document.querySelector('.mt-view[data-mt-node={node}] .{part}')", timeout=240_000)
+    tab.page.wait_for_function(
+        f"document.querySelector('.mt-view[data-mt-node={node}] .{part}')", timeout=240_000
+    )
     tab.page.evaluate(CENTRE, node)
     tab.page.wait_for_timeout(800)
     return view(tab, node)
@@ -111,7 +116,9 @@ def test_a_trajectory_is_moved_through(canvas, bare_errors):
     press(tab, viewer, "End")
     assert settled(tab, picture) == at_the_end
     press(tab, viewer, "d")
-    assert viewer.get_by_role("button", name=re.compile("^Difference")).get_attribute("aria-pressed") == "true"
+    assert (
+        viewer.get_by_role("button", name=re.compile("^Difference")).get_attribute("aria-pressed") == "true"
+    )
     assert settled(tab, picture) != at_the_end
     press(tab, viewer, "d")
     press(tab, viewer, "p")
@@ -125,7 +132,10 @@ def test_a_trajectory_is_moved_through(canvas, bare_errors):
     assert download.value.suggested_filename == f"trajectory-seed-{tab.seed}.png"
 
     viewer.get_by_role("button", name=re.compile("^Play")).click()
-    tab.page.wait_for_function("document.querySelector('.mt-view[data-mt-node=TrajectoryGrid] output').textContent === 'λ = 10'", timeout=15_000)
+    tab.page.wait_for_function(
+        "document.querySelector('.mt-view[data-mt-node=TrajectoryGrid] output').textContent === 'λ = 10'",
+        timeout=15_000,
+    )
     viewer.get_by_role("button", name=re.compile("^Pause")).click()
     assert tab.evaluate(PROMPT) == before
     assert tab.own_errors() <= bare_errors
@@ -133,7 +143,9 @@ def test_a_trajectory_is_moved_through(canvas, bare_errors):
     state = tab.page.evaluate(STATE, "TrajectoryGrid")
     tab.page.wait_for_timeout(1500)
     tab.page.reload()
-    tab.page.wait_for_function("document.querySelector('.mt-view[data-mt-node=TrajectoryGrid] .mt-viewer')", timeout=60_000)
+    tab.page.wait_for_function(
+        "document.querySelector('.mt-view[data-mt-node=TrajectoryGrid] .mt-viewer')", timeout=60_000
+    )
     assert tab.page.evaluate(STATE, "TrajectoryGrid") == state
     assert view(tab, "TrajectoryGrid").locator("output").inner_text() != ""
 
@@ -146,37 +158,61 @@ def test_a_view_survives_copy_collapse_and_undo_and_ends_with_its_node(canvas, b
     tab.evaluate("""() => { const node = app.graph._nodes.find(node => node.type === 'TrajectoryGrid'); const copy = node.clone()
       copy.pos = [node.pos[0], node.pos[1] + 1200]; app.graph.add(copy); copy.onConfigure?.(copy.serialize()) }""")
     tab.page.wait_for_timeout(1000)
-    states = tab.evaluate("app.graph._nodes.filter(node => node.type === 'TrajectoryGrid').map(node => node.properties.medtraverse_view)")
-    assert len(states) == 2 and states[0]["file"] == states[1]["file"] and states[0]["state"]["point"] == states[1]["state"]["point"] == 0
+    states = tab.evaluate(
+        "app.graph._nodes.filter(node => node.type === 'TrajectoryGrid').map(node => node.properties.medtraverse_view)"
+    )
+    assert (
+        len(states) == 2
+        and states[0]["file"] == states[1]["file"]
+        and states[0]["state"]["point"] == states[1]["state"]["point"] == 0
+    )
     press(tab, viewer, "End")
-    states = tab.evaluate("app.graph._nodes.filter(node => node.type === 'TrajectoryGrid').map(node => node.properties.medtraverse_view.state.point)")
+    states = tab.evaluate(
+        "app.graph._nodes.filter(node => node.type === 'TrajectoryGrid').map(node => node.properties.medtraverse_view.state.point)"
+    )
     assert sorted(states) == [0, 3]
     tab.evaluate("() => app.graph.remove(app.graph._nodes.filter(node => node.type === 'TrajectoryGrid')[1])")
     tab.page.wait_for_timeout(500)
     assert tab.evaluate(count) <= 1
-    tab.evaluate("() => { const node = app.graph._nodes.find(node => node.type === 'TrajectoryGrid'); node.collapse(); node.collapse() }")
+    tab.evaluate(
+        "() => { const node = app.graph._nodes.find(node => node.type === 'TrajectoryGrid'); node.collapse(); node.collapse() }"
+    )
     tab.page.wait_for_timeout(800)
     assert viewer.locator("canvas").is_visible()
     tab.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
     tab.page.wait_for_timeout(1500)
     assert tab.evaluate("app.graph._nodes.filter(node => node.type === 'TrajectoryGrid').length") == 1
-    assert tab.evaluate("!!app.graph._nodes.find(node => node.type === 'TrajectoryGrid').widgets.find(widget => widget.name === 'medtraverse_view')")
+    assert tab.evaluate(
+        "!!app.graph._nodes.find(node => node.type === 'TrajectoryGrid').widgets.find(widget => widget.name === 'medtraverse_view')"
+    )
     assert tab.own_errors() <= bare_errors
 
 
 def test_a_view_inside_a_subgraph_shows_its_run(canvas, bare_errors):
     tab = opened(canvas, "00-start-here")
-    tab.evaluate("() => { app.graph.convertToSubgraph(new Set(app.graph._nodes.filter(node => ['VAEDecode', 'TrajectoryGrid'].includes(node.type)))) }")
+    tab.evaluate(
+        "() => { app.graph.convertToSubgraph(new Set(app.graph._nodes.filter(node => ['VAEDecode', 'TrajectoryGrid'].includes(node.type)))) }"
+    )
     tab.page.get_by_role("button", name=re.compile("^Run")).first.click()
-    tab.page.wait_for_function("app.graph._nodes.some(node => node.subgraph?._nodes.some(inner => inner.properties.medtraverse_view))", timeout=240_000)
-    tab.evaluate("() => { const node = app.graph._nodes.find(node => node.subgraph); app.canvas.openSubgraph(node.subgraph, node) }")
+    tab.page.wait_for_function(
+        "app.graph._nodes.some(node => node.subgraph?._nodes.some(inner => inner.properties.medtraverse_view))",
+        timeout=240_000,
+    )
+    tab.evaluate(
+        "() => { const node = app.graph._nodes.find(node => node.subgraph); app.canvas.openSubgraph(node.subgraph, node) }"
+    )
     tab.page.wait_for_timeout(1500)
     tab.page.evaluate(CENTRE.replace("app.graph", "app.canvas.graph"), "TrajectoryGrid")
     viewer = view(tab, "TrajectoryGrid")
     at_the_end = settled(tab, viewer.locator("canvas"))
     press(tab, viewer, "Home")
     assert settled(tab, viewer.locator("canvas")) != at_the_end
-    assert tab.evaluate("app.canvas.graph._nodes.find(node => node.type === 'TrajectoryGrid').properties.medtraverse_view.state.point") == 0
+    assert (
+        tab.evaluate(
+            "app.canvas.graph._nodes.find(node => node.type === 'TrajectoryGrid').properties.medtraverse_view.state.point"
+        )
+        == 0
+    )
     # Opening a subgraph by script, the frontend says this of its own.
     assert {error for error in tab.own_errors() if "graph that was never set up" not in error} <= bare_errors
 
@@ -194,7 +230,10 @@ def test_the_map_shows_the_thumbnail_under_the_pointer(canvas, bare_errors):
         if tip.is_visible():
             break
     assert "seed" in tip.inner_text() and re.search("λ|normal", tip.inner_text())
-    tab.page.wait_for_function("new Set(document.querySelector('.mt-map-tip canvas').getContext('2d').getImageData(0, 0, 96, 96).data).size > 30", timeout=10_000)
+    tab.page.wait_for_function(
+        "new Set(document.querySelector('.mt-map-tip canvas').getContext('2d').getImageData(0, 0, 96, 96).data).size > 30",
+        timeout=10_000,
+    )
     keep(tab, view_of_map, "map")
     view_of_map.get_by_role("button", name="support devices").click()
     assert settled(tab, plot.locator("canvas").first) != before
@@ -204,12 +243,21 @@ def test_the_map_shows_the_thumbnail_under_the_pointer(canvas, bare_errors):
     tab.page.mouse.move(box["x"] + 2, box["y"] + 2)
     tab.page.mouse.down()
     for x, y in ((1, 0), (1, 1), (0, 1), (0, 0)):
-        tab.page.mouse.move(box["x"] + 2 + x * (box["width"] - 4), box["y"] + 2 + y * (box["height"] - 4), steps=4)
+        tab.page.mouse.move(
+            box["x"] + 2 + x * (box["width"] - 4), box["y"] + 2 + y * (box["height"] - 4), steps=4
+        )
     tab.page.mouse.up()
     seeds = view_of_map.locator("textarea").input_value()
-    widgets = {widget: tab.page.evaluate("name => app.graph._nodes.find(node => node.type === 'PromptSwapKSampler').widgets.find(widget => widget.name === name).value", widget)
-               for widget in ("seed", "patients")}
-    assert {int(seed) for seed in re.findall(r"\d+", seeds)} == set(range(widgets["seed"], widgets["seed"] + widgets["patients"]))
+    widgets = {
+        widget: tab.page.evaluate(
+            "name => app.graph._nodes.find(node => node.type === 'PromptSwapKSampler').widgets.find(widget => widget.name === name).value",
+            widget,
+        )
+        for widget in ("seed", "patients")
+    }
+    assert {int(seed) for seed in re.findall(r"\d+", seeds)} == set(
+        range(widgets["seed"], widgets["seed"] + widgets["patients"])
+    )
     with tab.page.expect_download() as download:
         view_of_map.get_by_role("button", name="CSV").click()
     assert download.value.suggested_filename.endswith(".csv")
@@ -227,9 +275,12 @@ def test_a_bar_opens_its_patients_and_the_viewer_draws_their_probabilities(canva
     assert str(tab.seed) in panel.inner_text()
     assert tab.page.evaluate(STATE, "CFRTEvaluator")
     keep(tab, panel, "cfrt")
-    judged = tab.page.evaluate("""async seed => { const { predictions, probabilityOf, readView } = await import('/extensions/MedTraverse/parts/server.js')
+    judged = tab.page.evaluate(
+        """async seed => { const { predictions, probabilityOf, readView } = await import('/extensions/MedTraverse/parts/server.js')
       const sampled = await readView(app.graph._nodes.find(node => node.type === 'PromptSwapKSampler').properties.medtraverse_view.file)
-      return probabilityOf(predictions.find(sampled.key), seed, 'support devices', '5') }""", tab.seed)
+      return probabilityOf(predictions.find(sampled.key), seed, 'support devices', '5') }""",
+        tab.seed,
+    )
     assert len(judged) == 2 and all(0 <= value <= 1 for value in judged)
     assert tab.own_errors() <= bare_errors
 
@@ -239,6 +290,9 @@ def test_files_that_are_gone_are_said_to_be_gone(canvas, bare_errors):
     tab.evaluate("""() => { const graph = app.graph.serialize()
       graph.nodes.find(node => node.type === 'TrajectoryGrid').properties.medtraverse_view = {file: {filename: 'none.json', subfolder: 'medtraverse', type: 'temp'}, state: {}}
       return app.loadGraphData(graph) }""")
-    tab.page.wait_for_function("document.querySelector('.mt-view[data-mt-node=TrajectoryGrid]')?.textContent.includes('gone')", timeout=15_000)
+    tab.page.wait_for_function(
+        "document.querySelector('.mt-view[data-mt-node=TrajectoryGrid]')?.textContent.includes('gone')",
+        timeout=15_000,
+    )
     # Last, because its draft is kept.
     assert all("404" in error for error in tab.own_errors() - bare_errors)
