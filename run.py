@@ -33,11 +33,18 @@ import time
 import webbrowser
 from urllib.parse import urlsplit
 
-from demo import environment
-from demo.comfyui import PACK, SetupError, start_server
+from launcher import environment
+from launcher.comfyui import PACK, SetupError, start_server
 
 # What is tested, and by how many processes besides the first: from the third on, ComfyUI itself takes the cores.
-STAGES = {"tests/library": 2, "tests/nodes": 2, "tests/server": 0, "tests/web": 0, "tests/test_run.py": 0}
+STAGES = {
+    "tests/library": 2,
+    "tests/demo": 2,
+    "tests/nodes": 2,
+    "tests/server": 0,
+    "tests/web": 0,
+    "tests/launcher": 0,
+}
 NO_TESTS_COLLECTED = 5
 
 
@@ -83,7 +90,7 @@ def demo(comfyui, arguments):
     command = [
         str(chosen.python),
         "-m",
-        "demo.run",
+        "demo.whole_method",
         "--out",
         os.path.abspath(options.out),
         "--patients",

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from demo.comfyui import PACK, installation, prepare_base
+from launcher.comfyui import PACK, installation, prepare_base
 
 DEMO = PACK / "demo" / "weights" / "phantom-sd"
 

@@ -129,8 +129,8 @@ def chained(host, noise, attributes, swap_steps):
 def medtraverse(host, noise, attributes, swap_steps, **options):
     """(d) PromptSwapKSampler's traversal, and ComfyUI's VAE on all its latents."""
     from medtraverse_pack.medtraverse.traversal import Plan
-    from medtraverse_pack.nodes.sampling import DIFFUSERS_DDIM
-    from medtraverse_pack.nodes.traverse import traverse
+    from medtraverse_pack.nodes.run_traversal import traverse
+    from medtraverse_pack.nodes.samplers import DIFFUSERS_DDIM
 
     prompts = [_encode(host, attribute.prompt) for attribute in attributes]
     latents, _ = traverse(
@@ -152,7 +152,7 @@ def medtraverse(host, noise, attributes, swap_steps, **options):
 
 
 def _encode(host, prompt):
-    from medtraverse_pack.nodes.prompts import encode
+    from medtraverse_pack.nodes.nodes_prompts import encode
 
     return encode(host.clip, prompt)
 

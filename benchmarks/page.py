@@ -10,7 +10,7 @@ import shutil
 import statistics
 import tempfile
 
-from demo.comfyui import start_server
+from launcher.comfyui import start_server
 
 POINTS = (3_700, 37_000)
 MAP = """async ([count, frames]) => {

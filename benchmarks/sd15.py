@@ -10,7 +10,7 @@ def write_random_sd15(folder=None):
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from demo.architecture import write_folder
+    from demo.training.architecture import write_folder
 
     torch.manual_seed(0)
     folder = Path(folder or tempfile.mkdtemp(prefix="medtraverse-sd15-"))

@@ -115,7 +115,7 @@ def _add_run(commands):
     command.add_argument("--quiet", action="store_true", help="print errors only (and the JSON)")
 
     def run(arguments):
-        from .run import run_command
+        from .remote.run_workflow import run_command
 
         return run_command(arguments)
 

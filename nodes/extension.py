@@ -2,15 +2,15 @@
 
 from comfy_api.latest import ComfyExtension
 
-from .classifier import CFRTEvaluator, MedicalClassifierLoader
-from .curve import BezierLatentInterpolate, TrajectorySelect
-from .distribution import DistributionDistance
-from .loader import MedicalCheckpointLoader
-from .measures import IdentityPreservation, LatentDirectionCosine, LatentTSNE
-from .pictures import TrajectoryFilm, TrajectoryGrid
-from .prompts import AttributeConditioning, MedicalAttributePrompts
-from .sampler import PromptSwapKSampler
-from .save_figure import SaveTraversalFigure
+from .nodes_classifier import CFRTEvaluator, MedicalClassifierLoader
+from .nodes_curve import BezierLatentInterpolate, TrajectorySelect
+from .nodes_distribution import DistributionDistance
+from .nodes_loader import MedicalCheckpointLoader
+from .nodes_measures import IdentityPreservation, LatentDirectionCosine, LatentTSNE
+from .nodes_pictures import TrajectoryFilm, TrajectoryGrid
+from .nodes_prompts import AttributeConditioning, MedicalAttributePrompts
+from .nodes_sampler import PromptSwapKSampler
+from .nodes_save_figure import SaveTraversalFigure
 
 NODES = [
     MedicalCheckpointLoader,

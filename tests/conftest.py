@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from demo.comfyui import log_tail, start_server
-from medtraverse.client import Client
+from launcher.comfyui import log_tail, start_server
+from medtraverse.remote.client import Client
 
 # The tests' arrays are small: more threads cost more than they bring, most of all beside a running server.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

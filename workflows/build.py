@@ -10,8 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from demo.comfyui import start_server
-from medtraverse.client import Client
+from launcher.comfyui import start_server
+from medtraverse.remote.client import Client
 from workflows.canvas import Canvas
 from workflows.graphs import draw, names
 

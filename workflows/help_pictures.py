@@ -12,7 +12,7 @@ import tempfile
 
 from PIL import Image
 
-from demo.comfyui import PACK, start_server
+from launcher.comfyui import PACK, start_server
 from workflows.pictures import save
 
 FOLDER = PACK / "web" / "docs" / "images"

@@ -291,7 +291,7 @@ def test_labels_and_sizes_are_checked(tmp_path, small):
 
 
 def test_demo_training_saves_what_the_library_loads(tmp_path, images):
-    from demo.classifier import build, save_weights
+    from demo.training.train_classifier import build, save_weights
 
     network = build(4, 0.25).eval()
     path = tmp_path / "classifier.safetensors"
@@ -308,7 +308,7 @@ def test_demo_training_saves_what_the_library_loads(tmp_path, images):
 
 
 def test_calibration_error_of_known_predictions():
-    from demo.classifier import calibration_error
+    from demo.training.train_classifier import calibration_error
 
     truth = np.array([1.0, 0, 0, 0] * 25)
     assert calibration_error(np.full(100, 0.25), truth) == pytest.approx(0)
@@ -322,7 +322,7 @@ def test_calibration_error_of_known_predictions():
 
 @pytest.mark.parametrize("domain", ["chexpert", "isic"])
 def test_shipped_classifiers_judge_unseen_phantoms(domain):
-    from demo.classifier import DOMAINS, EVALUATION_SEEDS, draw
+    from demo.training.train_classifier import DOMAINS, EVALUATION_SEEDS, draw
 
     classifier = load_classifier(
         Path(__file__).parents[2] / "demo" / "weights" / f"classifier-{domain}.safetensors"

@@ -9,7 +9,7 @@ import tempfile
 
 import pytest
 
-from demo.comfyui import PACK, installation, prepare_base
+from launcher.comfyui import PACK, installation, prepare_base
 
 _base = tempfile.mkdtemp(prefix="medtraverse-nodes-")
 atexit.register(shutil.rmtree, _base, ignore_errors=True)

@@ -270,8 +270,8 @@ def test_the_cache_does_not_serve_other_noise_of_the_same_seed(traverse, demo, p
     model = demo[0].clone()
     traverse(model=model, cache_mb=64, **STEPS)
     if "noise" in change:
-        drawn = pack.nodes.sampling.patient_noise
-        monkeypatch.setattr(pack.nodes.sampling, "patient_noise", lambda *arguments: -drawn(*arguments))
+        drawn = pack.nodes.samplers.patient_noise
+        monkeypatch.setattr(pack.nodes.samplers, "patient_noise", lambda *arguments: -drawn(*arguments))
         change = {}
     cached = traverse(model=model, cache_mb=64, **{**STEPS, **change})
     assert cached.settings["unet"]["reused"] == 0

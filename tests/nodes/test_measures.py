@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from demo import chest
+from demo.phantoms import chest
 
 SMALL = {"steps": 10, "swap_steps": "7,4,1", "patients": 2}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from demo import chest
+from demo.phantoms import chest
 
 needs_torchmetrics = pytest.mark.skipif(not find_spec("torchmetrics"), reason="torchmetrics is not installed")
 needs_stlpips = pytest.mark.skipif(

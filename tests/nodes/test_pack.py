@@ -5,7 +5,7 @@ import sys
 import comfy.model_management
 
 import nodes
-from demo.comfyui import PACK, installation
+from launcher.comfyui import PACK, installation
 
 
 def test_the_pack_is_imported_without_comfyui():

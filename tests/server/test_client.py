@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medtraverse.client import Client, GraphRejected, NodeFailed, RunInterrupted
+from medtraverse.remote.client import Client, GraphRejected, NodeFailed, RunInterrupted
 
 
 def test_runs_a_graph_and_fetches_its_picture(client, graph):

@@ -1,4 +1,4 @@
-"""``demo.run`` as ``run.py demo`` calls it, for one patient per domain: a server of its own, the files, the report."""
+"""``demo.whole_method`` as ``run.py demo`` calls it, for one patient per domain: a server of its own, the files, the report."""
 
 import json
 import subprocess
@@ -6,15 +6,15 @@ import sys
 
 import pytest
 
-from demo.comfyui import PACK
-from demo.run import WORKFLOWS, weight_hashes
+from demo.whole_method import WORKFLOWS, weight_hashes
+from launcher.comfyui import PACK
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     ended = subprocess.run(
-        [sys.executable, "-m", "demo.run", "--out", str(folder), "--patients", "1", "--seed", "77"],
+        [sys.executable, "-m", "demo.whole_method", "--out", str(folder), "--patients", "1", "--seed", "77"],
         cwd=PACK,
         capture_output=True,
         text=True,
@@ -72,6 +72,9 @@ def test_the_report_says_what_was_done(out):
 
 def test_bad_arguments_end_with_a_message():
     ended = subprocess.run(
-        [sys.executable, "-m", "demo.run", "--patients", "0"], cwd=PACK, capture_output=True, text=True
+        [sys.executable, "-m", "demo.whole_method", "--patients", "0"],
+        cwd=PACK,
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 2 and "--patients is 0" in ended.stderr

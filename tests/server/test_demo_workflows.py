@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo.comfyui import PACK
-from medtraverse.client import GraphRejected, NodeFailed, RunInterrupted
+from launcher.comfyui import PACK
+from medtraverse.remote.client import GraphRejected, NodeFailed, RunInterrupted
 
 WORKFLOWS = sorted((PACK / "tests" / "server" / "frozen").glob("demo-*.json"))
 

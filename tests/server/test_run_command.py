@@ -13,7 +13,7 @@ import time
 import pytest
 from PIL import Image
 
-from demo.comfyui import PACK
+from launcher.comfyui import PACK
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo.comfyui import PACK
+from launcher.comfyui import PACK
 from workflows.graphs import SUFFIX, names
 
 API = PACK / "workflows" / "api"

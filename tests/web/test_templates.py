@@ -5,7 +5,7 @@ import urllib.request
 
 import pytest
 
-from demo.comfyui import PACK
+from launcher.comfyui import PACK
 from workflows.build import files
 from workflows.graphs import names
 

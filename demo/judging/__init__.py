@@ -1,0 +1,1 @@
+"""What judges the demo model: oracle, measurements, scores, evaluation, contact sheet."""

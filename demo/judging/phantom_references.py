@@ -1,0 +1,145 @@
+"""What `demo.judging.evaluate` compares generated patients with: phantoms that no training saw, and every image that a training did see."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from demo.judging.measurements import Readers, to_bytes
+from demo.judging.scores import nearest, repeat_distance, thumbnails
+from demo.phantoms import chest, dermoscopy, layouts
+from demo.phantoms.phantom_set import FIRST_SEED, SIZE
+from demo.training.architecture import SCALING
+
+# Apart from the base's patients (1,000,000 and up), the fine-tunes' (2,000,000), the oracle's (4,000,000) and the classifiers' (5,000,000 to 7,000,000).
+UNSEEN_SEED = 7_000_000
+UNSEEN = 300
+NEUTRAL = {
+    "chest": dict.fromkeys(chest.ATTRIBUTES, False),
+    "dermoscopy": dict.fromkeys(dermoscopy.ARTEFACTS, False),
+}
+MODULES = {"chest": chest, "dermoscopy": dermoscopy}
+
+
+def draw(domain: str, correlation: float, neutral: bool, seed: int) -> np.ndarray:
+    """The patient's phantom as uint8 [H, W, 3]."""
+    if neutral:
+        factors = MODULES[domain].sample_factors(seed, **NEUTRAL[domain])
+    else:
+        factors = (
+            layouts.chest_factors(seed, correlation) if domain == "chest" else dermoscopy.sample_factors(seed)
+        )
+    return to_bytes(MODULES[domain].render(factors, SIZE).image)
+
+
+def _draw_thumbnail(domain, correlation, seed):
+    return thumbnails(draw(domain, correlation, False, seed)[None])[0]
+
+
+def training_images(folder: Path, unet: Path | None, domain: str) -> list[tuple]:
+    """Which phantoms the model was trained on, from the logs beside its weights: (first seed, count, correlation) of each set.
+
+    Raises
+    ------
+    ValueError
+        The base or the fine-tuned U-Net has no log, or was trained on other images than phantoms.
+    """
+    log = _log(folder / "training-log.json")
+    found = [(FIRST_SEED + 100_000 * log["seed"], log["phantoms_per_domain"], 0.0)]
+    if unet is not None:
+        made = _log(unet.with_suffix(".json"))["phantoms"]
+        if made is None:
+            raise ValueError(f"{unet.name} was not trained on phantoms that can be drawn again")
+        if (made["layout"] == "chexpert") == (domain == "chest"):
+            found.append(
+                (layouts.FIRST_SEED + layouts.STRIDE * made["seed"], made["count"], made["correlation"])
+            )
+    return found
+
+
+def _log(path):
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; it says what the weights were trained on")
+    return json.loads(path.read_text())
+
+
+def training_thumbnails(sets, domain: str, cache: Path, readers: Readers) -> np.ndarray:
+    """Thumbnails float32 [M, D] of all training images, kept below `cache`."""
+    key = hashlib.sha256(f"{sets} {draw(domain, 0.0, False, UNSEEN_SEED).tobytes()!r}".encode()).hexdigest()[
+        :12
+    ]
+    path = cache / f"training-{domain}-{key}.npy"
+    if not path.exists():
+        pieces = [
+            readers.map(partial(_draw_thumbnail, domain, correlation), range(first, first + count), chunk=64)
+            for first, count, correlation in sets
+        ]
+        part = path.with_suffix(".part")
+        with open(part, "wb") as file:
+            np.save(file, np.concatenate([np.stack(piece) for piece in pieces]).astype(np.float16))
+        part.replace(path)
+    return np.load(path).astype(np.float32)
+
+
+@torch.inference_mode()
+def through_vae(model, images: np.ndarray, batch: int = 16) -> np.ndarray:
+    """Images uint8 [N, H, W, 3] as the model's VAE gives them back."""
+    found = []
+    for piece in torch.from_numpy(images).split(batch):
+        pixels = piece.to(model.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        found.append(to_bytes(model.decode(SCALING * model.vae.encode(pixels).latent_dist.mode())))
+    return np.concatenate(found)
+
+
+def unseen_neutrals(domain: str, count: int, readers: Readers) -> np.ndarray:
+    """Phantoms without any attribute that no training saw: uint8 [N, H, W, 3]."""
+    return np.stack(readers.map(partial(draw, domain, 0.0, True), range(UNSEEN_SEED, UNSEEN_SEED + count)))
+
+
+def draw_with(domain: str, label: str, seed: int) -> np.ndarray:
+    """The patient's phantom with one attribute, named as the classifier's label, and no other; with none for "". uint8 [H, W, 3]."""
+    flags = NEUTRAL[domain] | ({label.replace(" ", "_"): True} if label else {})
+    return to_bytes(MODULES[domain].render(MODULES[domain].sample_factors(seed, **flags), SIZE).image)
+
+
+def drawn_attributes(model, domain: str, labels, count: int, readers: Readers) -> np.ndarray:
+    """Anatomy [count, 1 + K, A] of unseen phantoms drawn without and with each of K attributes, through the VAE.
+
+    Nothing has moved between them: what the read-outs differ by is the oracle's own error.
+    """
+    seeds = range(UNSEEN_SEED, UNSEEN_SEED + count)
+    drawn = [
+        through_vae(model, np.stack(readers.map(partial(draw_with, domain, label), seeds)))
+        for label in ("", *labels)
+    ]
+    return np.stack([readers.read(domain, (), images) for images in drawn], 1)
+
+
+def memorisation(model, neutrals: np.ndarray, sets, domain: str, cache: Path, readers: Readers) -> dict:
+    """Distances, at thumbnail size, of generated neutrals uint8 [N, H, W, 3] to the nearest training image.
+
+    Returns
+    -------
+    dict
+        "nearest" [N]; "threshold", how far two renderings of one patient lie apart: a training image, and the same as the VAE gives
+        it back, which is what a memorised patient would look like (95th percentile of 200); "unseen", the nearest training image of
+        unseen neutral phantoms through the VAE, which cannot have been memorised; "training", how many images there are.
+    """
+    training = training_thumbnails(sets, domain, cache, readers)
+    first, _, correlation = sets[-1]
+    patients = np.stack(
+        readers.map(partial(draw, domain, correlation, False), range(first, first + min(200, sets[-1][1])))
+    )
+    threshold = repeat_distance(thumbnails(patients), thumbnails(through_vae(model, patients)))
+    unseen = thumbnails(through_vae(model, unseen_neutrals(domain, UNSEEN, readers)))
+    return {
+        "nearest": nearest(thumbnails(neutrals), training),
+        "threshold": threshold,
+        "unseen": nearest(unseen, training),
+        "training": len(training),
+    }

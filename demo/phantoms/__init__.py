@@ -1,0 +1,1 @@
+"""Phantom patients drawn from explicit factors, alone or in the layouts of real data sets."""

@@ -1,0 +1,384 @@
+"""Fine-tune the demo model's U-Net on a set in the real CheXpert or ISIC 2019 layout; text encoder and VAE stay as they are.
+
+    python -m demo.training.finetune chexpert --steps 1000 --out demo/weights/phantom-chexpert.safetensors
+    python -m demo.training.finetune isic --data /data/ISIC_2019 --base demo/weights/phantom-sd --minutes 20 --batch 128 --device cuda --out isic.safetensors
+
+The second stage of the paper (TehraniNasab, Kumar, Arbel 2025, section 3). Images and captions come from the files alone: without
+`--data`, phantoms are first written in that layout. `confounded` is CheXpert's layout with support devices and pleural effusion correlated, and most devices beside effusions unmentioned.
+The result is the U-Net alone, fp16 safetensors in diffusers keys, as the authors' checkpoints are; its log lies beside it.
+Synthetic images. Not for clinical use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from demo.phantoms.layouts import write_chexpert, write_isic
+from demo.phantoms.phantom_set import CACHE
+from demo.training.architecture import SCALING, WEIGHTS, build_scheduler, half_precision
+from demo.training.loop import Run, write_json
+from demo.training.train_base import require_device
+from demo.training.train_unet import denoising_loss
+from medtraverse.captions import image_file, read_chexpert, read_isic
+from medtraverse.digest import sha256_of
+from medtraverse.notice import NOTICE
+
+# Set of `demo.phantoms.layouts` (they share no patient), correlation of devices and effusion, and share of the effusions beside devices that no label mentions.
+# Correlation alone is no confounder: while every caption names both, the model learns them apart.
+SETS = {"chexpert": (0, 0.0, 0.0), "isic": (0, 0.0, 0.0), "confounded": (1, 0.9, 0.6)}
+MINUTES, BATCH, PEAK_RATE, AVERAGING = 20.0, 16, 3e-4, 0.998
+# The paper has no caption dropout; guidance by the empty caption needs some.
+DROPOUT = 0.05
+GREATEST_WEIGHT = (
+    10.0  # of high noise, where an attribute's presence is decided; see demo/training/train_unet.py
+)
+_BLOCK = 256
+
+
+class Pairs(NamedTuple):
+    """Moments of each image's latent, fp16 [N, 8, h, w] memory map; sentence of each, long [N]; embeddings [sentences + 1, 77, C], the empty one last."""
+
+    moments: np.ndarray
+    sentence: torch.Tensor
+    embeddings: torch.Tensor
+
+
+def read_table(kind: str, data: Path) -> tuple[list, Path]:
+    """Captions of a folder in the layout of `kind`, and the folder below which their images lie.
+
+    CheXpert: ``train.csv`` in `data` or one folder below, frontal films only. ISIC: ``ISIC_2019_Training_GroundTruth.csv`` with artefact
+    columns in `data`, images in `data` or in ``ISIC_2019_Training_Input``, once or twice below.
+
+    Raises
+    ------
+    ValueError
+        No such table, or one that the library refuses.
+    """
+    if kind == "isic":
+        name, read = "ISIC_2019_Training_GroundTruth.csv", read_isic
+    else:
+        name, read = "train.csv", lambda path: read_chexpert(path, frontal_only=True)
+    table = next((path for pattern in (name, f"*/{name}") for path in sorted(Path(data).glob(pattern))), None)
+    if table is None:
+        raise ValueError(
+            f"data: {data} holds no {name}, nor does a folder in it; give the folder of the data set"
+        )
+    captions = read(table)
+    roots = [table.parent]
+    if kind == "isic":
+        inner = table.parent / "ISIC_2019_Training_Input"
+        roots = [root for root in (inner / inner.name, inner, table.parent) if root.is_dir()]
+    elif Path(captions[0].image).parts[0] == table.parent.name:
+        roots = [table.parent.parent]
+    for root in roots[:-1]:
+        try:
+            image_file(root, captions[0].image)
+            return captions, root
+        except ValueError:
+            pass
+    return captions, roots[-1]
+
+
+def read_image(path: Path, size: int) -> np.ndarray:
+    """RGB uint8 [size, size, 3]; resized without keeping the aspect, as the paper does.
+
+    Raises
+    ------
+    ValueError
+        The file is no image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            picture = file.convert("RGB")
+    except OSError as error:
+        raise ValueError(
+            f"data: {path} cannot be read as an image ({error}); replace it or leave its row out"
+        ) from error
+    return np.asarray(
+        picture if picture.size == (size, size) else picture.resize((size, size), Image.Resampling.BICUBIC)
+    )
+
+
+def encode_images(vae, captions, root: Path, size: int, path: Path) -> np.ndarray:
+    """Latent moments of all images as a memory map at `path`, made block by block; a run that was stopped goes on where it was."""
+    if path.exists():
+        return np.load(path, mmap_mode="r")
+    device, part, note = vae.device, path.with_suffix(".part"), path.with_suffix(".done")
+    shape = (len(captions), 8, size // 8, size // 8)
+    done = int(note.read_text()) if note.exists() and part.exists() else 0
+    moments = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float16, shape)
+    for start in range(done, len(captions), _BLOCK):
+        images = np.stack(
+            [read_image(image_file(root, row.image), size) for row in captions[start : start + _BLOCK]]
+        )
+        found = []
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
+        ):
+            for piece in torch.from_numpy(images).split(32):
+                posterior = vae.encode(piece.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
+                found.append(torch.cat([posterior.mean, posterior.logvar], 1).half().cpu())
+        moments[start : start + len(images)] = torch.cat(found).numpy()
+        moments.flush()
+        note.write_text(str(start + len(images)))
+        print(f"latents {start + len(images)}/{len(captions)}", flush=True)
+    del moments
+    os.replace(part, path)
+    note.unlink()
+    return np.load(path, mmap_mode="r")
+
+
+@torch.no_grad()
+def encode_captions(base: Path, captions, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sentence of every caption, long [N] on `device`, and the frozen encoder's embeddings, the empty caption's last."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
+    text = CLIPTextModel.from_pretrained(base / "text_encoder", torch_dtype=torch.float32).eval()
+    sentences = sorted({row.caption for row in captions})
+    ids = tokenizer(
+        [*sentences, ""], padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+    ).input_ids
+    embeddings = torch.cat([text(piece).last_hidden_state for piece in ids.split(64)])
+    place = {sentence: index for index, sentence in enumerate(sentences)}
+    return torch.tensor([place[row.caption] for row in captions], device=device), embeddings.to(device)
+
+
+def draw_batch(pairs: Pairs, count: int, seed: int, step: int):
+    """Latents, noise, timesteps and contexts of one step, drawn on the device that the captions lie on; a function of seed and step."""
+    device = pairs.sentence.device
+    draw = torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
+    chosen = torch.randint(len(pairs.sentence), (count,), generator=draw, device=device)
+    if isinstance(pairs.moments, torch.Tensor):
+        moments = pairs.moments[chosen]
+    else:
+        moments = torch.from_numpy(pairs.moments[chosen.cpu().numpy()]).to(device)
+    mean, logvar = moments.float().chunk(2, 1)
+    latent = SCALING * (mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=draw, device=device))
+    dropped = torch.rand(count, generator=draw, device=device) < DROPOUT
+    context = pairs.embeddings[torch.where(dropped, len(pairs.embeddings) - 1, pairs.sentence[chosen])]
+    noise = torch.randn(latent.shape, generator=draw, device=device)
+    return latent, noise, torch.randint(0, 1000, (count,), generator=draw, device=device), context
+
+
+def finetune(
+    base: Path,
+    kind: str,
+    data: Path,
+    folder: Path,
+    minutes,
+    steps,
+    seed=0,
+    device="cpu",
+    resume=False,
+    batch=BATCH,
+    rate=PEAK_RATE,
+):
+    """Train the U-Net of the diffusers folder `base` on `data`; returns (U-Net with averaged weights, log).
+
+    `folder` keeps latents and checkpoint. Without `resume` the checkpoint is left aside; latents of the same images and VAE serve again.
+
+    Raises
+    ------
+    ValueError
+        See `read_table` and `read_image`.
+    """
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=torch.float32).to(device).train()
+    captions, root = read_table(kind, data)
+    size = 8 * unet.config.sample_size
+    digest = _digest(base, captions, root, size)
+    vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32).eval().to(device)
+    moments = encode_images(vae, captions, root, size, folder / f"latents-{digest}.npy")
+    del vae
+    pairs = Pairs(_near(moments, device), *encode_captions(base, captions, device))
+    alphas = build_scheduler().alphas_cumprod.to(device)
+    run = Run(
+        kind, {"unet": unet}, folder / "unet.pt", minutes, steps, device, resume, rate, AVERAGING, warm=50
+    )
+
+    def loss(latent, noise, step, context):
+        return denoising_loss(unet, alphas, latent, noise, step, context, GREATEST_WEIGHT)
+
+    while run.clock.fraction < 1:
+        run.step(loss, *draw_batch(pairs, batch, seed, run.clock.step))
+    run.finish()
+    return unet, {"images": len(captions), "batch": batch, "rate": rate, "dropout": DROPOUT} | run.clock.log(
+        device
+    )
+
+
+def _near(moments, device):
+    """The moments in a GPU's memory if they take less than half of what is free there; else the memory map."""
+    if torch.device(device).type == "cuda" and 2 * moments.nbytes < torch.cuda.mem_get_info(device)[0]:
+        return torch.from_numpy(np.array(moments)).to(device)
+    return moments
+
+
+def _digest(base, captions, root, size):
+    """Of what the latents depend on: the VAE, the images' names and the first and last image."""
+    found = hashlib.sha256(f"{size} {[row.image for row in captions]}".encode())
+    for path in sorted((base / "vae").glob("*.safetensors")):
+        found.update(path.read_bytes())
+    for row in (captions[0], captions[-1]):
+        found.update(image_file(root, row.image).read_bytes())
+    return found.hexdigest()[:16]
+
+
+def write_unet(unet, path: Path, log: dict) -> None:
+    """Save the U-Net alone in fp16, diffusers keys, and `log` beside it; neither is ever half written.
+
+    Raises
+    ------
+    ValueError
+        If a weight is not finite in fp16.
+    """
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    state = {
+        key: value.cpu().contiguous() for key, value in half_precision("unet", unet).state_dict().items()
+    }
+    save_file(state, str(part), metadata={"format": "pt", "notice": NOTICE})
+    part.chmod(0o644)
+    os.replace(part, path)
+    write_json(log, path.with_suffix(".json"))
+
+
+def phantom_data(
+    kind: str,
+    count: int,
+    folder: Path,
+    seed: int | None = None,
+    correlation: float | None = None,
+    unmentioned: float | None = None,
+) -> tuple[Path, dict]:
+    """Write `count` phantoms in the layout of `kind` below `folder`; the folder, and the set for the log."""
+    chosen, correlated, left_out = SETS[kind]
+    made = {
+        "layout": "isic" if kind == "isic" else "chexpert",
+        "count": count,
+        "seed": chosen if seed is None else seed,
+    }
+    made["correlation"] = correlated if correlation is None else correlation
+    made["unmentioned"] = left_out if unmentioned is None else unmentioned
+    data = folder / "-".join(map(str, ("data", *made.values())))
+    if made["layout"] == "isic":
+        write_isic(data, count, made["seed"])
+    else:
+        write_chexpert(data, count, made["seed"], made["correlation"], unmentioned=made["unmentioned"])
+    return data, made
+
+
+def main(argv=None) -> int:
+    args = _arguments(argv)
+    folder = args.cache / f"finetune-{args.kind}"
+    if args.device != "cpu":
+        require_device(args.device)
+    try:
+        made = None
+        data = args.data
+        if data is None:
+            data, made = phantom_data(
+                args.kind, args.count, folder, args.set, args.correlation, args.unmentioned
+            )
+        minutes = None if args.steps else args.minutes or MINUTES
+        unet, log = finetune(
+            args.base,
+            args.kind,
+            data,
+            folder,
+            minutes,
+            args.steps,
+            args.seed,
+            args.device,
+            args.resume,
+            args.batch,
+            args.rate,
+        )
+        record = {
+            "notice": NOTICE,
+            "kind": args.kind,
+            "seed": args.seed,
+            "phantoms": made,
+            "base_unet_sha256": _sha256(args.base),
+        }
+        write_unet(unet, args.out, record | log)
+    except ValueError as error:
+        raise SystemExit(f"demo.training.finetune: {error}") from error
+    print(
+        f"{args.kind}: {log['steps']} steps, {log['minutes']} min, loss {log['loss']}; {args.out}, {args.out.stat().st_size / 1e6:.1f} MB\n{NOTICE}"
+    )
+    return 0
+
+
+def _sha256(base):
+    return {path.name: sha256_of(path) for path in sorted((base / "unet").glob("*.safetensors"))}
+
+
+def _arguments(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m demo.training.finetune", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("kind", choices=tuple(SETS))
+    parser.add_argument("--base", type=Path, default=WEIGHTS, help="diffusers folder to start from")
+    parser.add_argument(
+        "--data", type=Path, help="folder of a set in the real layout (default: phantoms are written in it)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="safetensors file; its log goes beside it as .json"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help=f"of training (default: {MINUTES}); the learning rate falls over them"
+    )
+    parser.add_argument("--steps", type=int, help="steps, in place of minutes: the same on every machine")
+    parser.add_argument("--batch", type=int, default=BATCH, help="images a step, an even number")
+    parser.add_argument("--rate", type=float, default=PEAK_RATE, help="peak learning rate")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    parser.add_argument("--seed", type=int, default=0, help="of the batches")
+    parser.add_argument(
+        "--cache", type=Path, default=CACHE, help="folder for phantoms, latents and checkpoints"
+    )
+    parser.add_argument("--count", type=int, default=4000, help="phantoms, without --data")
+    parser.add_argument(
+        "--set",
+        type=int,
+        help="set of demo.phantoms.layouts, 0..19, without --data (default: 0, confounded 1)",
+    )
+    parser.add_argument(
+        "--correlation",
+        type=float,
+        help="of devices and effusion, without --data (default: 0, confounded 0.9)",
+    )
+    parser.add_argument(
+        "--unmentioned",
+        type=float,
+        help="share of the devices beside effusions without a label, without --data (default: 0, confounded 0.6)",
+    )
+    args = parser.parse_args(argv)
+    if (args.minutes is not None and args.minutes <= 0) or (args.steps is not None and args.steps <= 0):
+        parser.error("--minutes and --steps must be above 0")
+    if args.batch < 2 or args.batch % 2:
+        parser.error(f"--batch is {args.batch}; give an even number, 2 or more")
+    if args.out.suffix != ".safetensors":
+        parser.error(f"--out is {args.out}; its name must end in .safetensors")
+    return args
+
+
+if __name__ == "__main__":
+    main()

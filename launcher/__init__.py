@@ -1,0 +1,1 @@
+"""Prepares an environment and starts ComfyUI in it; standard library only."""

@@ -1,0 +1,214 @@
+"""PromptSwapKSampler: traverse from one noise under a neutral prompt to attributes, by swapping the prompt after step λ."""
+
+from comfy_api.latest import io
+
+from ..medtraverse.digest import versions
+from ..medtraverse.prompts import AttributeSet, PromptedAttribute
+from ..medtraverse.trajectory import Trajectory
+from ..medtraverse.traversal import Plan, parse_swap_steps
+from . import samplers
+from .model_building import origin
+from .run_traversal import traverse
+from .sockets import CATEGORY, Attributes
+from .sockets import Trajectory as TrajectorySocket
+from .views import latent_view
+
+SWAP_STEPS = "45,40,35,30,25,20,15,10,5"
+
+
+class PromptSwapKSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="PromptSwapKSampler",
+            display_name="Prompt Swap KSampler",
+            category=CATEGORY,
+            description="Denoises each patient's noise under the neutral prompt, and again with the prompt swapped to an attribute after step λ. "
+            "Common steps are computed once.",
+            inputs=[
+                io.Model.Input("model", tooltip="The fine-tuned model."),
+                io.Conditioning.Input("neutral", tooltip="Conditioning of the neutral prompt."),
+                io.Conditioning.Input(
+                    "negative", tooltip="Conditioning of the negative prompt (the paper's is empty)."
+                ),
+                io.MultiType.Input(
+                    "attributes",
+                    types=[Attributes, io.Conditioning],
+                    tooltip="Attributes from Medical Attribute Prompts, or one plain CONDITIONING.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=8,
+                    tooltip="Image width in pixels; 0 takes the domain's size.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=8,
+                    tooltip="Image height in pixels; 0 takes the domain's size.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=1500,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF - 100000,
+                    control_after_generate=True,
+                    tooltip="Seed of the first patient; the next patients have the next seeds.",
+                ),
+                io.Int.Input(
+                    "patients",
+                    default=1,
+                    min=1,
+                    max=100000,
+                    tooltip="Number of patients (seeds). Each has its own noise, whatever runs beside it.",
+                ),
+                io.Int.Input("steps", default=50, min=2, max=999, tooltip="Sampling steps. The paper: 50."),
+                io.Float.Input(
+                    "cfg",
+                    default=7.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Classifier-free guidance. The paper: 7.5.",
+                ),
+                io.Combo.Input(
+                    "sampler",
+                    options=samplers.sampler_names(),
+                    default="ddim",
+                    tooltip="The paper: ddim. Samplers with adaptive steps are not offered.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=samplers.scheduler_names(),
+                    default=samplers.DIFFUSERS_DDIM,
+                    tooltip="diffusers_ddim is the paper's: diffusers' DDIM with its first and last step.",
+                ),
+                io.String.Input(
+                    "swap_steps",
+                    default=SWAP_STEPS,
+                    tooltip="Swap steps λ, absolute: steps 0…λ run under the neutral prompt. High λ changes little, low λ much.",
+                ),
+                io.Combo.Input(
+                    "noise",
+                    options=["cpu", "gpu"],
+                    default="cpu",
+                    tooltip="Where noise is drawn. 'cpu' is the same on every machine; 'gpu' (CUDA) gives the paper's own seeds.",
+                ),
+                io.Int.Input(
+                    "rows_per_call",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip="Latents per U-Net call; 0 chooses by free memory. Results do not depend on it.",
+                ),
+                io.Int.Input(
+                    "cache_mb",
+                    default=-1,
+                    min=-1,
+                    max=1 << 20,
+                    tooltip="Memory for U-Net outputs, in MB, so that adding a λ or an attribute computes only what is new. 0: off; -1: on where there are 32 GB or more.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    "latent",
+                    display_name="latent",
+                    tooltip="All latents: per patient neutral, then each attribute's swap steps in the order given.",
+                ),
+                TrajectorySocket.Output(
+                    "trajectory",
+                    display_name="trajectory",
+                    tooltip="The same latents with seeds, attributes, swap steps and settings.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        neutral,
+        negative,
+        attributes,
+        width,
+        height,
+        seed,
+        patients,
+        steps,
+        cfg,
+        sampler,
+        scheduler,
+        swap_steps,
+        noise,
+        rows_per_call,
+        cache_mb,
+    ):
+        if not isinstance(attributes, AttributeSet):
+            attributes = AttributeSet(
+                (PromptedAttribute("attribute", "#444444", ("attribute",), "", attributes),)
+            )
+        if not attributes.attributes:
+            raise ValueError("attributes: none is given; name at least one in Medical Attribute Prompts.")
+        swaps = parse_swap_steps(swap_steps, steps)
+        samplers.check_sampler(sampler)
+        width, height = width or attributes.size, height or attributes.size
+        if not width or not height or width % 8 or height % 8:
+            raise ValueError(
+                f"width, height: {width}×{height} cannot be used; give multiples of 8 (512 for the paper's models)."
+            )
+        seeds = tuple(range(seed, seed + patients))
+        shape = (model.get_model_object("latent_format").latent_channels, height // 8, width // 8)
+        start = samplers.patient_noise(seeds, shape, noise)
+        conditionings = [item.conditioning for item in attributes.attributes]
+        latents, cost = traverse(
+            model,
+            neutral,
+            conditionings,
+            negative,
+            start,
+            seeds,
+            swaps,
+            steps,
+            cfg,
+            sampler,
+            scheduler,
+            rows_per_call,
+            cache_mb,
+            [item.name for item in attributes.attributes],
+        )
+        settings = {
+            "seed": seed,
+            "patients": patients,
+            "steps": steps,
+            "cfg": cfg,
+            "sampler": sampler,
+            "scheduler": scheduler,
+            "swap_steps": list(swaps),
+            "noise": noise,
+            "width": width,
+            "height": height,
+            "domain": attributes.domain,
+            "neutral": attributes.neutral,
+            "neutral_prompt": attributes.neutral_prompt,
+            "prompts": {item.name: item.prompt for item in attributes.attributes},
+            "unet": cost,
+            "model": origin(model),
+            "versions": versions(),
+        }
+        trajectory = Trajectory(
+            latents,
+            Plan(patients, len(conditionings), swaps).index(),
+            seeds,
+            tuple(item.name for item in attributes.attributes),
+            tuple(item.colour for item in attributes.attributes),
+            tuple(item.labels for item in attributes.attributes),
+            ("neutral", *map(str, swaps)),
+            neutral=attributes.neutral,
+            settings=settings,
+        )
+        return io.NodeOutput({"samples": latents}, trajectory, ui=latent_view(trajectory))

@@ -1,0 +1,103 @@
+"""The demo's own sampler against diffusers' pipeline."""
+
+import pytest
+import torch
+
+from demo.judging.plain_sampler import draw_noise, load_model, traverse
+from demo.training.architecture import WEIGHTS, build_scheduler, build_unet
+
+NEUTRAL, ATTRIBUTE = "Normal chest X-ray with no significant findings", "Chest X-ray showing Support Devices"
+STEPS, SWAP = 6, 2
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(WEIGHTS)
+
+
+def _pipeline(model, noise, swap):
+    """One image's latent from diffusers, its prompt swapped in a callback after step `swap`, as in the reference scripts."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline(
+        model.vae,
+        model.text,
+        model.tokenizer,
+        model.unet,
+        build_scheduler(),
+        None,
+        None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+
+    def after(_, step, time, tensors):
+        if step == swap:
+            tensors["prompt_embeds"] = torch.cat([model.encode([""]), model.encode([ATTRIBUTE])])
+        return tensors
+
+    return pipeline(
+        NEUTRAL,
+        num_inference_steps=STEPS,
+        guidance_scale=7.5,
+        latents=noise,
+        output_type="latent",
+        callback_on_step_end=after,
+        callback_on_step_end_tensor_inputs=["prompt_embeds"],
+    ).images
+
+
+def test_equals_diffusers(model):
+    noise = draw_noise([1500, 1501], model.latent_shape)
+    found = traverse(model, [NEUTRAL] * 2, [[ATTRIBUTE]] * 2, noise, (SWAP, 0), STEPS)
+    assert found.shape == (2, 1, 3, 4, 16, 16)
+    for point, swap in enumerate((None, SWAP, 0)):
+        torch.testing.assert_close(
+            found[1, 0, point], _pipeline(model, noise[1:], swap)[0], atol=2e-3, rtol=0
+        )
+    assert (found[1, 0, 0] - found[1, 0, 1]).abs().max() > 0.1 and (
+        found[1, 0, 0] - found[0, 0, 0]
+    ).abs().max() > 0.5
+
+
+def test_a_patient_does_not_depend_on_the_block(model):
+    noise = draw_noise([7, 8], model.latent_shape)
+    both = traverse(model, [NEUTRAL] * 2, [[ATTRIBUTE]] * 2, noise, (1,), 4)
+    alone = traverse(model, [NEUTRAL], [[ATTRIBUTE]], noise[1:], (1,), 4)
+    torch.testing.assert_close(both[1:], alone, atol=1e-3, rtol=0)
+
+
+def test_images_are_images(model):
+    images = model.decode(draw_noise([1], model.latent_shape))
+    assert images.shape == (1, 128, 128, 3) and 0 <= images.min() < images.max() <= 1
+
+
+def test_a_unet_of_another_shape_is_refused(tmp_path):
+    from diffusers import UNet2DConditionModel
+    from safetensors.torch import save_file
+
+    other = UNet2DConditionModel.from_config({**build_unet().config, "block_out_channels": (64, 64, 96)})
+    save_file(other.state_dict(), str(tmp_path / "other.safetensors"))
+    with pytest.raises(ValueError, match="unet: other.safetensors does not fit"):
+        load_model(WEIGHTS, tmp_path / "other.safetensors")
+
+
+def test_compiling_without_a_compiler_is_refused():
+    import torch._inductor.config
+
+    with (
+        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(ValueError, match="--compile: .*leave it out"),
+    ):
+        load_model(WEIGHTS, compiled=True)
+
+
+def test_the_unet_leaves_room_for_four():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    unet = build_unet()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        unet(torch.zeros(1, 4, 16, 16), torch.tensor([1]), torch.zeros(1, 77, 64))
+    assert 2 * sum(p.numel() for p in unet.parameters()) == pytest.approx(9.5e6, rel=0.01)
+    assert counter.get_total_flops() == pytest.approx(0.604e9, rel=0.01)
+    assert sum(path.stat().st_size for path in WEIGHTS.parent.rglob("*") if path.is_file()) < 60e6
