@@ -1,0 +1,178 @@
+"""CLIP as a classifier: an image is compared with a prompt for each label."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .judge import SIGMOID, SOFTMAX, Judge, Library, Settings
+
+OPEN_CLIP = "open_clip_config.json"
+WANTED = (
+    "give one line for each label, `label = prompt`, or `label = prompt | prompt for its absence`, such as "
+    "pleural effusion = Chest X-ray showing Pleural Effusion | Normal chest X-ray"
+)
+
+
+def parse_prompts(lines: Sequence[str], name: str) -> tuple[list[str], list[str], list[str] | None]:
+    """Return labels, their prompts, and the prompts for their absence (None if no line has one).
+
+    Raises
+    ------
+    ValueError
+        If a line is not of the form, or some lines have a prompt for absence and some have none.
+    """
+    labels, present, absent = [], [], []
+    for line in lines:
+        label, equals, prompts = line.partition("=")
+        prompt, bar, opposite = prompts.partition("|")
+        if not equals or not label.strip() or not prompt.strip() or (bar and not opposite.strip()):
+            raise ValueError(f"{name}: it is a CLIP model, and the label {line!r} has no prompt; {WANTED}.")
+        labels.append(label.strip())
+        present.append(prompt.strip())
+        absent.append(opposite.strip())
+    if not labels:
+        raise ValueError(f"{name}: it is a CLIP model and no labels are given; {WANTED}.")
+    if any(absent) and not all(absent):
+        raise ValueError(f"{name}: some labels have a prompt for their absence and some have none; {WANTED}.")
+    if not any(absent) and len(labels) == 1:
+        raise ValueError(f"{name}: one label without a prompt for its absence is always certain; {WANTED}.")
+    return labels, present, absent if any(absent) else None
+
+
+class _ZeroShot(nn.Module):
+    """Cosines of image and prompt embeddings, scaled as the model learned to."""
+
+    def __init__(
+        self, model: nn.Module, embed, present: Tensor, absent: Tensor | None, scale: float, bias: float
+    ):
+        super().__init__()
+        self.model, self.embed = model, embed
+        self.register_buffer("present", present)
+        self.register_buffer("absent", absent)
+        self.scale, self.bias = scale, bias
+        self.head = nn.Identity()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        embedded = self.head(nn.functional.normalize(self.embed(inputs).float(), dim=-1))
+        logits = embedded @ self.present.T
+        if self.absent is None:
+            return self.scale * logits + self.bias
+        # The sigmoid of the difference is the softmax over the pair.
+        return self.scale * (logits - embedded @ self.absent.T)
+
+
+def read_clip(folder: Path, settings: Settings | None = None) -> Judge:
+    """Read a CLIP or SigLIP folder of transformers, or a CLIP folder of open_clip, as a zero-shot classifier.
+
+    Parameters
+    ----------
+    folder : path
+    settings : Settings
+        `labels` are lines `label = prompt` or `label = prompt | prompt for its absence`.
+
+    Returns
+    -------
+    Judge
+        With prompts for absence a label's probability is the softmax over its pair; without, over all labels.
+
+    Raises
+    ------
+    ValueError
+        If there are no prompts, or the folder does not load.
+    """
+    settings = settings or Settings()
+    folder = Path(folder)
+    labels, present, absent = parse_prompts(settings.labels or (), folder.name)
+    read = _open_clip if (folder / OPEN_CLIP).is_file() else _transformers
+    try:
+        model, embed_images, embed_texts, function, scale, bias, kind = read(folder)
+    except (OSError, RuntimeError, KeyError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(
+            f"{folder.name}: it does not load as a CLIP model ({reason}); copy the whole folder."
+        ) from error
+    with torch.inference_mode():
+        texts = [
+            nn.functional.normalize(embed_texts(group).float(), dim=-1) for group in (present, absent or [])
+        ]
+    network = _ZeroShot(
+        model, embed_images, texts[0].clone(), texts[1].clone() if absent else None, scale, bias
+    )
+    size = function(np.zeros((64, 64, 3), np.uint8)).shape[-2:]
+    siglip = bias != 0.0
+    default = SIGMOID if absent or siglip else SOFTMAX
+    return Judge(
+        network,
+        network.head,
+        labels,
+        Library(function, (int(size[0]), int(size[1])), f"{folder.name}'s own preprocessing"),
+        settings.activation_or(default, folder.name),
+        sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin")),
+        kind,
+    )
+
+
+def _transformers(folder: Path):
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    siglip = "siglip" in json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
+        "model_type", ""
+    )
+
+    def embed_texts(texts: list[str]) -> Tensor:
+        if not texts:
+            return torch.zeros(0, 1)
+        padding = "max_length" if siglip else True
+        tokens = tokenizer(texts, padding=padding, truncation=True, return_tensors="pt")
+        return _pooled(model.get_text_features(**tokens))
+
+    def function(image: np.ndarray) -> Tensor:
+        return torch.as_tensor(np.asarray(processor(images=image, return_tensors="np")["pixel_values"][0]))
+
+    bias = getattr(model, "logit_bias", None)
+    return (
+        model,
+        lambda pixels: _pooled(model.get_image_features(pixel_values=pixels)),
+        embed_texts,
+        function,
+        model.logit_scale.exp().item(),
+        0.0 if bias is None else bias.item(),
+        f"transformers {type(model).__name__}, zero-shot",
+    )
+
+
+def _pooled(result: object) -> Tensor:
+    """transformers 5 returns the pooled embedding inside an output object, transformers 4 the tensor."""
+    return result if isinstance(result, Tensor) else result.pooler_output
+
+
+def _open_clip(folder: Path):
+    import open_clip
+    from PIL import Image
+
+    place = f"local-dir:{folder}"
+    model, transform = open_clip.create_model_from_pretrained(place)
+    tokenizer = open_clip.get_tokenizer(place)
+    model.eval()
+
+    def embed_texts(texts: list[str]) -> Tensor:
+        return model.encode_text(tokenizer(texts)) if texts else torch.zeros(0, 1)
+
+    return (
+        model,
+        model.encode_image,
+        embed_texts,
+        lambda image: transform(Image.fromarray(image)),
+        model.logit_scale.exp().item(),
+        0.0 if getattr(model, "logit_bias", None) is None else model.logit_bias.item(),
+        "open_clip, zero-shot",
+    )
