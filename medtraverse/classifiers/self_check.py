@@ -1,7 +1,7 @@
 """Doubts about a classifier, from what it says of the first images.
 
-The commonest trouble with somebody's classifier is not an error but a wrong input range or size: every image is then
-classified alike, or a normal film is always positive. Numbers alone do not show it, so it is said in words.
+The commonest trouble with somebody's classifier is no error but a wrong input range or size: every image is
+then classified alike, or a normal film is always positive. CFRT does not show it, so it is said in words.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def classifier_doubts(
         constant = [label for label, column in zip(labels, probabilities.T) if np.ptp(column) < LEAST_SPREAD]
         if constant:
             doubts.append(
-                f"classifier: it says the same of every image for {', '.join(constant)}; check its input range "
-                "and normalisation, and that its head was trained."
+                f"classifier: it says the same of every image for {', '.join(constant)}; check its input "
+                "range and normalisation, and that its head was trained."
             )
     if neutral.any():
         shares = (probabilities[neutral] > threshold).mean(axis=0)
@@ -65,7 +65,7 @@ def classifier_doubts(
             )
     if min(input_size) > MOST_ENLARGED * min(image_size):
         doubts.append(
-            f"classifier: it takes {input_size[1]} × {input_size[0]} pixels and the images have {image_size[1]} × "
-            f"{image_size[0]}; fine findings cannot be there. Use larger images or a classifier of that size."
+            f"classifier: it takes {input_size[1]} × {input_size[0]} pixels and the images have "
+            f"{image_size[1]} × {image_size[0]}; fine findings cannot be there. Use larger images or a classifier of that size."
         )
     return doubts

@@ -108,7 +108,7 @@ def read_torchvision(state: Mapping[str, Tensor], file: Path, settings: Settings
     if first.in_channels == 1 and not {"mean", "std"} <= sidecar.keys():
         raise ValueError(
             f"{file.name}: it takes one channel, and nothing says in which range; put "
-            f'{file.stem}.json beside it with "mean": [0.5], "std": [0.5] (and "scale": 1024 for a torchxrayvision model).'
+            f'{file.stem}.json beside it with "mean": [0.5], "std": [0.5] and, where needed, "scale": 1024.'
         )
     size = settings.size or sidecar.get("image_size") or 224
     preprocess = Squash(

@@ -287,3 +287,33 @@ def test_clip_judges_by_prompts_as_transformers_does(clip, images):
 def test_prompts_of_another_form_are_refused(lines):
     with pytest.raises(ValueError, match="label = prompt"):
         parse_prompts(lines, "CLIP")
+
+
+def test_open_clip_judges_by_prompts_as_open_clip_does(tmp_path, images):
+    open_clip = pytest.importorskip("open_clip")
+    towers = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+    }
+    torch.manual_seed(6)
+    made = open_clip.CLIP(**towers)
+    torch.save(made.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    processing = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": towers, "preprocess_cfg": processing})
+    )
+    judge = read_clip(
+        tmp_path, Settings(labels=("effusion = pleural effusion | normal", "ink = ink | clean skin"))
+    )
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(
+        ["pleural effusion", "normal", "ink", "clean skin"]
+    )
+    with torch.inference_mode():
+        seen = torch.stack([transform(picture) for picture in pictures(images)])
+        logits = model.logit_scale.exp() * (
+            model.encode_image(seen, normalize=True) @ model.encode_text(tokens, normalize=True).T
+        )
+    wanted = torch.stack([logits[:, :2].softmax(1)[:, 0], logits[:, 2:].softmax(1)[:, 0]], 1)
+    assert (judged(judge, images) - wanted).abs().max() <= 1e-5
