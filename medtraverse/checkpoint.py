@@ -7,7 +7,7 @@ paper's training script saves). Nothing here builds a model.
 import json
 import pickle
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -64,6 +64,19 @@ def read_weights(path, name="checkpoint"):
             f"{name}: {path.name} could not be read as {'safetensors' if path.suffix == '.safetensors' else 'tensors'} "
             f"({error}); it may be cut off, or another kind of file. Download or convert it again."
         ) from error
+
+
+def read_checkpoint(path, unet_path=None):
+    """Read a diffusers folder or a single file; with ``unet_path`` its U-Net is replaced by that one.
+
+    Raises ValueError that names the input and the part at fault.
+    """
+    path = Path(path)
+    parts = read_diffusers(path) if path.is_dir() else read_single_file(path)
+    if unet_path is None:
+        return parts
+    weights, heads = read_unet(unet_path)
+    return replace(parts, unet=weights, unet_heads=heads or parts.unet_heads)
 
 
 def read_diffusers(folder):

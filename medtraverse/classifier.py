@@ -20,6 +20,8 @@ from .digest import sha256_of
 
 PAPER_INPUT_SIZE = 512
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# What an EfficientNet-B4 holds at once: 144 channels at half the side in float32, before and after normalisation.
+_BYTES_PER_PIXEL = 320
 # Strides leave no trace in the weights; these are every EfficientNet's.
 _STRIDES = (1, 2, 2, 2, 1, 2, 1)
 _EXPECTED = "torchvision's EfficientNet (B0 to B4, any width) with a head `classifier.1`, keys bare or prefixed `model.`"
@@ -56,7 +58,7 @@ class Classifier:
         images : Tensor [N, H, W, 3]
             RGB in 0..1, any size.
         batch_size : int
-            Images per forward pass; no effect on the result.
+            Images per forward pass; no effect on the result. Halved where memory runs out.
         progress : callable, optional
             Called with (images done, N) after each batch; may raise to cancel.
 
@@ -81,20 +83,36 @@ class Classifier:
     def _run(self, forward, images, batch_size, progress) -> Tensor:
         _check_images(images, batch_size)
         device = next(self.module.parameters()).device
-        rows = []
+        rows: list[Tensor] = []
+        done = 0
         self.module.eval()
         # TF32 convolutions would make results depend on which kernel a batch size selects.
         flags = torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False
         )
         with torch.inference_mode(), flags, torch.autocast(device.type, enabled=False):
-            for start in range(0, len(images), batch_size):
-                batch = images[start : start + batch_size].to(device=device, dtype=torch.float32)
-                rows.append(forward(self._prepare(batch)).float().cpu())
+            while done < len(images):
+                batch = images[done : done + batch_size].to(device=device, dtype=torch.float32)
+                try:
+                    made = forward(self._prepare(batch)).float().cpu()
+                except RuntimeError as error:
+                    if batch_size == 1 or not _out_of_memory(error):
+                        raise
+                    made = None
+                # Retried out here: inside, the error's traceback would hold on to the tensors of the failed call.
+                if made is None:
+                    batch_size = (min(batch_size, len(batch)) + 1) // 2
+                    continue
+                rows.append(made)
+                done += len(made)
                 if progress is not None:
-                    progress(min(start + batch_size, len(images)), len(images))
+                    progress(done, len(images))
         # Outside inference mode again: an ordinary tensor, which callers may do anything with.
         return torch.cat(rows)
+
+    def memory(self, count: int, batch_size: int = 64) -> int:
+        """Bytes that the judging of `count` images takes beside the weights, a generous estimate."""
+        return min(count, batch_size) * self.input_size**2 * _BYTES_PER_PIXEL
 
     def _prepare(self, images: Tensor) -> Tensor:
         """Images [N, H, W, 3] in 0..1 → normalised network input [N, 3, S, S]."""
@@ -180,6 +198,11 @@ class _Panel(nn.Module):
 
     def features(self, inputs: Tensor) -> Tensor:
         return torch.cat([member.avgpool(member.features(inputs)).flatten(1) for member in self.members], 1)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has two exceptions for it, MPS and DirectML only the words."""
+    return any(words in str(error).lower() for words in ("out of memory", "allocate memory"))
 
 
 def _check_images(images: Tensor, batch_size: int) -> None:

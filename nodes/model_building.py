@@ -2,19 +2,25 @@
 
 ComfyUI's own detection knows full-size models only. What is built here are its own modules inside its own ModelPatcher, so
 LoRA, offloading, previews and memory management keep working.
+
+Newer versions of ComfyUI stream weights to an NVIDIA card ("dynamic VRAM"). Their Linear layers are empty until a file is
+loaded, and take whatever it holds. So keys and shapes are compared before loading, with a model of plain layers.
 """
 
+import comfy.diffusers_convert
+import comfy.ldm.modules.diffusionmodules.openaimodel
 import comfy.model_base
 import comfy.model_detection
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.sd
 import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
 import torch
 
-from ..medtraverse.checkpoint import sampling_settings, unet_depths
+from ..medtraverse.checkpoint import read_checkpoint, sampling_settings, unet_depths
 
 ORIGIN = "medtraverse.origin"
 
@@ -28,8 +34,49 @@ def origin(model):
     return loaded and {**loaded, "patched_weights": len(model.patches)}
 
 
-def build_model(weights, heads, scheduler, dtype=None, name="checkpoint"):
-    """Return a ModelPatcher for a U-Net in diffusers or original keys. Raises ValueError for keys that do not fit."""
+class _PlainLayers(comfy.ops.disable_weight_init):
+    """Core's layers, of which none waits for a file to have its weights."""
+
+    class Linear(comfy.ops.disable_weight_init.Linear):
+        def _load_from_state_dict(self, *args):  # core creates weights at once where this is overridden
+            return torch.nn.Module._load_from_state_dict(self, *args)
+
+
+def patcher_class(disable_dynamic=False):
+    """Return the class that this version of ComfyUI wraps a MODEL in; ``disable_dynamic`` wants the plain one."""
+    plain = comfy.model_patcher.ModelPatcher
+    return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
+
+
+def reload_model(path, unet_path, disable_dynamic=False):
+    """Return the MODEL of a checkpoint anew. Core asks for it to compile, to hook weights, or for a further GPU."""
+    parts = read_checkpoint(path, unet_path)
+    return build_model(parts.unet, parts.unet_heads, parts.scheduler, disable_dynamic=disable_dynamic)
+
+
+def reload_clip(path, unet_path, embedding_directory=None, disable_dynamic=False):
+    """Return the CLIP's patcher anew, as ``reload_model`` does the MODEL."""
+    parts = read_checkpoint(path, unet_path)
+    settings = parts.text_heads, parts.text_activation, embedding_directory, disable_dynamic
+    return build_clip(parts.text_encoder, *settings).patcher
+
+
+def reload_vae(path, unet_path, disable_dynamic=False):
+    """Return the VAE's patcher anew, as ``reload_model`` does the MODEL. Core's VAE has no plain patcher to ask for."""
+    return build_vae(read_checkpoint(path, unet_path).vae).patcher
+
+
+def is_dynamic(patcher):
+    """Return whether core streams the patcher's weights; versions before dynamic VRAM have no such patcher."""
+    return hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
+
+
+def build_model(weights, heads, scheduler, dtype=None, name="checkpoint", disable_dynamic=False):
+    """Return a ModelPatcher for a U-Net in diffusers or original keys.
+
+    Raises ValueError for keys that do not fit. ``disable_dynamic`` makes a plain patcher, which core asks for where it
+    compiles a model or hooks weights onto it.
+    """
     if "conv_in.weight" in weights:
         weights = _original_keys(weights, name)
     if "input_blocks.0.0.weight" not in weights:
@@ -70,11 +117,24 @@ def build_model(weights, heads, scheduler, dtype=None, name="checkpoint"):
         )
     manual_cast = comfy.model_management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
     config.set_inference_dtype(dtype, manual_cast)
+    _check_keys(weights, _unet_shapes(config.unet_config), name, "U-Net")
     offload = comfy.model_management.unet_offload_device()
     model = config.get_model(weights, "").to(offload)
-    _check_keys(weights, model.diffusion_model.state_dict(), name, "U-Net")
-    model.load_model_weights(dict(weights), "")
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+    patcher = patcher_class(disable_dynamic)(model, load_device=device, offload_device=offload)
+    # A dynamic patcher casts at use and keeps the file's tensors. A plain one never casts, and core's empty layers take a
+    # tensor as it is, whatever the type of the others.
+    dynamic = is_dynamic(patcher)
+    if not dynamic:
+        weights = {key: value.to(dtype) for key, value in weights.items()}
+    model.diffusion_model.load_state_dict(weights, assign=dynamic)
+    return patcher
+
+
+def _unet_shapes(unet_config):
+    """Return ``{key: tensor without data}`` of the U-Net of that configuration."""
+    return comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel(
+        **unet_config, device="meta", operations=_PlainLayers
+    ).state_dict()
 
 
 class _Multiple(float):
@@ -98,7 +158,7 @@ def _level_widths(weights, blocks, first):
     return widths
 
 
-def build_clip(weights, heads, activation, embedding_directory=None):
+def build_clip(weights, heads, activation, embedding_directory=None, disable_dynamic=False):
     """Return a CLIP for a text encoder in transformers' keys, of any width and depth.
 
     It is kept in float32: ComfyUI's default, fp16 even on a CPU, moves the final latents by 2e-2.
@@ -129,16 +189,28 @@ def build_clip(weights, heads, activation, embedding_directory=None):
         embedding_directory=embedding_directory,
         parameters=comfy.utils.calculate_parameters(weights),
         model_options={"clip_l_model_config": config, "dtype": torch.float32},
+        **({"disable_dynamic": True} if disable_dynamic else {}),  # known only to versions that ask for it
     )
     missing, unexpected = clip.load_sd(
-        {f"clip_l.transformer.{key}": value for key, value in weights.items()}, full_model=True
+        {f"clip_l.transformer.{key}": value.float() for key, value in weights.items()}, full_model=True
     )
     missing = [key for key in missing if "logit_scale" not in key and "text_projection" not in key]
-    if missing or unexpected:
+    faults = missing + list(unexpected) + _misshapen(clip.cond_stage_model)
+    if faults:
         raise ValueError(
-            f"checkpoint: the text encoder does not fit CLIP; first keys at fault: {(missing + unexpected)[:3]}."
+            f"checkpoint: the text encoder does not fit CLIP; first keys at fault: {faults[:3]}."
         )
     return clip
+
+
+def _misshapen(module):
+    """Return the linear layers that core filled with weights of another shape: its empty layers take what they get."""
+    return [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+        and layer.weight.shape != (layer.out_features, layer.in_features)
+    ]
 
 
 def build_vae(weights):
@@ -172,9 +244,18 @@ def build_vae(weights):
         "attn_resolutions": [],
         "dropout": 0.0,
     }
-    vae = comfy.sd.VAE(
-        sd=dict(weights), config={"params": {"ddconfig": ddconfig, "embed_dim": latent_channels}}
-    )
+    if diffusers:
+        weights = comfy.diffusers_convert.convert_vae_state_dict(dict(weights))
+    try:
+        vae = comfy.sd.VAE(
+            sd=dict(weights), config={"params": {"ddconfig": ddconfig, "embed_dim": latent_channels}}
+        )
+    except RuntimeError as error:  # torch's own list of shapes that differ
+        raise ValueError(
+            f"checkpoint: the VAE does not fit Stable Diffusion 1.x; {str(error).splitlines()[-1].strip()}"
+        ) from error
+    expected = vae.first_stage_model.state_dict()
+    _check_keys({key: weights[key] for key in expected if key in weights}, expected, "checkpoint", "VAE")
     if comfy.model_management.is_device_cpu(vae.device):
         # Core would decode as many images at once as memory holds; beyond its caches a CPU takes longer for each.
         vae.memory_used_decode = lambda shape, dtype: (

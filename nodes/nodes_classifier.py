@@ -25,13 +25,18 @@ class LoadedClassifier:
 
     def predict(self, images):
         """Return probabilities [N, labels] of images [N, H, W, 3]; shows progress and can be cancelled."""
-        comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
+        self._load(images)
         return self.classifier.predict(images, progress=progress_of(len(images)))
 
     def features(self, images, progress=None):
         """Return pooled features [N, C] of images [N, H, W, 3]; as predict else."""
-        comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
+        self._load(images)
         return self.classifier.features(images, progress=progress)
+
+    def _load(self, images):
+        comfy.model_management.load_models_gpu(
+            [self.patcher], memory_required=self.classifier.memory(len(images)), force_full_load=True
+        )
 
 
 class MedicalClassifierLoader(io.ComfyNode):

@@ -5,17 +5,19 @@ import json
 import folder_paths
 from comfy_api.latest import io
 
-from ..medtraverse.checkpoint import (
-    declared_domains,
-    read_diffusers,
-    read_single_file,
-    read_unet,
-    weight_files,
-)
+from ..medtraverse.checkpoint import declared_domains, read_checkpoint, weight_files
 from ..medtraverse.digest import sha256_of
 from ..medtraverse.domain import guess_domain
 from . import sources
-from .model_building import ORIGIN, build_clip, build_model, build_vae
+from .model_building import (
+    ORIGIN,
+    build_clip,
+    build_model,
+    build_vae,
+    reload_clip,
+    reload_model,
+    reload_vae,
+)
 from .sockets import CATEGORY, Domain
 
 AUTO = "auto"
@@ -85,24 +87,21 @@ class MedicalCheckpointLoader(io.ComfyNode):
         for name, choice, file in (("checkpoint", checkpoint, path), ("unet", unet, unet_path)):
             if file is not None and not file.exists():
                 raise ValueError(f"{name}: {choice!r} is missing at {file}; put it back or choose another.")
-        parts = read_diffusers(path) if path.is_dir() else read_single_file(path)
-        weights, heads, name = parts.unet, parts.unet_heads, "checkpoint"
-        if unet_path is not None:
-            weights, own_heads = read_unet(unet_path)
-            heads, name = own_heads or heads, "unet"
-        model = build_model(weights, heads, parts.scheduler, name=name)
+        parts, name = read_checkpoint(path, unet_path), "unet" if unet_path else "checkpoint"
+        model = build_model(parts.unet, parts.unet_heads, parts.scheduler, name=name)
         context = model.model.model_config.unet_config["context_dim"]
         width = parts.text_encoder["text_model.final_layer_norm.weight"].shape[0]
         if context != width:
             raise ValueError(
                 f"{name}: the U-Net attends to text of width {context}, the text encoder gives {width}; lay it over its own base."
             )
-        clip = build_clip(
-            parts.text_encoder,
-            parts.text_heads,
-            parts.text_activation,
-            folder_paths.get_folder_paths("embeddings"),
-        )
+        embeddings = folder_paths.get_folder_paths("embeddings")
+        clip = build_clip(parts.text_encoder, parts.text_heads, parts.text_activation, embeddings)
+        vae = build_vae(parts.vae)
+        files = path, unet_path
+        model.cached_patcher_init = (reload_model, files)
+        clip.patcher.cached_patcher_init = (reload_clip, (*files, embeddings))
+        vae.patcher.cached_patcher_init = (reload_vae, files)
         model.set_attachments(
             ORIGIN,
             {
@@ -112,9 +111,7 @@ class MedicalCheckpointLoader(io.ComfyNode):
                 "sha256": cls.digests(checkpoint, path, unet, unet_path),
             },
         )
-        return io.NodeOutput(
-            model, clip, build_vae(parts.vae), chosen.with_size(parts.image_size or chosen.size)
-        )
+        return io.NodeOutput(model, clip, vae, chosen.with_size(parts.image_size or chosen.size))
 
     @staticmethod
     def digests(checkpoint, path, unet, unet_path):

@@ -163,6 +163,28 @@ def test_progress_counts_images_and_may_cancel(small, images):
         classifier.predict(images, batch_size=3, progress=cancel)
 
 
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError("MPS backend out of memory")]
+)
+def test_out_of_memory_halves_the_batch_and_loses_no_image(small, images, error):
+    classifier, sizes, seen = load_classifier(small[0]), [], []
+    whole = classifier.predict(images)
+
+    def small_card(module, inputs):
+        sizes.append(len(inputs[0]))
+        if sizes[-1] > 2:
+            raise error
+
+    hook = classifier.module.register_forward_pre_hook(small_card)
+    scores = classifier.predict(images, progress=lambda done, total: seen.append(done))
+    assert sizes == [7, 4, 2, 2, 2, 1] and seen == [2, 4, 6, 7]
+    torch.testing.assert_close(scores, whole, atol=1e-5, rtol=0)
+    hook.remove()
+    classifier.module.register_forward_pre_hook(lambda module, inputs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        classifier.predict(images)
+
+
 def test_half_precision_files_run_in_float32(tmp_path, images):
     network = small_network(1).half().float()
     state = {

@@ -204,3 +204,20 @@ def test_lpips_stands_beside_the_papers(run, pack, node_classes, trajectory, ima
     fingerprint = node_classes["IdentityPreservation"].fingerprint_inputs(controls=4)
     file.unlink()
     assert node_classes["IdentityPreservation"].fingerprint_inputs(controls=4) != fingerprint
+
+
+def test_the_classifier_asks_core_for_the_memory_of_a_batch(run, monkeypatch):
+    import comfy.model_management
+
+    asked, load = [], comfy.model_management.load_models_gpu
+
+    def recorded(models, memory_required=0, **settings):
+        asked.append(memory_required)
+        return load(models, memory_required=memory_required, **settings)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", recorded)
+    judge = run("MedicalClassifierLoader")[0]
+    judge.predict(torch.rand(3, 128, 128, 3))
+    judge.features(torch.rand(100, 128, 128, 3)[:2])
+    # An image of 128 × 128 with 96 channels at half the side takes 1.5 MiB before and after normalisation.
+    assert asked[0] > 3 * 2 * 1.5 * 2**20 and asked[0] == asked[1] * 3 / 2
