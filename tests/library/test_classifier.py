@@ -1,11 +1,9 @@
-"""Loading and prediction of attribute classifiers, in the paper's format and in the demo's."""
+"""Loading and prediction of attribute classifiers, in the paper's format and in that of metadata."""
 
 import hashlib
 import json
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -310,47 +308,3 @@ def test_labels_and_sizes_are_checked(tmp_path, small):
         "ink",
         "ruler",
     )
-
-
-def test_demo_training_saves_what_the_library_loads(tmp_path, images):
-    from demo.training.train_classifier import build, save_weights
-
-    network = build(4, 0.25).eval()
-    path = tmp_path / "classifier.safetensors"
-    save_weights(network, "isic", path)
-    classifier = load_classifier(path)
-    assert (classifier.labels, classifier.input_size) == (("hair", "gel bubble", "ruler", "ink"), 128)
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    network = network.half().float()
-    with torch.inference_mode():
-        exact = network(((images - MEAN) / STD).permute(0, 3, 1, 2))
-        torch.testing.assert_close(
-            classifier.module(((images - MEAN) / STD).permute(0, 3, 1, 2)), exact, atol=1e-5, rtol=1e-4
-        )
-
-
-def test_calibration_error_of_known_predictions():
-    from demo.training.train_classifier import calibration_error
-
-    truth = np.array([1.0, 0, 0, 0] * 25)
-    assert calibration_error(np.full(100, 0.25), truth) == pytest.approx(0)
-    assert calibration_error(np.full(100, 0.75), truth) == pytest.approx(0.5)
-    assert calibration_error(truth, truth) == 0
-    # Half the images at 0.9 and none positive there, half at 0.1 and half of those positive.
-    assert calibration_error(
-        np.repeat([0.9, 0.1], 50), np.r_[np.zeros(50), np.tile([0, 1], 25)]
-    ) == pytest.approx(0.65)
-
-
-@pytest.mark.parametrize("domain", ["chexpert", "isic"])
-def test_shipped_classifiers_judge_unseen_phantoms(domain):
-    from demo.training.train_classifier import DOMAINS, EVALUATION_SEEDS, draw
-
-    classifier = load_classifier(
-        Path(__file__).parents[2] / "demo" / "weights" / f"classifier-{domain}.safetensors"
-    )
-    assert (classifier.labels, classifier.input_size) == (DOMAINS[domain][1], 128)
-    images, truth = draw(domain, EVALUATION_SEEDS + 50_000 + np.arange(48))
-    agreement = (classifier.predict(images.permute(0, 2, 3, 1).float() / 255) > 0.5) == truth.bool()
-    assert truth.bool().any(0).all() and not truth.bool().all(0).any()
-    assert agreement.float().mean(0).min() > 0.95

@@ -25,17 +25,8 @@ from demo.judging.scores import (
     to_text,
     wins,
 )
-from demo.training.train_classifier import calibration_error
 
 CHEST, CONFOUNDED = STUDIES["chexpert"], STUDIES["confounded"]
-
-
-def test_calibration_error_of_known_forecasts():
-    rng = np.random.default_rng(0)
-    probability = rng.random(20000)
-    assert calibration_error(probability, rng.random(20000) < probability) < 0.02
-    assert calibration_error(np.full(1000, 0.9), np.arange(1000) < 600) == pytest.approx(0.3)
-    assert calibration_error(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == 0
 
 
 @given(arrays.arrays(bool, st.integers(1, 60)))
