@@ -13,6 +13,7 @@ from fractions import Fraction
 import numpy as np
 
 from .notice import NOTICE
+from .pixels import to_numpy
 from .predictions import Predictions, far_points, published_far_points, read_table
 from .table import csv_text
 
@@ -79,7 +80,7 @@ def cfrt(probabilities, neutral, target: int) -> CFRT:
     ValueError
         Shapes that do not fit, no patient or point, fewer than two attributes, NaN, values outside 0..1.
     """
-    far, start = _array(probabilities), _array(neutral)
+    far, start = (to_numpy(values, np.float64).astype(np.float64) for values in (probabilities, neutral))
     if far.ndim != 3 or start.shape != (far.shape[0], far.shape[2]):
         raise ValueError(
             f"probabilities {list(far.shape)} and neutral {list(start.shape)} do not fit; "
@@ -124,13 +125,6 @@ def cfrt(probabilities, neutral, target: int) -> CFRT:
         success=success,
         leaked=np.where(success, -1, strongest),
     )
-
-
-def _array(values) -> np.ndarray:
-    # a tensor may lie on a GPU or be bfloat16, which numpy does not know
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().double().numpy()
-    return np.asarray(values, dtype=np.float64)
 
 
 def _rise(far: np.ndarray, start: np.ndarray, patient: int, attribute: int) -> Fraction:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .pixels import to_numpy
+
 MANY = 500
 
 
@@ -28,9 +30,7 @@ def latent_map(latents, perplexity: float = 2.0, seed: int = 500, pca: int = 50)
     ValueError
         Fewer than 3 latents, perplexity negative or not below N, latents not finite or all the same.
     """
-    if hasattr(latents, "detach"):
-        latents = latents.detach().cpu().float().numpy()
-    points = np.asarray(latents, dtype=np.float32)
+    points = to_numpy(latents).astype(np.float32)
     count = len(points) if points.ndim else 0
     if count < 3:
         raise ValueError(f"latents holds {count} points; a map needs at least 3")

@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 
 from ..medtraverse.notice import NOTICE
+from ..medtraverse.pixels import to_bytes, write_jpeg
+from ..medtraverse.whole_file import write_text
 
 FOLDER = "medtraverse"
 # Images of one viewer, and thumbnails of one map; further patients are left out, and the widget says so.
@@ -125,13 +127,9 @@ def _folder():
     return Path(folder_paths.get_temp_directory()) / FOLDER
 
 
-def _pixels(image):
-    return (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-
-
 def _write_images(name, images, rows):
     def write(row):
-        Image.fromarray(_pixels(images[row])).save(_folder() / f"{name}-{row}.png", compress_level=1)
+        Image.fromarray(to_bytes(images[row])).save(_folder() / f"{name}-{row}.png", compress_level=1)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(rows), _AT_ONCE):
@@ -144,9 +142,9 @@ def _write_sheets(name, images):
         comfy.model_management.throw_exception_if_processing_interrupted()
         sheet = Image.new("RGB", (COLUMNS * SIDE, COLUMNS * SIDE))
         for cell, image in enumerate(images[number * COLUMNS**2 : (number + 1) * COLUMNS**2]):
-            picture = Image.fromarray(_pixels(image)).resize((SIDE, SIDE), Image.LANCZOS)
+            picture = Image.fromarray(to_bytes(image)).resize((SIDE, SIDE), Image.LANCZOS)
             sheet.paste(picture, (cell % COLUMNS * SIDE, cell // COLUMNS * SIDE))
-        sheet.save(_folder() / f"{name}-{number}.jpg", quality=90)
+        write_jpeg(sheet, _folder() / f"{name}-{number}.jpg", 90)
 
 
 def _publish(name, trajectory, view, own, patients=None):
@@ -169,7 +167,5 @@ def _publish(name, trajectory, view, own, patients=None):
         **own,
     }
     path = _folder() / f"{name}.json"
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, separators=(",", ":")), encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, json.dumps(record, separators=(",", ":")))
     return {"medtraverse_view": [{"filename": path.name, "subfolder": FOLDER, "type": "temp"}]}

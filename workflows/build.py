@@ -6,12 +6,12 @@ Takes the inputs of every node from a running ComfyUI's ``/object_info``, or sta
 import argparse
 import contextlib
 import json
-import os
 import sys
 from pathlib import Path
 
 from launcher.comfyui import start_server
 from medtraverse.remote.client import Client
+from medtraverse.whole_file import write_text
 from workflows.canvas import Canvas
 from workflows.graphs import draw, names
 
@@ -46,9 +46,7 @@ def main(argv=None):
         print("\n".join(f"{path.relative_to(FOLDER)} is not what the graphs say" for path in changed))
         return 1 if changed else 0
     for path in changed:
-        part = path.with_suffix(".part")
-        part.write_text(texts[path], encoding="utf-8")
-        os.replace(part, path)
+        write_text(path, texts[path])
     print(f"{len(changed)} of {len(texts)} files written to {FOLDER}")
     return 0
 

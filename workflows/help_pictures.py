@@ -13,7 +13,7 @@ import tempfile
 from PIL import Image
 
 from launcher.comfyui import PACK, start_server
-from workflows.pictures import save
+from medtraverse.pixels import write_jpeg
 
 FOLDER = PACK / "web" / "docs" / "images"
 # Which workflow shows which nodes.
@@ -114,7 +114,7 @@ def main(argv=None):
                 raise SystemExit(f"{name}: {failed}")
             page.wait_for_timeout(3000)
             for node in SHOWN[name]:
-                save(picture(page, node), FOLDER / f"{node}.jpg", quality=78)
+                write_jpeg(picture(page, node), FOLDER / f"{node}.jpg", quality=78)
                 print(FOLDER / f"{node}.jpg")
             page.close()
         browser.close()

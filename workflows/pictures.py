@@ -4,13 +4,12 @@ FOLDER holds what ``python run.py demo`` or ``python -m medtraverse run`` wrote.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from PIL import Image
 
-from medtraverse.notice import NOTICE
+from medtraverse.pixels import write_jpeg
 from workflows.graphs import SUFFIX, names
 
 FOLDER = Path(__file__).parent
@@ -42,14 +41,6 @@ def thumbnail(figures):
     return whole
 
 
-def save(image, path, quality=82):
-    """Write a JPEG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    image.save(part, "JPEG", quality=quality, comment=NOTICE)
-    os.replace(part, path)
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m workflows.pictures", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -58,12 +49,12 @@ def main(argv=None):
         stem = name.removesuffix(SUFFIX)
         found = sorted(folder.rglob(f"{stem}*.png")) or sorted(folder.glob(f"{stem}/*.png"))
         if found:
-            save(thumbnail([Image.open(path) for path in found[:2]]), FOLDER / f"{name}.jpg")
+            write_jpeg(thumbnail([Image.open(path) for path in found[:2]]), FOLDER / f"{name}.jpg")
             print(f"{name}.jpg from {', '.join(path.name for path in found[:2])}")
     for stem in SHOWN:
         for path in folder.rglob(f"{stem}.png"):
             figure = Image.open(path).convert("RGB")
-            save(
+            write_jpeg(
                 figure.resize(
                     (README_WIDTH, figure.height * README_WIDTH // figure.width), Image.Resampling.LANCZOS
                 ),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from demo.judging.measurements import STUDIES, to_bytes
+from demo.judging.measurements import STUDIES
 from demo.judging.phantom_references import UNSEEN_SEED, draw_with
 from demo.judging.plain_sampler import draw_noise, load_model, traverse
 from demo.training.architecture import WEIGHTS
@@ -19,7 +19,7 @@ from medtraverse.domain import load_domains
 from medtraverse.figures.grid import trajectory_grid
 from medtraverse.figures.render import to_image
 from medtraverse.notice import NOTICE
-from workflows.pictures import save
+from medtraverse.pixels import to_bytes, write_jpeg
 
 SWAPS = (25, 20, 15, 10, 5)
 
@@ -80,7 +80,7 @@ def main(argv=None):
             figure = generated(study, args.model, unet, args.patients)
         except ValueError as error:
             parser.error(str(error))
-    save(Image.fromarray(to_bytes(to_image(figure))), args.out, quality=85)
+    write_jpeg(Image.fromarray(to_bytes(to_image(figure))), args.out, 85)
     print(f"{args.out}\n{NOTICE}")
 
 

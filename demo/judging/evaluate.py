@@ -34,6 +34,7 @@ from demo.judging.scores import (
 from demo.phantoms.phantom_set import CACHE
 from demo.training.architecture import WEIGHTS
 from medtraverse.notice import NOTICE
+from medtraverse.whole_file import write_text
 
 # Where both attributes of a confounded model appear in the same images, which rose more is a matter of the judges' last digits.
 CLEAR = 0.05
@@ -362,10 +363,8 @@ def main(argv=None) -> int:
             "compiled": args.compile,
         }
         settings |= {"swap_steps": list(ALL_SWAPS), "device": args.device, "studies": list(args.only)}
-        part = args.json.with_name(args.json.name + ".part")
         record = {"notice": NOTICE, "settings": settings, "figures": [figure.record() for figure in figures]}
-        part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-        os.replace(part, args.json)
+        write_text(args.json, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return 0
 
 

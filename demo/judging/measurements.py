@@ -19,6 +19,8 @@ from demo.judging.plain_sampler import draw_noise, traverse
 from medtraverse.curve import interpolate
 from medtraverse.digest import sha256_of
 from medtraverse.domain import load_domains
+from medtraverse.pixels import to_bytes
+from medtraverse.whole_file import whole_file, write_text
 
 ALL_SWAPS = tuple(range(45, 0, -5))
 FAR_SWAPS, FAR_FRAMES = (5, 10, 15), slice(30, 50)
@@ -98,11 +100,6 @@ class Readers:
         return np.stack(self.map(partial(read_one, domain, labels), images))
 
 
-def to_bytes(images) -> np.ndarray:
-    """Images in 0..1 as they would be saved: uint8."""
-    return np.round(np.asarray(images) * 255).astype(np.uint8)
-
-
 def measure(
     study: Study, model, classifier, numbers, readers: Readers, guidance: float = 7.5, steps: int = 50
 ) -> dict:
@@ -179,9 +176,9 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         if not resume:
             for path in folder.iterdir():
-                if path.suffix in (".npz", ".json", ".part"):
+                if path.suffix in (".npz", ".json"):
                     path.unlink()
-        _replace(note, text.encode())
+        write_text(note, text)
 
     def done(self) -> set:
         """Numbers of the patients that are measured."""
@@ -191,16 +188,14 @@ class Store:
 
     def save(self, record: dict) -> None:
         path = self.folder / f"patients-{record['number'][0]:05d}.npz"
-        part = path.with_suffix(f".{os.getpid()}.part")
-        with open(part, "wb") as file:
-            np.savez_compressed(file, **record)
-        os.replace(part, path)
+        with whole_file(path) as part:
+            np.savez_compressed(part, **record)
 
     def kept(self, name: str, compute) -> dict:
         """What `compute` returns, JSON-serialisable, computed once."""
         path = self.folder / name
         if not path.exists():
-            _replace(path, json.dumps(compute()).encode())
+            write_text(path, json.dumps(compute()))
         return json.loads(path.read_text())
 
     def load(self, count: int) -> dict:
@@ -210,12 +205,6 @@ class Store:
         order = np.argsort(whole["number"])
         order = order[whole["number"][order] < count]
         return {name: values[order] for name, values in whole.items()}
-
-
-def _replace(path, content):
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
 
 
 def collect(

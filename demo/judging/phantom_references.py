@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from demo.judging.measurements import Readers, to_bytes
+from demo.judging.measurements import Readers
 from demo.judging.scores import nearest, repeat_distance, thumbnails
 from demo.phantoms import chest, dermoscopy, layouts
 from demo.phantoms.phantom_set import FIRST_SEED, SIZE
 from demo.training.architecture import SCALING
+from medtraverse.pixels import to_bytes
+from medtraverse.whole_file import whole_file
 
 # Apart from the base's patients (1,000,000 and up), the fine-tunes' (2,000,000), the oracle's (4,000,000) and the classifiers' (5,000,000 to 7,000,000).
 UNSEEN_SEED = 7_000_000
@@ -79,10 +81,8 @@ def training_thumbnails(sets, domain: str, cache: Path, readers: Readers) -> np.
             readers.map(partial(_draw_thumbnail, domain, correlation), range(first, first + count), chunk=64)
             for first, count, correlation in sets
         ]
-        part = path.with_suffix(".part")
-        with open(part, "wb") as file:
-            np.save(file, np.concatenate([np.stack(piece) for piece in pieces]).astype(np.float16))
-        part.replace(path)
+        with whole_file(path) as part:
+            np.save(part, np.concatenate([np.stack(piece) for piece in pieces]).astype(np.float16))
     return np.load(path).astype(np.float32)
 
 

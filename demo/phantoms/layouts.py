@@ -21,7 +21,6 @@ import argparse
 import csv
 import io
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -29,6 +28,8 @@ import numpy as np
 
 from demo.phantoms import chest, dermoscopy
 from medtraverse.notice import NOTICE
+from medtraverse.pixels import to_bytes, write_jpeg
+from medtraverse.whole_file import write_text
 
 CHEXPERT_COLUMNS = (
     "No Finding",
@@ -211,31 +212,22 @@ def _write(root, table, made, header, rows, module, mode):
     lines = []
     for image, factors, cells in rows:  # the first row checks the parameters, before anything is written
         if not lines:
-            _replace(note, stamp.encode())
+            write_text(note, stamp)
         if not image.exists():
-            _replace(image, _jpeg(module.render(factors, made["size"]).image, mode))
+            _write_image(module.render(factors, made["size"]).image, image, mode)
         lines.append(cells)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *lines])
-    _replace(table, text.getvalue().encode())
+    write_text(table, text.getvalue())
     return table
 
 
-def _jpeg(image, mode):
+def _write_image(image, path, mode):
     from PIL import Image
 
-    file = io.BytesIO()
-    picture = Image.fromarray(np.round(image * 255).astype(np.uint8)).convert(mode)
-    # No chroma subsampling: it would halve the resolution of ink and coloured lesions.
-    picture.save(file, "JPEG", quality=95, comment=NOTICE, **({"subsampling": 0} if mode == "RGB" else {}))
-    return file.getvalue()
-
-
-def _replace(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    # no chroma subsampling: it would halve the resolution of ink and coloured lesions
+    options = {"subsampling": 0} if mode == "RGB" else {}
+    write_jpeg(Image.fromarray(to_bytes(image)).convert(mode), path, 95, **options)
 
 
 def main(argv=None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from demo.phantoms import chest, dermoscopy
+from medtraverse.whole_file import whole_files
 
 DOMAINS = {"chest": chest, "dermoscopy": dermoscopy}
 CACHE = Path(__file__).parents[1] / "cache"
@@ -59,16 +59,18 @@ def _digest(module, first):
 
 
 def _render_all(domain, count, first, paths, workers):
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    parts = [path.with_suffix(f".{os.getpid()}.part") for path in paths]
-    for part, shape in zip(parts, ((count, SIZE, SIZE, 3), (count, SIZE, SIZE))):
-        np.lib.format.open_memmap(part, "w+", np.uint8, shape).flush()
-    jobs = [(domain, first, start, min(start + _CHUNK, count), parts) for start in range(0, count, _CHUNK)]
-    with ProcessPoolExecutor(workers) as pool:
-        for done, stop in enumerate(pool.map(_render_chunk, jobs), 1):
-            print(f"\r{domain}: {stop}/{count} phantoms", end="\n" if done == len(jobs) else "", flush=True)
-    for part, path in zip(parts, paths):
-        os.replace(part, path)
+    with whole_files(paths[0].parent) as apart:
+        parts = [apart / path.name for path in paths]
+        for part, shape in zip(parts, ((count, SIZE, SIZE, 3), (count, SIZE, SIZE))):
+            np.lib.format.open_memmap(part, "w+", np.uint8, shape).flush()
+        jobs = [
+            (domain, first, start, min(start + _CHUNK, count), parts) for start in range(0, count, _CHUNK)
+        ]
+        with ProcessPoolExecutor(workers) as pool:
+            for done, stop in enumerate(pool.map(_render_chunk, jobs), 1):
+                print(
+                    f"\r{domain}: {stop}/{count} phantoms", end="\n" if done == len(jobs) else "", flush=True
+                )
 
 
 def _render_chunk(job):

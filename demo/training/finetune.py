@@ -29,6 +29,7 @@ from demo.training.train_unet import denoising_loss
 from medtraverse.captions import image_file, read_chexpert, read_isic
 from medtraverse.digest import sha256_of
 from medtraverse.notice import NOTICE
+from medtraverse.whole_file import whole_file
 
 # Set of `demo.phantoms.layouts` (they share no patient), correlation of devices and effusion, and share of the effusions beside devices that no label mentions.
 # Correlation alone is no confounder: while every caption names both, the model learns them apart.
@@ -248,14 +249,12 @@ def write_unet(unet, path: Path, log: dict) -> None:
     """
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     state = {
         key: value.cpu().contiguous() for key, value in half_precision("unet", unet).state_dict().items()
     }
-    save_file(state, str(part), metadata={"format": "pt", "notice": NOTICE})
-    part.chmod(0o644)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        save_file(state, str(part), metadata={"format": "pt", "notice": NOTICE})
+        part.chmod(0o644)
     write_json(log, path.with_suffix(".json"))
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from medtraverse.whole_file import whole_file, write_text
+
 SAVE_EVERY = 180.0
 
 
@@ -195,12 +197,9 @@ class Run:
 
 
 def save_atomically(state, path: Path) -> None:
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        torch.save(state, part)
 
 
 def write_json(record, path: Path) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(part, path)
+    write_text(path, json.dumps(record, indent=2) + "\n")

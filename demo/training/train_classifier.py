@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import time
 from functools import partial
@@ -24,6 +23,7 @@ from torch.nn import functional as F
 
 from demo.phantoms import chest, dermoscopy
 from medtraverse.notice import NOTICE
+from medtraverse.whole_file import whole_file, write_text
 
 DOMAINS = {
     "chexpert": (chest, ("support devices", "pleural effusion"), False),
@@ -127,13 +127,6 @@ def augment(images: torch.Tensor, vertical: bool, rng: torch.Generator) -> torch
     return (images + noise).clamp(0, 1)
 
 
-def _write(path: Path, save) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(path.name + ".part")
-    save(partial_path)
-    os.replace(partial_path, path)
-
-
 def save_weights(network: torch.nn.Module, domain: str, path: Path) -> None:
     """fp16 safetensors with the paper's `model.` prefix; labels and image size in the metadata."""
     from safetensors.torch import save_file
@@ -145,7 +138,8 @@ def save_weights(network: torch.nn.Module, domain: str, path: Path) -> None:
     metadata = {"labels": json.dumps(DOMAINS[domain][1]), "image_size": json.dumps(IMAGE_SIZE)}
     metadata |= {"domain": json.dumps(domain), "synthetic": json.dumps(NOTICE)}
     state = {key: value.contiguous() for key, value in state.items()}
-    _write(path, lambda target: save_file(state, str(target), metadata=metadata))
+    with whole_file(path) as part:
+        save_file(state, str(part), metadata=metadata)
 
 
 class Run:
@@ -174,7 +168,8 @@ class Run:
     def save(self) -> None:
         state = {name: getattr(self, name).state_dict() for name in ("network", "optimiser")}
         state |= {"record": self.record, "identity": self.identity()}
-        _write(self.checkpoint, lambda target: torch.save(state, target))
+        with whole_file(self.checkpoint) as part:
+            torch.save(state, part)
         save_weights(self.network, self.args.domain, Path(self.args.out))
 
     def pending(self, name: str, minutes: float) -> bool:
@@ -240,10 +235,7 @@ def train(args) -> None:
     log |= {"batch": BATCH, "stages": run.record["stages"], "learning_rates": STAGES, "hardware": hardware()}
     log["minutes"] = round(sum(stage["seconds"] for stage in run.record["stages"].values()) / 60, 2)
     log["evaluation"] = measure(args.domain, args.out, args.vae, args.count)
-    _write(
-        Path(args.out).with_suffix(".json"),
-        lambda target: target.write_text(json.dumps(log, indent=2) + "\n"),
-    )
+    write_text(Path(args.out).with_suffix(".json"), json.dumps(log, indent=2) + "\n")
     print(json.dumps(log["evaluation"], indent=2))
 
 

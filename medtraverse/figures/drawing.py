@@ -2,12 +2,12 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..digest import hashes
+from ..whole_file import whole_files, write_text
 from .render import save
 
 VECTORS = ("svg", "pdf", "none")
@@ -76,16 +76,11 @@ def write(
         raise ValueError(f"vector is {vector!r}; choose {', '.join(VECTORS)}")
     stem = Path(stem)
     texts = dict(drawing.metadata() if metadata is None else metadata)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    # made apart and moved when complete, so that one that fails leaves none of the others behind
-    with tempfile.TemporaryDirectory(dir=stem.parent, prefix=".medtraverse-") as apart:
-        made = [save(drawing.figure, Path(apart, f"{stem.name}.png"), {**(png_metadata or {}), **texts}, dpi)]
+    with whole_files(stem.parent) as apart:
+        made = [save(drawing.figure, apart / f"{stem.name}.png", {**(png_metadata or {}), **texts}, dpi)]
         if vector != "none":
-            made.append(save(drawing.figure, Path(apart, f"{stem.name}.{vector}"), texts, dpi))
+            made.append(save(drawing.figure, apart / f"{stem.name}.{vector}", texts, dpi))
         if table:
-            made.append(Path(apart, f"{stem.name}.csv"))
-            made[-1].write_text(drawing.table_csv, encoding="utf-8", newline="")
-        written = [stem.parent / path.name for path in made]
-        for path, place in zip(made, written):
-            os.replace(path, place)
-    return written
+            made.append(apart / f"{stem.name}.csv")
+            write_text(made[-1], drawing.table_csv)
+    return [stem.parent / path.name for path in made]

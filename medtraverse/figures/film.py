@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..notice import NOTICE
+from ..pixels import to_bytes, to_numpy
 from .sheet import NEUTRAL, check_colours
 
 CELL, BORDER, GAP, HEAD, FOOT = 256, 6, 14, 40, 56
@@ -33,8 +34,7 @@ def film(images, attributes: Sequence[str], colours: Sequence[str], seeds: Seque
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    if hasattr(images, "detach"):
-        images = images.detach().cpu().float().numpy()
+    images = to_numpy(images)
     if images.ndim != 6 or images.shape[-1] != 3:
         raise ValueError(
             f"images has shape {list(images.shape)}; expected [patients, attributes, frames, H, W, 3]"
@@ -62,7 +62,7 @@ def film(images, attributes: Sequence[str], colours: Sequence[str], seeds: Seque
     named = ", ".join(map(str, seeds))
     draw.text((size[0] - GAP, size[1] - 16), f"seed {named}", fill=MUTED, font=small, anchor="rs")
 
-    pixels = (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+    pixels = to_bytes(images)
     result = np.empty((frames, size[1], size[0], 3), np.float32)
     for frame in range(frames):
         picture = empty.copy()

@@ -5,6 +5,7 @@ from textwrap import wrap
 
 import numpy as np
 
+from ..pixels import to_numpy
 from ..table import csv_text
 from .sheet import FOOTER, HEADER, INK, LABEL, MUTED, NEUTRAL, axes_in, check_colours, sheet
 
@@ -46,9 +47,7 @@ def trajectory_grid(
     """
     from matplotlib.patches import Rectangle
 
-    if hasattr(images, "detach"):
-        images = images.detach().cpu().float().numpy()
-    images = np.asarray(images)
+    images = to_numpy(images)
     if images.ndim != 6 or images.shape[-1] not in (1, 3) or not images.size:
         raise ValueError(
             f"images has shape {list(images.shape)}; expected [patients, attributes, points, H, W, 3]"

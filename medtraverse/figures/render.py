@@ -2,7 +2,6 @@
 
 import os
 import threading
-import uuid
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..notice import NOTICE
+from ..whole_file import whole_file
 
 FORMATS = ("png", "svg", "pdf")
 # letters in SVG and TrueType in PDF, so that text can be searched and edited; ids in SVG that do not change
@@ -107,15 +107,7 @@ def save(
         "pdf": {"Subject": lines, "CreationDate": None},
     }[form]
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # not mkstemp, whose files nobody but their owner may read
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(unfinished, "xb") as file, _writing(), _own_pixels(figure if form != "png" else None):
-            options = {"pil_kwargs": {"compress_level": 3}} if form == "png" else {}
-            FigureCanvasAgg(figure).print_figure(file, format=form, metadata=embedded, dpi=dpi, **options)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as part, _writing(), _own_pixels(figure if form != "png" else None):
+        options = {"pil_kwargs": {"compress_level": 3}} if form == "png" else {}
+        FigureCanvasAgg(figure).print_figure(part, format=form, metadata=embedded, dpi=dpi, **options)
     return path

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import re
 import shutil
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..notice import NOTICE
+from ..whole_file import write_bytes, write_text
 from .api_format import read_workflow, to_api
 from .node_inputs import input_specs, label, set_value, title_of
 
@@ -238,7 +238,7 @@ def gather(client, graph, result, folder, settings, versions) -> dict:
         while name.casefold() in taken:
             name, number = f"{stem}-{number}{suffix}", number + 1
         taken.add(name.casefold())
-        write(folder / name, content)
+        write_bytes(folder / name, content.encode("utf-8") if isinstance(content, str) else content)
         outputs.append({"file": name, "node": key, "title": title_of(graph, key), "kind": kind})
 
     for key, kinds in result.outputs.items():
@@ -258,7 +258,7 @@ def gather(client, graph, result, folder, settings, versions) -> dict:
         "graph": graph,
         "notice": NOTICE,
     }
-    write(folder / MARKER, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / MARKER, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return record
 
 
@@ -282,13 +282,6 @@ def text_suffix(text) -> str:
         pass
     rows = [row for row in csv.reader(io.StringIO(text)) if row]
     return ".csv" if len(rows) > 1 and len(rows[0]) > 1 and len({len(row) for row in rows}) == 1 else ".txt"
-
-
-def write(path, content):
-    """Write text or bytes whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    os.replace(part, path)
 
 
 def plain_errors(graph, rejected) -> list:

@@ -40,7 +40,7 @@ def test_leaves_pictures_videos_and_numbers(out):
     }
     assert {f"{stem}{suffix}" for stem in stems for suffix in (".png", ".svg", ".csv")} <= names
     assert {"06-fig6-bezier-chexpert.mp4", "06-fig6-bezier-isic.mp4"} <= names
-    assert not [name for name in names if name.endswith(".part")]
+    assert not [name for name in names if name.startswith(".medtraverse-")]
 
 
 def test_the_report_says_what_was_done(out):

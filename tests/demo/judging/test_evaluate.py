@@ -263,7 +263,7 @@ def test_the_store_goes_on_and_refuses_other_settings(tmp_path):
         store.save({"number": np.arange(first, last), "value": np.arange(first, last) * 2.0})
     again = Store(tmp_path / "s", {"guidance": 7.5}, resume=True)
     assert again.done() == set(range(5))
-    assert again.load(4)["value"].tolist() == [0, 2, 4, 6] and not list(tmp_path.rglob("*.part"))
+    assert again.load(4)["value"].tolist() == [0, 2, 4, 6] and not list(tmp_path.rglob(".medtraverse-*"))
     with pytest.raises(ValueError, match="out: .* other settings"):
         Store(tmp_path / "s", {"guidance": 3.0}, resume=True)
     assert (

@@ -61,7 +61,7 @@ def test_isic_round_trip(tmp_path):
 
 
 def test_labels_follow_the_policy(tmp_path, monkeypatch):
-    monkeypatch.setattr(layouts, "_jpeg", lambda image, mode: b"")
+    monkeypatch.setattr(layouts, "_write_image", lambda image, path, mode: None)
     monkeypatch.setattr(layouts.chest, "render", lambda factors, size: layouts.chest.Rendered(None, None))
     table = write_chexpert(tmp_path, 700)
     with open(table, newline="") as file:
@@ -118,21 +118,21 @@ def test_correlation_is_what_was_asked_for(correlation):
 
 
 def test_a_stopped_run_goes_on_and_leaves_what_is_there(tmp_path, monkeypatch):
-    jpeg, left = layouts._jpeg, [3]
+    write, left = layouts._write_image, [3]
 
-    def stops(image, mode):
+    def stops(image, path, mode):
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
-        return jpeg(image, mode)
+        write(image, path, mode)
 
-    monkeypatch.setattr(layouts, "_jpeg", stops)
+    monkeypatch.setattr(layouts, "_write_image", stops)
     with pytest.raises(KeyboardInterrupt):
         write_isic(tmp_path, 5, size=64)
     assert (
         not list(tmp_path.glob("*.csv"))
         and len(list(tmp_path.rglob("*.jpg"))) == 3
-        and not list(tmp_path.rglob("*.part"))
+        and not list(tmp_path.rglob(".medtraverse-*"))
     )
     first = next(tmp_path.rglob("ISIC_0000001.jpg"))
     os.utime(first, (1, 1))

@@ -57,7 +57,7 @@ def test_three_steps_on_eight_phantoms(tmp_path):
         "correlation": 0.9,
         "unmentioned": 0.6,
     }
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".medtraverse-*"))
 
 
 def test_a_resumed_run_is_the_whole_run(tmp_path, monkeypatch):
