@@ -1,16 +1,25 @@
-"""Sampling of the demo model without ComfyUI: traversal by prompt swap in plain torch, batched over patients, on a CPU or a GPU.
+"""Sampling of the demo model without ComfyUI: traversal by prompt swap in plain torch, on a CPU or a GPU.
 
-DDIM with the paper's settings on the plan of `medtraverse.traversal`: a row runs through the U-Net only where it differs from the rows
-that it shares a past with. Synthetic images. Not for clinical use.
+DDIM with the paper's settings, on the plan of `medtraverse.traversal`: a row runs through the U-Net only
+where it differs from the rows that it shares a past with. Synthetic images. Not for clinical use.
+
+The step follows Song, Meng, Ermon 2021, "Denoising Diffusion Implicit Models" (arXiv 2010.02502):
+
+    x_t      latent at timestep t
+    alpha_t  cumulative product of 1 - beta up to t, which DDPM and diffusers write as alpha-bar
+    e        predicted noise e_theta(x_t, t), here with guidance
+    x_0      predicted latent without noise
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from demo.training.architecture import SCALING, build_scheduler
 from medtraverse.checkpoint import read_unet
@@ -19,26 +28,30 @@ from medtraverse.traversal import Plan, ddim_timesteps
 
 @dataclass
 class Model:
-    """A model on one device; all stays in float32 unless `half` asks for bfloat16 autocast in the U-Net and in decoding."""
+    """A model on one device.
 
-    unet: nn.Module
-    vae: nn.Module
-    text: nn.Module
-    tokenizer: object
+    All stays in float32 unless `half` asks for bfloat16 autocast in the U-Net and in decoding.
+    """
+
+    unet: Any
+    vae: Any
+    text: Any
+    tokenizer: Any
     half: bool = False
     rows_per_call: int = 64
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         return next(self.unet.parameters()).device
 
     @property
-    def latent_shape(self):
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one latent."""
         side = self.unet.config.sample_size
         return self.unet.config.in_channels, side, side
 
     @torch.inference_mode()
-    def encode(self, prompts) -> Tensor:
+    def encode(self, prompts: Iterable[str]) -> Tensor:
         """Embeddings [N, 77, C] of N prompts."""
         ids = self.tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=77, return_tensors="pt"
@@ -66,7 +79,21 @@ def load_model(
     rows_per_call: int | None = None,
     compiled: bool = False,
 ) -> Model:
-    """Load a diffusers folder, its U-Net replaced by the file `unet` where one is given; `compiled` by torch.compile, which takes minutes once.
+    """Load a diffusers folder, its U-Net replaced by the file `unet` where one is given.
+
+    Parameters
+    ----------
+    folder : Path
+        Diffusers folder of the base.
+    unet : Path, optional
+        U-Net alone, as `demo.training.finetune` writes it.
+    device : str or torch.device
+    half : bool
+        bfloat16 autocast.
+    rows_per_call : int, optional
+        Rows of one U-Net call; default 16, on a GPU 512. No effect on the result.
+    compiled : bool
+        Compile with torch.compile, which takes minutes once.
 
     Raises
     ------
@@ -83,17 +110,19 @@ def load_model(
             network.load_state_dict(weights)
         except RuntimeError as error:
             raise ValueError(
-                f"unet: {Path(unet).name} does not fit the U-Net of {folder.name}; fine-tune it from that base ({error})"
+                f"unet: {Path(unet).name} does not fit the U-Net of {folder.name} ({error}); "
+                "fine-tune it from that base"
             ) from error
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
     text = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
-    parts = [part.eval().requires_grad_(False).to(device) for part in (network, vae, text)]
+    parts: list[Any] = [part.eval().requires_grad_(False).to(device) for part in (network, vae, text)]
     rows = rows_per_call or (512 if torch.device(device).type == "cuda" else 16)
     if compiled:
         _require_compiler(device)
         parts[0].compile(options={"freezing": True})
         parts[1].decode = torch.compile(parts[1].decode, options={"freezing": True})
-    return Model(*parts, CLIPTokenizer.from_pretrained(folder / "tokenizer"), half, rows)
+    network, vae, text = parts
+    return Model(network, vae, text, CLIPTokenizer.from_pretrained(folder / "tokenizer"), half, rows)
 
 
 def _require_compiler(device):
@@ -102,18 +131,28 @@ def _require_compiler(device):
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"--compile: torch.compile does not work here ({reason}); install a C++ compiler, such as g++, or leave it out"
+            f"--compile: torch.compile does not work here ({reason}); "
+            "install a C++ compiler, such as g++, or leave it out"
         ) from error
 
 
-def draw_noise(seeds, shape) -> Tensor:
-    """Noise [patients, *shape] of each patient's own seed, drawn on the CPU, so that a patient is the same on every device."""
+def draw_noise(seeds: Iterable[int], shape: tuple[int, ...]) -> Tensor:
+    """Noise [patients, *shape] of each patient's own seed.
+
+    Drawn on the CPU, so that a patient is the same on every device.
+    """
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 @torch.inference_mode()
 def traverse(
-    model: Model, neutral, attributes, noise: Tensor, swap_steps, steps: int = 50, guidance: float = 7.5
+    model: Model,
+    neutral: Sequence[str],
+    attributes: Sequence[Sequence[str]],
+    noise: Tensor,
+    swap_steps: Sequence[int],
+    steps: int = 50,
+    guidance: float = 7.5,
 ) -> Tensor:
     """Sample the neutral and every swap of a block of patients.
 
@@ -153,18 +192,42 @@ def traverse(
         )
         context = torch.cat([spoken[rows], torch.zeros_like(bare)]).to(device)
         predicted = _predict(model, latents[torch.cat([rows, bare]).to(device)], time, embeddings[context])
-        wanted, plain = predicted[served.to(device)], predicted[(len(rows) + bare_served).to(device)]
-        noise_part = plain + guidance * (wanted - plain)
+        e = guided_noise(
+            predicted[served.to(device)], predicted[(len(rows) + bare_served).to(device)], guidance
+        )
         # The last step lands on the table's first entry, not on 1 (set_alpha_to_one False).
-        now, after = alphas[time], alphas[times[step + 1] if step + 1 < steps else 0]
-        clean = (latents - (1 - now) ** 0.5 * noise_part) / now**0.5
-        latents = after**0.5 * clean + (1 - after) ** 0.5 * noise_part
+        previous = times[step + 1] if step + 1 < steps else 0
+        latents = ddim_step(latents, e, alphas[time], alphas[previous])
     return latents.cpu()[plan.index()]
 
 
-def _predict(model, latents, time, context):
-    found, step = [], torch.tensor(time, device=model.device)
+def guided_noise(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance: e = e(x_t) + s (e(x_t, c) - e(x_t)).
+
+    Ho, Salimans 2022 (arXiv 2207.12598), equation 6, with s = 1 + w as Stable Diffusion counts `guidance`.
+    """
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def ddim_step(x_t: Tensor, e: Tensor, alpha_t: float, alpha_previous: float) -> Tensor:
+    """One deterministic DDIM step, x_t to x_{t-1}: Song et al. 2021, equation 12 with sigma_t = 0.
+
+    Parameters
+    ----------
+    x_t, e : Tensor
+        Latent and predicted noise, of one shape.
+    alpha_t, alpha_previous : float
+        alpha at the timestep of `x_t` and at the one that follows it in sampling, in 0..1.
+    """
+    x_0 = (x_t - (1 - alpha_t) ** 0.5 * e) / alpha_t**0.5  # "predicted x_0", also equation 9
+    direction = (1 - alpha_previous) ** 0.5 * e  # "direction pointing to x_t"
+    return alpha_previous**0.5 * x_0 + direction
+
+
+def _predict(model: Model, latents: Tensor, time: int, context: Tensor) -> Tensor:
+    """Noise of every row, in calls of `rows_per_call`; `context` is [rows, 77, C]."""
+    timestep, noise = torch.tensor(time, device=model.device), []
     with torch.autocast(model.device.type, torch.bfloat16, enabled=model.half):
         for piece, words in zip(latents.split(model.rows_per_call), context.split(model.rows_per_call)):
-            found.append(model.unet(piece, step, words).sample.float())
-    return torch.cat(found)
+            noise.append(model.unet(piece, timestep, words).sample.float())
+    return torch.cat(noise)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from demo.judging.plain_sampler import draw_noise, load_model, traverse
+from demo.judging.plain_sampler import ddim_step, draw_noise, guided_noise, load_model, traverse
 from demo.training.architecture import WEIGHTS, build_scheduler, build_unet
 
 NEUTRAL, ATTRIBUTE = "Normal chest X-ray with no significant findings", "Chest X-ray showing Support Devices"
@@ -16,7 +16,7 @@ def model():
 
 
 def _pipeline(model, noise, swap):
-    """One image's latent from diffusers, its prompt swapped in a callback after step `swap`, as in the reference scripts."""
+    """One image's latent from diffusers, its prompt swapped in a callback, as in the reference scripts."""
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline(
@@ -45,6 +45,23 @@ def _pipeline(model, noise, swap):
         callback_on_step_end=after,
         callback_on_step_end_tensor_inputs=["prompt_embeds"],
     ).images
+
+
+@pytest.mark.parametrize("time", [981, 501, 1])
+def test_a_step_is_that_of_diffusers(time):
+    scheduler = build_scheduler()
+    scheduler.set_timesteps(50)
+    x_t, e = draw_noise([1, 2], (4, 16, 16))
+    expected = scheduler.step(e, time, x_t).prev_sample
+    alphas = scheduler.alphas_cumprod.double().tolist()
+    found = ddim_step(x_t, e, alphas[time], alphas[max(time - 20, 0)])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_guidance_of_one_is_the_prompt_alone_and_of_none_is_without():
+    conditional, unconditional = draw_noise([1, 2], (4, 2, 2)).double()
+    torch.testing.assert_close(guided_noise(conditional, unconditional, 1.0), conditional)
+    torch.testing.assert_close(guided_noise(conditional, unconditional, 0.0), unconditional)
 
 
 def test_equals_diffusers(model):
