@@ -4,12 +4,13 @@ TehraniNasab, Kumar, Arbel (2025), arXiv 2503.23623: CheXpert films are describe
 ISIC 2019 images by diagnosis and artefacts. Model prompts for sampling differ from these on purpose; see `prompts`.
 """
 
-import csv
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from .labels import plain
+from .table import read_csv
 
 NORMAL = "Normal chest X-ray with no significant findings"
 CHEXPERT_LABELS = (
@@ -28,8 +29,10 @@ DIAGNOSES = {
     "NV": "a dermoscopic image with melanocytic nevus (NV)",
 }
 
-# As CheXpert and the authors' tables write them; anything else goes through float().
-_STATES = {"": None, "1.0": 1, "0.0": 0, "-1.0": -1, "1": 1, "0": 0, "-1": -1}
+# As CheXpert, the authors' tables and pandas write them, in small letters; anything else goes through float().
+_STATES: dict[str, int | None] = {"1.0": 1, "0.0": 0, "-1.0": -1, "1": 1, "0": 0, "-1": -1}
+_STATES |= {"true": 1, "false": 0}
+_STATES |= dict.fromkeys(("", "nan", "na", "n/a", "<na>", "none", "null"))
 
 
 class Captioned(NamedTuple):
@@ -39,10 +42,10 @@ class Captioned(NamedTuple):
     caption: str
 
 
-class Captions(list):
+class Captions(list[Captioned]):
     """A list of `Captioned` in the order of the table; `left_out` counts the rows that are not in it, by reason."""
 
-    def __init__(self, rows: Iterable = (), left_out: dict | None = None):
+    def __init__(self, rows: Iterable[Captioned] = (), left_out: dict[str, int] | None = None):
         super().__init__(rows)
         self.left_out = dict(left_out or {})
 
@@ -74,10 +77,11 @@ def isic_caption(diagnosis: str, present: Iterable[str]) -> str:
     return f"{DIAGNOSES[diagnosis]} {'showing ' + ', '.join(names) if names else 'with no visible artifacts'}"
 
 
-def read_chexpert(path: str | os.PathLike, frontal_only: bool = False) -> Captions:
+def read_chexpert(path: str | os.PathLike[str], frontal_only: bool = False) -> Captions:
     """Read CheXpert's ``train.csv`` or ``valid.csv``, or a table with the columns `Path` and `CHEXPERT_LABELS`.
 
-    Labels of 1 enter the caption; 0, -1 (uncertain) and blank do not.
+    Labels of 1 (or True) enter the caption; 0 (or False), -1 (uncertain) and blank (or NaN, NA) do not. Column names may
+    differ in case.
 
     Parameters
     ----------
@@ -98,7 +102,7 @@ def read_chexpert(path: str | os.PathLike, frontal_only: bool = False) -> Captio
         nor Lateral, or an image stands on two rows. The message names the file, the line and the column.
     """
     view_column = ["Frontal/Lateral"] if frontal_only else []
-    found, lateral = Captions(), 0
+    films, lateral = Captions(), 0
     for place, cells in _rows(path, "Path", [*CHEXPERT_LABELS, *view_column]):
         image, *labels = cells[: 1 + len(CHEXPERT_LABELS)]
         present = [
@@ -113,12 +117,12 @@ def read_chexpert(path: str | os.PathLike, frontal_only: bool = False) -> Captio
                 )
             lateral += 1
             continue
-        found.append(Captioned(image, chexpert_caption(present)))
-    found.left_out = {"lateral": lateral} if frontal_only else {}
-    return found
+        films.append(Captioned(image, chexpert_caption(present)))
+    films.left_out = {"lateral": lateral} if frontal_only else {}
+    return films
 
 
-def read_isic(path: str | os.PathLike) -> Captions:
+def read_isic(path: str | os.PathLike[str]) -> Captions:
     """Read a table of ISIC 2019: `image`, `MEL`, `NV` and the artefacts as 0 or 1, spelled `dark_corner` or `dark corner`.
 
     Rows of other diagnoses are left out and counted. Other columns, such as the authors' `vasc`, are not looked at.
@@ -133,7 +137,7 @@ def read_isic(path: str | os.PathLike) -> Captions:
     ValueError
         As for `read_chexpert`; also a row that is both MEL and NV. Predicted probabilities of artefacts are refused: cut them first.
     """
-    found, other = Captions(), 0
+    lesions, other = Captions(), 0
     for place, (image, *cells) in _rows(path, "image", [*DIAGNOSES, *ISIC_ARTEFACTS]):
         state = {
             name: _state(cell, place, name, (1, 0))
@@ -146,12 +150,12 @@ def read_isic(path: str | os.PathLike) -> Captions:
             other += 1
             continue
         caption = isic_caption(diagnoses[0], (name for name in ISIC_ARTEFACTS if state[name]))
-        found.append(Captioned(image if Path(image).suffix else f"{image}.jpg", caption))
-    found.left_out = {"neither MEL nor NV": other}
-    return found
+        lesions.append(Captioned(image if Path(image).suffix else f"{image}.jpg", caption))
+    lesions.left_out = {"neither MEL nor NV": other}
+    return lesions
 
 
-def image_file(root: str | os.PathLike, image: str) -> Path:
+def image_file(root: str | os.PathLike[str], image: str) -> Path:
     """Find an image of a table under `root`.
 
     CheXpert's paths begin with the data set's own folder, and `root` may be that folder or the one above; some images of
@@ -172,55 +176,51 @@ def image_file(root: str | os.PathLike, image: str) -> Path:
     raise ValueError(f"image {image!r} is not there; looked for {', '.join(map(str, candidates))}")
 
 
-def _rows(path, key: str, columns: list) -> Iterator[tuple[str, list]]:
+def _rows(path: str | os.PathLike[str], key: str, columns: list[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield each row's place, for messages, and the cells of `key` and `columns`; a key stands on one row only."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            where = _columns(path, header, [key, *columns])
-            seen = {}
-            for row in filter(any, reader):
-                place = f"{path}: line {reader.line_num}"
-                if len(row) != len(header):
-                    raise ValueError(f"{place}: {len(row)} cells, but the header has {len(header)}")
-                cells = [row[column].strip() for column in where]
-                if not cells[0]:
-                    raise ValueError(f"{place}, column {header[where[0]]!r}: is empty")
-                if (first := seen.setdefault(cells[0], reader.line_num)) != reader.line_num:
-                    raise ValueError(
-                        f"{place}, column {header[where[0]]!r}: {cells[0]} is already on line {first}"
-                    )
-                yield place, cells
-    except OSError as error:
-        raise ValueError(
-            f"{path}: cannot be read ({error.strerror or error}); give the path of a CSV table"
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: is no UTF-8 CSV table ({error})") from error
+    table = read_csv(path)
+    _, header = next(table, (0, []))
+    where = _columns(path, header, [key, *columns])
+    seen: dict[str, int] = {}
+    for line, row in table:
+        place = f"{path}: line {line}"
+        cells = [row[column] for column in where]
+        if not cells[0]:
+            raise ValueError(f"{place}, column {header[where[0]]!r}: is empty; name the image.")
+        if (first := seen.setdefault(cells[0], line)) != line:
+            raise ValueError(
+                f"{place}, column {header[where[0]]!r}: {cells[0]} is already on line {first}; "
+                "keep one row per image."
+            )
+        yield place, cells
     if not seen:
         raise ValueError(
-            f"{path}: has no rows; expected a header with {key}, {', '.join(columns)} and one row per image"
+            f"{path}: has no rows; give a header with {key}, {', '.join(columns)} and one row per image."
         )
 
 
-def _columns(path, header: list, wanted: list) -> list:
-    # Case matters: the authors' ISIC table has a diagnosis `VASC` and an artefact `vasc`.
-    plain = [name.replace("_", " ") for name in header]
-    count = Counter(plain)
-    absent = [name for name in wanted if not count[name.replace("_", " ")]]
-    if absent:
+def _columns(path: str | os.PathLike[str], header: list[str], wanted: list[str]) -> list[int]:
+    # Case decides where a table has both: the authors' ISIC table has a diagnosis `VASC` and an artefact `vasc`.
+    spaced = [name.replace("_", " ") for name in header]
+    alike = [
+        [index for index, other in enumerate(spaced) if other == name]
+        or [index for index, other in enumerate(header) if plain(other) == plain(name)]
+        for name in wanted
+    ]
+    if absent := [name for name, places in zip(wanted, alike) if not places]:
         raise ValueError(
-            f"{path}: lacks column{'s' * bool(absent[1:])} {', '.join(absent)}; it has {', '.join(header) or 'no header'}"
+            f"{path}: lacks column{'s' * bool(absent[1:])} {', '.join(absent)}; "
+            f"it has {', '.join(header) or 'no header'}."
         )
-    if twice := [name for name in wanted if count[name] > 1]:
-        raise ValueError(f"{path}: column {twice[0]!r} stands twice in the header")
-    return [plain.index(name) for name in wanted]
+    if twice := [name for name, places in zip(wanted, alike) if len(places) > 1]:
+        raise ValueError(f"{path}: column {twice[0]!r} stands twice in the header; keep one.")
+    return [places[0] for places in alike]
 
 
-def _state(cell: str, place: str, column: str, allowed: tuple):
-    if cell in _STATES:
-        value = _STATES[cell]
+def _state(cell: str, place: str, column: str, allowed: tuple[int | None, ...]) -> int | float | str | None:
+    value: int | float | str | None
+    if cell.lower() in _STATES:
+        value = _STATES[cell.lower()]
     else:
         try:
             value = float(cell)
@@ -228,8 +228,10 @@ def _state(cell: str, place: str, column: str, allowed: tuple):
             value = cell
     if value not in allowed:
         listed = ", ".join("blank" if state is None else str(state) for state in allowed)
-        hint = (
-            "; cut probabilities at a threshold first" if isinstance(value, float) and 0 < value < 1 else ""
+        remedy = (
+            "cut probabilities at a threshold first"
+            if isinstance(value, float) and 0 < value < 1
+            else "write one of these"
         )
-        raise ValueError(f"{place}, column {column!r}: {cell or 'blank'} is none of {listed}{hint}")
+        raise ValueError(f"{place}, column {column!r}: {cell or 'blank'} is none of {listed}; {remedy}.")
     return value

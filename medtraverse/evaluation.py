@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .cfrt import CFRT, cfrt, far_points, patients_to_csv, published_far_points, to_csv, to_text
+from .labels import position
 from .published import published_cfrt
 from .trajectory import CURVE
 
@@ -124,14 +125,14 @@ def evaluate(trajectory, images, predict, labels, far=""):
     labels = tuple(labels)
     targets = {}
     for number, (name, wanted) in enumerate(zip(trajectory.attributes, trajectory.labels)):
-        absent = [label for label in wanted or (name,) if label not in labels]
+        absent = [label for label in wanted or (name,) if position(label, labels) is None]
         if absent:
             raise ValueError(
                 f"classifier: it judges {', '.join(labels)}, not {absent[0]!r} (attribute {name!r}); wire a classifier of this "
                 "domain, or give its labels in Load Medical Classifier."
             )
         if len(wanted) == 1:
-            targets[name] = (number, labels.index(wanted[0]))
+            targets[name] = (number, position(wanted[0], labels))
     if not targets:
         raise ValueError(
             "trajectory: none of its attributes stands for a single label, so there is no target to score."

@@ -7,18 +7,26 @@ columns are `0_<attribute>`. Other columns (`path`, `disease`) are left alone.
 
 import csv
 import io
-import math
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from .labels import plain, position
 from .notice import NOTICE
+from .table import read_csv
 
-_COLUMN = re.compile(r"(neutral|\d+)_(.+)")
+_COLUMN = re.compile(r"(neutral|\d+)_(.+)", re.IGNORECASE)
+# what pandas' describe() and people write below a table
+_SUMMARY = re.compile(
+    r"(mean|average|avg|median|std|sd|sem|var|variance|min|max|minimum|maximum|sum|total|count|overall|all|nan)"
+    r"\b.*|\d+ ?%",
+    re.IGNORECASE,
+)
 _PUBLISHED = {"swap": "5,10,15", "curve": "30-49"}
 
 
@@ -41,24 +49,22 @@ class Predictions:
     """
 
     kind: str
-    seeds: tuple
-    attributes: tuple
-    points: tuple
+    seeds: tuple[int | str, ...]
+    attributes: tuple[str, ...]
+    points: tuple[int, ...]
     neutral: np.ndarray
     probabilities: np.ndarray
 
-    def at(self, points: Sequence) -> np.ndarray:
+    def at(self, points: Sequence[int]) -> np.ndarray:
         """Probabilities at the given points: [patients, len(points), attributes]."""
         return self.probabilities[:, [self.points.index(point) for point in points]]
 
     def attribute(self, name: str) -> int:
         """Index of an attribute; case, spaces, hyphens and underscores do not matter where that leaves one candidate."""
-        if name in self.attributes:
-            return self.attributes.index(name)
-        alike = [i for i, other in enumerate(self.attributes) if _plain(other) == _plain(name)]
-        if len(alike) != 1:
+        index = position(name, self.attributes)
+        if index is None:
             raise ValueError(f"no attribute {name!r} in the table; it has {', '.join(self.attributes)}")
-        return alike[0]
+        return index
 
     def to_csv(self) -> str:
         """The table as CSV text that `read_table` and the reference implementation read back unchanged."""
@@ -74,11 +80,7 @@ class Predictions:
         return text.getvalue()
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
-
-
-def far_points(text: str, available: Sequence) -> list:
+def far_points(text: str, available: Sequence[Any]) -> list[Any]:
     """The far part of a trajectory, written as a list, a range or both.
 
     Parameters
@@ -125,7 +127,7 @@ def far_points(text: str, available: Sequence) -> list:
     return [numbers[number] for number in chosen]
 
 
-def published_far_points(available: Sequence, kind: str) -> list:
+def published_far_points(available: Sequence[Any], kind: str) -> list[Any]:
     """The paper's far part: swap steps 5, 10, 15 of a "swap", frames 30-49 of a "curve".
 
     Where those are missing the other ones are taken, as some tables of swaps name the neutral `0` and some of frames name
@@ -147,7 +149,7 @@ def published_far_points(available: Sequence, kind: str) -> list:
     )
 
 
-def read_table(path: str | os.PathLike) -> Predictions:
+def read_table(path: str | os.PathLike[str]) -> Predictions:
     """Read a table of predictions (CSV, comma-separated, UTF-8, one header row).
 
     Raises
@@ -156,48 +158,42 @@ def read_table(path: str | os.PathLike) -> Predictions:
         The file cannot be read; columns are missing, doubled or incomplete; a seed is empty or repeated; a cell is empty,
         no number, or outside 0..1. The message names the file, the row and the column.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [
-                (reader.line_num, row)
-                for reader in [csv.reader(file, strict=True)]
-                for row in reader
-                if any(row)
-            ]
-    except OSError as error:
-        raise ValueError(
-            f"{path}: cannot be read ({error.strerror or error}); give the path of a CSV table"
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: is no UTF-8 CSV table ({error})") from error
+    rows = list(read_csv(path))
     if not rows:
         raise ValueError(
-            f"{path}: is empty; expected a header row with seed, neutral_<attribute>, <point>_<attribute>"
+            f"{path}: is empty; give a header with seed, neutral_<attribute> and <point>_<attribute>."
         )
     try:
-        return _table([name.strip() for name in rows[0][1]], rows[1:])
+        return _table(rows[0][1], rows[1:])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _table(header: list, rows: list) -> Predictions:
-    kind, attributes, points = _layout(header)
+def _table(header: list[str], rows: list[tuple[int, list[str]]]) -> Predictions:
+    # the seed and the word before an attribute in any case; an attribute keeps its own, by which it may differ
+    header = [
+        f"{match[1].lower()}_{match[2]}" if (match := _COLUMN.fullmatch(name)) else name for name in header
+    ]
+    seed_column = position("seed", header)
+    kind, attributes, points = _layout(header, seed_column)
     if not rows:
-        raise ValueError("has a header but no patients")
+        raise ValueError("has a header but no patients; give one row per patient.")
     heads = ["neutral" if kind == "swap" else "0", *points]
     columns = [header.index(f"{head}_{name}") for head in heads for name in attributes]
-    seed_column = header.index("seed")
-    seen, values = {}, np.empty((len(rows), len(columns)))
+    seen: dict[int | str, int] = {}
+    values = np.empty((len(rows), len(columns)))
     for i, (line, row) in enumerate(rows):
-        if len(row) != len(header):
-            raise ValueError(f"line {line}: {len(row)} cells, but the header has {len(header)}")
-        seed = row[seed_column].strip()
-        if not seed:
-            raise ValueError(f"line {line}, column 'seed': is empty")
-        seed = int(seed) if seed.isdecimal() else seed
+        cell = row[seed_column]
+        if not cell:
+            raise ValueError(f"line {line}, column 'seed': is empty; give each patient a seed of its own.")
+        if _SUMMARY.fullmatch(cell):
+            raise ValueError(
+                f"line {line}, column 'seed': {cell!r} is a summary and no patient; leave the row out."
+            )
+        seed = int(cell) if cell.isdecimal() else cell
         if seed in seen:
             raise ValueError(
-                f"line {line}: seed {seed} is already on line {seen[seed]}; keep one row per patient"
+                f"line {line}: seed {seed} is already on line {seen[seed]}; keep one row per patient."
             )
         seen[seed] = line
         for j, column in enumerate(columns):
@@ -206,34 +202,49 @@ def _table(header: list, rows: list) -> Predictions:
     return Predictions(kind, tuple(seen), attributes, tuple(map(int, points)), values[:, 0], values[:, 1:])
 
 
-def _layout(header: list) -> tuple[str, tuple, tuple]:
+def _layout(header: list[str], seed_column: int | None) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """Kind, attributes and points (as written) of a table with these columns."""
     twice = [
         name
         for name, count in Counter(header).items()
-        if count > 1 and (name == "seed" or _COLUMN.fullmatch(name))
+        if count > 1 and (plain(name) == "seed" or _COLUMN.fullmatch(name))
     ]
     if twice:
-        raise ValueError(f"column {twice[0]!r} stands twice in the header")
-    if "seed" not in header:
-        raise ValueError("has no column 'seed'; the first line must name the columns, separated by commas")
+        raise ValueError(f"column {twice[0]!r} stands twice in the header; keep one.")
+    if seed_column is None:
+        several = [name for name in header if plain(name) == "seed"]
+        raise ValueError(
+            f"has the columns {' and '.join(map(repr, several))}; keep one."
+            if several
+            else "has no column 'seed'; name the columns in the first line, separated by commas, "
+            f"seed among them; it has {', '.join(header)}."
+        )
     columns = [match.groups() for name in header if (match := _COLUMN.fullmatch(name))]
     kind, head = ("swap", "neutral") if any(h == "neutral" for h, _ in columns) else ("curve", "0")
     attributes = tuple(name for h, name in columns if h == head)
     if not attributes:
-        raise ValueError("has no neutral columns; expected neutral_<attribute> or 0_<attribute>")
+        raise ValueError("has no neutral columns; add neutral_<attribute> or 0_<attribute>.")
+    spelt: dict[int, str] = {}
+    for written, name in columns:
+        if written != "neutral" and (other := spelt.setdefault(int(written), written)) != written:
+            raise ValueError(
+                f"column '{written}_{name}': point {int(written)} is also written {other!r}; "
+                "write a point one way, and keep one column of it per attribute."
+            )
     points = tuple(dict.fromkeys(h for h, name in columns if h != head))
     if not points:
-        raise ValueError("has no columns <point>_<attribute>, such as 5_" + attributes[0])
+        raise ValueError(f"has no columns <point>_<attribute>; add some, such as 5_{attributes[0]}.")
     absent = [f"{h}_{name}" for h in points for name in attributes if f"{h}_{name}" not in header]
     if absent:
         raise ValueError(
-            f"lacks column {absent[0]!r}" + (f" and {len(absent) - 1} more" if absent[1:] else "")
+            f"lacks column {absent[0]!r}{f' and {len(absent) - 1} more' if absent[1:] else ''}; "
+            "give every attribute at every point."
         )
     orphans = [f"{h}_{name}" for h, name in columns if name not in attributes]
     if orphans:
         raise ValueError(
-            f"column {orphans[0]!r} has no neutral beside it: '{head}_{orphans[0].split('_', 1)[1]}' is missing"
+            f"column {orphans[0]!r} has no neutral beside it; "
+            f"add '{head}_{orphans[0].split('_', 1)[1]}', which is missing."
         )
     return kind, attributes, points
 
@@ -242,8 +253,8 @@ def _probability(cell: str, place: str) -> float:
     try:
         value = float(cell)
     except ValueError:
-        problem = f"{cell.strip()!r} is not a number" if cell.strip() else "is empty"
-        raise ValueError(f"{place}: {problem}") from None
-    if math.isnan(value) or not 0 <= value <= 1:
-        raise ValueError(f"{place}: {cell.strip()} is no probability in 0..1")
+        problem = f"{cell!r} is not a number" if cell else "is empty"
+        raise ValueError(f"{place}: {problem}; give a probability.") from None
+    if not 0 <= value <= 1:
+        raise ValueError(f"{place}: {cell} is no probability in 0..1; give sigmoid outputs.")
     return value

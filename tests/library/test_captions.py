@@ -242,3 +242,31 @@ def test_images_are_found_where_the_releases_put_them(tmp_path):
     assert image_file(tmp_path, "ISIC_0000002.jpg").name == "ISIC_0000002_downsampled.jpg"
     with pytest.raises(ValueError, match="'ISIC_0000003.jpg' is not there; looked for"):
         image_file(tmp_path, "ISIC_0000003.jpg")
+
+
+@pytest.mark.parametrize("blank", ["NaN", "nan", "NA", "N/A", "<NA>", "None", "null", " "])
+def test_blanks_as_programs_write_them(chexpert, blank):
+    assert read_chexpert(chexpert(film(Edema=blank, Pneumonia="1.0")))[0].caption.endswith(
+        "showing Pneumonia"
+    )
+
+
+def test_truth_as_a_threshold_writes_it(isic, chexpert):
+    row = lesion(MEL="True", NV="False", hair="TRUE", ruler="false")
+    assert read_isic(isic(row))[0].caption == "a dermoscopic image with melanoma (MEL) showing hair"
+    assert read_chexpert(chexpert(film(Edema="True", Pneumonia="False")))[0].caption.endswith("showing Edema")
+
+
+def test_headers_in_small_letters(tmp_path):
+    header = [name.lower() for name in HEAD + FOURTEEN]
+    table = write(tmp_path / "train.csv", header, [film(1, Edema="1.0"), film(2, "Lateral")])
+    assert read_chexpert(table, frontal_only=True) == [(FILM.format(1), "Chest X-ray showing Edema")]
+
+
+def test_case_decides_where_both_columns_are_there(tmp_path):
+    table = write(tmp_path / "isic.csv", [*ISIC_HEAD, "HAIR"], [[*lesion(MEL="1"), "1"]])
+    assert read_isic(table)[0].caption.endswith("with no visible artifacts")
+    header = [name if name != "hair" else "Hair" for name in ISIC_HEAD]
+    table = write(tmp_path / "isic.csv", [*header, "HAIR"], [[*lesion(MEL="1"), "1"]])
+    with pytest.raises(ValueError, match="column 'hair' stands twice"):
+        read_isic(table)

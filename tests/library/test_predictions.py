@@ -170,6 +170,15 @@ HEAD = "seed,neutral_a,neutral_b,5_a,5_b\n"
         (HEAD + "1,.1,.2,nan,.1\n", "column '5_a': nan is no probability"),
         (HEAD + "1,.1,.2,inf,.1\n", "column '5_a': inf is no probability"),
         (HEAD + '1,.1,.2,".3"x,.1\n', "no UTF-8 CSV"),
+        ("patient,neutral_a,5_a\n1,.1,.2\n", "it has patient, neutral_a, 5_a"),
+        ("Seed,SEED,neutral_a,5_a\n1,1,.1,.2\n", "has the columns 'Seed' and 'SEED'"),
+        (HEAD + "1,.1,.2,.3,.4\nmean,.1,.2,.3,.4\n", "line 3.*'mean' is a summary"),
+        (HEAD + "1,.1,.2,.3,.4\nMean (n = 1),.1,.2,.3,.4\n", "line 3.*is a summary and no patient; leave"),
+        (HEAD + "1,.1,.2,.3,.4\n25%,.1,.2,.3,.4\n", "line 3.*'25%' is a summary"),
+        ("seed,neutral_a,5_a,05_a\n1,.1,.2,.3\n", "column '05_a': point 5 is also written '5'"),
+        ("seed,0_a,00_a,1_a\n1,.1,.2,.3\n", "column '00_a': point 0 is also written '0'"),
+        ("seed,neutral_a,5_a,5_A\n1,.1,.2,.3\n", "'5_A' has no neutral"),
+        ("seed,neutral_a,Neutral_a,5_a\n1,.1,.2,.3\n", "'neutral_a' stands twice"),
     ],
 )
 def test_bad_tables_are_named(tmp_path, text, message):
@@ -195,6 +204,33 @@ def test_byte_order_mark_and_blank_lines_are_read_over(tmp_path):
     path = tmp_path / "excel.csv"
     path.write_bytes(b"\xef\xbb\xbf" + (HEAD + "1,.1,.2,.3,.4\n\n,,,,\n").replace("\n", "\r\n").encode())
     assert read_table(path).seeds == (1,)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "count,2.0,2.0",
+        "mean,0.15000000000000002,0.35",
+        "std,0.07071067811865477,0.07071067811865477",
+        "min,0.1,0.3",
+        "50%,0.15000000000000002,0.35",
+        "max,0.2,0.4",
+    ],
+)
+def test_a_row_of_pandas_describe_is_no_patient(tmp_path, row):
+    path = tmp_path / "table.csv"
+    path.write_text(f"seed,neutral_a,5_a\n1,0.1,0.3\n2,0.2,0.4\n{row}\n")
+    with pytest.raises(ValueError, match=f"line 4, column 'seed': '{row.split(',')[0]}' is a summary"):
+        read_table(path)
+
+
+def test_heads_are_read_in_any_case(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("Seed , Neutral_Ink,NEUTRAL_hair,5_Ink,5_hair\nmeander,.1,.2,.3,.4\n")
+    table = read_table(path)
+    assert table.seeds == ("meander",) and table.attributes == ("Ink", "hair")
+    assert table.probabilities.tolist() == [[[0.3, 0.4]]]
+    assert table.attribute(" INK ") == 0
 
 
 KNOWN = (

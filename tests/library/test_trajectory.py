@@ -77,6 +77,14 @@ def test_a_perfect_classifier_gives_a_perfect_score():
     )
 
 
+def test_labels_are_matched_without_case_and_surrounding_space():
+    bundle = trajectory()
+    shape, predict = (len(bundle.latents), 8, 8, 3), judge(Plan(3, 2, (20, 15, 10, 5)).attribute(), bundle)
+    result = evaluate(bundle, torch.zeros(shape), predict, ["Devices ", "FLUID"])
+    assert result.labels == ("Devices ", "FLUID")
+    assert {name: item.cfrt for name, item in result.results.items()} == {"devices": 1.0, "fluid": 1.0}
+
+
 def test_a_blind_classifier_gives_zero_because_ties_are_failures():
     bundle = trajectory()
     result = evaluate(
