@@ -3,6 +3,7 @@
 
   python run.py demo        the whole method on a real ComfyUI; pictures, video and report in output/demo
   python run.py test        the tests; more arguments go to pytest
+  python run.py check       style, types and imports of the code; what .ci/run runs before the tests
   python run.py serve       ComfyUI with the pack, for the browser; more arguments go to ComfyUI
   python run.py python ...  the environment's own interpreter
 
@@ -34,9 +35,10 @@ import webbrowser
 from urllib.parse import urlsplit
 
 from launcher import environment
+from launcher.check import check as run_checks
 from launcher.comfyui import PACK, SetupError, start_server
 
-# What is tested, and by how many processes besides the first: from the third on, ComfyUI itself takes the cores.
+# What is tested, and by how many processes besides the first. From the third on, ComfyUI takes the cores.
 STAGES = {
     "tests/library": 2,
     "tests/demo": 2,
@@ -59,7 +61,7 @@ def main(arguments):
         help="a ComfyUI to use instead of a fetched one; nothing in it is changed but a link to the pack",
     )
     parser.add_argument("--cpu", action="store_true", help="compute on the CPU even where there is a GPU")
-    parser.add_argument("command", choices=("demo", "test", "serve", "python"))
+    parser.add_argument("command", choices=("demo", "test", "check", "serve", "python"))
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="arguments of the command")
     options = parser.parse_args(arguments)
     if options.command != "python":
@@ -71,7 +73,7 @@ def main(arguments):
         options.comfyui, options.cpu = behind.comfyui, behind.cpu
     if options.cpu:
         os.environ["MEDTRAVERSE_CPU"] = "1"
-    return {"demo": demo, "test": test, "serve": serve, "python": python}[options.command](
+    return {"demo": demo, "test": test, "check": check, "serve": serve, "python": python}[options.command](
         options.comfyui, options.rest
     )
 
@@ -120,6 +122,14 @@ def test(comfyui, arguments):
     return 0 if ran else NO_TESTS_COLLECTED
 
 
+def check(comfyui, arguments):
+    argparse.ArgumentParser(
+        prog="run.py check", description="ruff, mypy, import-linter and tsc over the whole checkout."
+    ).parse_args(arguments)
+    environment.make_venv()
+    return 1 if run_checks() else 0
+
+
 def serve(comfyui, arguments):
     parser = argparse.ArgumentParser(prog="run.py serve", description="ComfyUI with the pack, until Ctrl-C.")
     parser.add_argument("--port", type=int, default=8188, help="0 takes a free one (default: %(default)s)")
@@ -165,7 +175,8 @@ def call(command, chosen, folder=str(PACK)):
         try:
             return process.wait()
         except KeyboardInterrupt:
-            pass  # Ctrl-C went to the child too, which needs its time to end the server: subprocess.call would kill it
+            # Ctrl-C went to the child too, which needs time to end the server: subprocess.call would kill it.
+            pass
 
 
 if __name__ == "__main__":
@@ -175,7 +186,7 @@ if __name__ == "__main__":
         sys.exit("\nrun.py: {0}".format(error))
     except OSError as error:
         sys.exit(
-            "\nrun.py: {0}\nCheck that the disk is not full and that {1} is writable, then run it again.".format(
+            "\nrun.py: {0}\nCheck that the disk is not full and that {1} is writable; run it again.".format(
                 error, PACK
             )
         )

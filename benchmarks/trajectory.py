@@ -23,7 +23,7 @@ def measure(host, methods, patients, attributes, runs):
     )
     chosen = host.domain.attributes[:attributes]
     result = {name: {"seconds": [], "peak": 0} for name in methods}
-    for turn in range(runs):
+    for _turn in range(runs):
         for name in methods:
             unet = host.pipe.unet if name == "reference" else host.model.model.diffusion_model
             with hosting.Counter(unet) as counter, hosting.peak_memory(host.device) as peak:
@@ -38,7 +38,7 @@ def measure(host, methods, patients, attributes, runs):
                 peak=max(entry["peak"], peak["bytes"]),
                 latents=latents,
             )
-    for name, entry in result.items():
+    for entry in result.values():
         entry["median"] = statistics.median(entry["seconds"])
         entry["seconds_per_patient"] = entry["median"] / patients
     expected = result.get("reference", {}).get("latents")

@@ -1,4 +1,4 @@
-"""A ComfyUI server as a child process: the demo and the live-server tests start theirs here. Standard library only."""
+"""A ComfyUI server as a child process, for the demo, the tests and `serve`. Standard library only."""
 
 import contextlib
 import os
@@ -148,7 +148,7 @@ def start_server(
 
 
 def prepare_base(base):
-    """Make ComfyUI's folders under `base`, link the pack into its custom_nodes, and return the absolute path."""
+    """Make ComfyUI's folders under `base`, with the pack in custom_nodes, and return the absolute path."""
     base = Path(base).resolve()
     for name in BASE_FOLDERS:
         (base / name).mkdir(parents=True, exist_ok=True)
@@ -157,28 +157,35 @@ def prepare_base(base):
 
 
 def link_pack(custom_nodes):
-    """Have this checkout in a custom_nodes folder: an entry that is it already, else a link (a junction on Windows)."""
+    """Have this checkout in a custom_nodes folder: an entry that is it already, else a link."""
     custom_nodes = Path(custom_nodes)
     for entry in custom_nodes.iterdir():
         if entry.resolve() == PACK:
             return entry
     link = custom_nodes / LINK_NAME
+    if link.exists():
+        raise SetupError(
+            f"{link} is another copy of the pack, and ComfyUI would load that one.",
+            "Move it away, or run the commands from that copy.",
+        )
+    return link_folder(link, PACK)
+
+
+def link_folder(link, target):
+    """Make `link` a symlink to a folder (on Windows a junction); one that leads nowhere is made anew."""
     if os.path.lexists(link):
-        if link.exists():
-            raise SetupError(
-                f"{link} is another copy of the pack, and ComfyUI would load that one.",
-                "Move it away, or run the commands from that copy.",
-            )
+        if link.exists() and link.resolve() == target:
+            return link
         os.unlink(link)  # left by a checkout that has moved
     try:
         if os.name == "nt":  # symlinks need a privilege there, junctions do not
             subprocess.run(
-                ["cmd", "/c", "mklink", "/J", str(link), str(PACK)], check=True, capture_output=True
+                ["cmd", "/c", "mklink", "/J", str(link), str(target)], check=True, capture_output=True
             )
         else:
-            link.symlink_to(PACK, target_is_directory=True)
+            link.symlink_to(target, target_is_directory=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise SetupError(f"Cannot link the pack as {link}: {error}.", "Make that folder writable.") from error
+        raise SetupError(f"Cannot link {target} as {link}: {error}.", "Make that folder writable.") from error
     return link
 
 
@@ -249,7 +256,7 @@ def _server_environment(comfyui):
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     # The checkout on the path would hide ComfyUI's own module `nodes` behind the pack's.
     environment.pop("PYTHONPATH", None)
-    # glibc gives large blocks back at once and faults every page in again: up to a third of the time on a CPU.
+    # glibc gives large blocks back at once and faults every page in again: a third of the time on a CPU.
     environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
     environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**32))
     if comfyui.foreign:

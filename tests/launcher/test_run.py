@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def bare(tmp_path):
         "requirements.txt",
         "requirements-dev.txt",
         "launcher/__init__.py",
+        "launcher/check.py",
         "launcher/comfyui.py",
         "launcher/environment.py",
     ):
@@ -109,6 +111,16 @@ def test_needs_the_standard_library_only():
     )
     assert done.returncode == 0, done.stderr
     assert "--patients" in done.stdout
+
+
+def test_the_launcher_imports_the_standard_library_only():
+    for path in [PACK / "run.py", *(PACK / "launcher").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names.append(node.module)
+            for name in names:
+                assert name.split(".")[0] in {"launcher", *sys.stdlib_module_names}, (path, name)
 
 
 def test_requirements_are_hashed_and_name_no_host():
@@ -207,6 +219,25 @@ def test_a_second_call_adds_under_five_seconds(bare):
 
 
 @posix
+@pytest.mark.parametrize("failing", [None, "ruff", "lint-imports", "mypy"])
+def test_check_runs_every_check_and_fails_if_one_does(bare, tmp_path, failing):
+    ready_made(bare, "exit 0\n")
+    for name in ("ruff", "lint-imports", "mypy"):
+        script = bare / ".venv" / "bin" / name
+        script.write_text(
+            f"#!/bin/sh\necho {name} says so >> ran\necho {name} says so\nexit {int(name == failing)}\n"
+        )
+        script.chmod(0o755)
+    done = launch(bare, "check", PATH=str(tmp_path))
+    assert done.returncode == int(failing is not None), done.stderr
+    assert (bare / "ran").read_text().split("\n")[:-1] == [
+        f"{name} says so" for name in ("ruff", "ruff", "lint-imports", "mypy")
+    ]
+    assert ("says so" in done.stdout) == bool(failing)
+    assert "tsc: left out, for node is missing; install Node.js" in done.stdout
+
+
+@posix
 def test_demo_passes_its_options_on(bare):
     (bare / "demo").mkdir()
     (bare / "demo" / "__init__.py").touch()
@@ -235,7 +266,7 @@ def test_the_server_answers_and_all_of_it_ends(fake, tmp_path):
     grandchild = int((tmp_path / "log").read_text().split()[1])
     if os.name != "nt":
         assert not alive(grandchild)
-    with pytest.raises(OSError):
+    with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url + "/", timeout=5)
 
 

@@ -39,9 +39,9 @@ def test_files_written_together_appear_together(tmp_path):
     def fail():
         with whole_files(tmp_path) as apart:
             (apart / "a.png").write_bytes(b"other")
-            raise OSError
+            raise OSError("disk full")
 
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="disk full"):
         fail()
     assert (tmp_path / "a.png").read_bytes() == b"a"
     assert sorted(os.listdir(tmp_path)) == ["a.png", "b.csv"]

@@ -207,7 +207,7 @@ def test_ctrl_c_while_sampling_ends_our_run_and_no_other(sent, command, client, 
     assert done.returncode == 130, done.stderr
     assert "cancelled" in done.stderr and "Traceback" not in done.stderr
     assert client.wait(other, timeout=90).outputs
-    until(lambda: not sum(client.queue(), []))
+    until(lambda: not any(client.queue()))
     assert not (tmp_path / "output").exists()
 
 
@@ -225,7 +225,7 @@ def test_ctrl_c_takes_a_waiting_run_out_and_lets_the_other_go_on(command, client
 def test_a_run_that_takes_too_long_is_cancelled(command, client, graph, tmp_path):
     done = command(saved(tmp_path / "flow.json", slow(graph, 6)), "--timeout", 1)
     assert done.returncode == 130 and "not done after 1" in done.stderr
-    until(lambda: not sum(client.queue(), []))
+    until(lambda: not any(client.queue()))
 
 
 def test_a_wrong_address_says_so(command, graph, tmp_path):
