@@ -65,28 +65,85 @@ def test_a_user_adds_a_domain(tmp_path):
     assert domain.attributes[0].labels == ("drusen",)
 
 
+OWN = {
+    "name": "Fundus",
+    "size": 256,
+    "neutrals": {"healthy": "a"},
+    "attributes": [{"name": "drusen", "prompt": "b"}],
+}
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        {"size": 250},
-        {"neutrals": {}},
-        {"attributes": []},
-        {"attributes": [{"name": "x"}]},
-        {"attributes": [{"name": "x", "prompt": "y", "colour": "red"}]},
-        {"size": "big"},
+        ({"size": 250}, "size: 250 is no image side"),
+        ({"size": "big"}, "size: 'big' is no image side"),
+        ({"size": True}, "size: True"),
+        ({"size": 0}, "size: 0"),
+        ({"name": 3}, "name: 3 is no text; write it in quotes"),
+        ({"name": " "}, "name: is empty"),
+        ({"name": "auto"}, "name: 'auto' is what stands for no choice"),
+        ({"title": 3}, "title: 3 is no text"),
+        ({"negative": 3}, "negative: 3 is no text"),
+        ({"neutrals": {}}, "neutrals: is empty"),
+        ({"neutrals": ["healthy"]}, r'neutrals: \["healthy"\] is no object'),
+        ({"neutrals": {"healthy": 3}}, "neutrals, 'healthy': 3 is no text"),
+        ({"neutrals": {"": "a"}}, "neutrals, name '': is empty"),
+        ({"neutrals": {"Auto": "a"}}, "neutrals, name 'Auto': 'Auto' is what stands for no choice"),
+        ({"hints": "cxr"}, 'hints: "cxr" is no list'),
+        ({"hints": [""]}, "hints: is empty"),
+        ({"attributes": []}, "attributes: is empty"),
+        ({"attributes": {"drusen": "b"}}, "attributes: .* is no list"),
+        ({"attributes": ["drusen"]}, 'attribute 1: "drusen" is no object'),
+        ({"attributes": [{"name": "x"}]}, "attribute 'x', prompt: is missing"),
+        ({"attributes": [{"prompt": "x"}]}, "attribute 1, name: is missing"),
+        ({"attributes": [{"name": "", "prompt": "y"}]}, "attribute 1, name: is empty"),
+        ({"attributes": [{"name": "a, b", "prompt": "y"}]}, "attribute 1, name: 'a, b' has a comma"),
+        ({"attributes": [{"name": "x", "prompt": 3}]}, "attribute 'x', prompt: 3 is no text"),
+        (
+            {"attributes": [{"name": "x", "prompt": "y", "colour": "red"}]},
+            "'x', colour: 'red' is not a colour",
+        ),
+        ({"attributes": [{"name": "x", "prompt": "y", "color": "red"}]}, "'x': 'color' is no field"),
+        ({"attributes": [{"name": "x", "prompt": "y", "default": "no"}]}, "'x', default: 'no' is neither"),
+        (
+            {"attributes": [{"name": "x", "prompt": "y", "labels": "pleural effusion"}]},
+            "attribute 'x', labels: \"pleural effusion\" is no list",
+        ),
+        ({"attributes": [{"name": "x", "prompt": "y"}, {"name": "X ", "prompt": "z"}]}, "'x' is given twice"),
     ],
 )
-def test_a_broken_domain_file_is_named(tmp_path, change):
-    own = {
-        "name": "Fundus",
-        "size": 256,
-        "neutrals": {"healthy": "a"},
-        "attributes": [{"name": "drusen", "prompt": "b"}],
-        **change,
-    }
-    (tmp_path / "fundus.json").write_text(json.dumps(own))
-    with pytest.raises(ValueError, match="domain file fundus.json"):
+def test_a_broken_domain_file_is_named_with_its_field(tmp_path, change, message):
+    (tmp_path / "fundus.json").write_text(json.dumps(OWN | change))
+    with pytest.raises(ValueError, match=f"^domain file fundus.json: .*{message}"):
         read_domain(tmp_path / "fundus.json")
+
+
+@pytest.mark.parametrize("key", ["name", "size", "neutrals", "attributes"])
+def test_a_missing_field_is_named(tmp_path, key):
+    (tmp_path / "fundus.json").write_text(json.dumps({k: v for k, v in OWN.items() if k != key}))
+    with pytest.raises(ValueError, match=f"domain file fundus.json: {key}: is missing; add it"):
+        read_domain(tmp_path / "fundus.json")
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    (tmp_path / "fundus.json").write_text(json.dumps(OWN), encoding="utf-8-sig")
+    assert read_domain(tmp_path / "fundus.json").name == "Fundus"
+
+
+def test_nothing_in_a_folder_closes_it(tmp_path):
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "gone")
+    (tmp_path / "loop.json").symlink_to(tmp_path / "loop.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe{")
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "fundus.json").write_text(json.dumps(OWN))
+    errors = []
+    assert set(load_domains(tmp_path, report=errors.append)) == {"CheXpert", "ISIC", "Fundus"}
+    names = ("bytes", "deep", "folder", "link", "list", "loop")
+    assert [str(error).split(":")[0] for error in errors] == [f"domain file {name}.json" for name in names]
+    assert set(load_domains(tmp_path / "fundus.json", tmp_path / "none")) == {"CheXpert", "ISIC"}
 
 
 def test_extra_attributes_are_read_line_by_line():
@@ -95,6 +152,22 @@ def test_extra_attributes_are_read_line_by_line():
     assert (second.name, second.colour, second.prompt) == ("blue thing", "#0011AA", "a = b")
     with pytest.raises(ValueError, match="extra_attributes.*'no equals sign'"):
         parse_attributes("no equals sign")
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("x = ", "'x =' has no prompt"),
+        ("x #0011AA =", "has no prompt"),
+        (" = y", "'= y' has no name"),
+        ("#0011AA = y", "has no name"),
+        ("=", "cannot be read"),
+        ("x #red = y", "cannot be read"),
+    ],
+)
+def test_extra_attributes_need_a_name_and_a_prompt(line, fault):
+    with pytest.raises(ValueError, match=f"extra_attributes: .*{fault}; write one"):
+        parse_attributes(f"edema = Edema\n{line}\n")
 
 
 def test_auto_reads_the_domain_off_the_name():
