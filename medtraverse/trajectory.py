@@ -55,16 +55,21 @@ class Trajectory:
             "settings": self.settings,
         }
 
+    def check_rows(self, rows):
+        """Raise ValueError when values given per row, [rows, …], are not as many as the trajectory's rows."""
+        if len(rows) != len(self.latents):
+            raise ValueError(
+                f"images: {len(rows)} do not match the trajectory's {len(self.latents)} latents; "
+                "decode the LATENT output of the node that made this trajectory, without dropping or "
+                "reordering."
+            )
+
     def gather(self, rows):
         """Return values given per row, [rows, …], as [patients, attributes, points, …].
 
         Raises ValueError when their number is not the trajectory's number of rows.
         """
-        if len(rows) != len(self.latents):
-            raise ValueError(
-                f"images: {len(rows)} do not match the trajectory's {len(self.latents)} latents; "
-                "decode the LATENT output of the node that made this trajectory, without dropping or reordering."
-            )
+        self.check_rows(rows)
         return (
             rows[self.index.to(rows.device)] if isinstance(rows, torch.Tensor) else rows[self.index.numpy()]
         )
