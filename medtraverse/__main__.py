@@ -15,8 +15,10 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def score(arguments: argparse.Namespace) -> None:
-    """Print the CFRT of a table of predictions."""
+    """Print the CFRT and the flip rate of a table of predictions."""
     from .cfrt import cfrt, far_points, published_far_points, read_table, to_text
+    from .flip_rate import flip_rate, flip_table, outwards
+    from .predictions import published_kind
 
     table = read_table(arguments.table)
     target = table.attribute(arguments.target)
@@ -25,10 +27,13 @@ def score(arguments: argparse.Namespace) -> None:
     else:
         points = far_points(arguments.points, table.points)
     result = cfrt(table.at(points), table.neutral, target)
+    kind = published_kind(table.points, table.kind) or table.kind
+    path = outwards(table.points, kind)
+    flips = flip_rate(table.at(path), table.neutral, target, path, arguments.threshold)
     name = table.attributes[target]
     if not arguments.json:
-        print(f"far part: {', '.join(map(str, points))}")
-        print(to_text({name: result}, table.attributes), end="")
+        print(f"CFRT, Classifier Flip Rate along a Trajectory; far part: {', '.join(map(str, points))}")
+        print(to_text({name: result}, table.attributes, flip_table({name: flips}, kind)), end="")
         return
     failures = [
         {"seed": table.seeds[i], "leaked": table.attributes[result.leaked[i]]}
@@ -46,6 +51,7 @@ def score(arguments: argparse.Namespace) -> None:
         "points": points,
         "mean_deltas": dict(zip(table.attributes, means)),
         "failures": failures,
+        "flip_rate": flips.report(),
         "notice": NOTICE,
     }
     print(json.dumps(report, indent=2))
@@ -58,8 +64,11 @@ def parser() -> OneLineParser:
     command = commands.add_parser(
         "cfrt",
         help="score a table of classifier predictions",
-        description="CFRT of one attribute with its 95 %% interval, from a table with the columns "
-        "seed, neutral_<attribute> or 0_<attribute>, and <point>_<attribute>.",
+        description="CFRT (Classifier Flip Rate along a Trajectory) of one attribute: the share of patients "
+        "in whom its mean rise over the far part is greater than that of every other attribute. Beside it the "
+        "flip rate: the share whose probability passes the threshold anywhere on the trajectory, of those whose "
+        "neutral image does not. Both with 95 %% intervals, from a table with the columns seed, "
+        "neutral_<attribute> or 0_<attribute>, and <point>_<attribute>.",
     )
     command.add_argument("table", metavar="TABLE.csv")
     command.add_argument("--target", required=True, metavar="ATTRIBUTE", help="the attribute meant to change")
@@ -67,6 +76,13 @@ def parser() -> OneLineParser:
         "--points",
         metavar="POINTS",
         help="far part, e.g. 5,10,15 or 30-49 (default: 5,10,15 for swap tables, 30-49 for tables of frames)",
+    )
+    command.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="probability that the target must pass to have flipped (default: %(default)s)",
     )
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.set_defaults(run=score)

@@ -1,26 +1,35 @@
-"""CFRT, the paper's measure of disentanglement (section 3 and the CFRT tables).
+"""CFRT, Classifier Flip Rate along a Trajectory: the paper's measure of disentanglement (section 3).
 
-TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623. For one target attribute a and one patient, delta_b is the mean over
-the trajectory's far part of (classifier probability of b - that of the patient's neutral image). The patient counts as
-a success when delta_a > delta_b, strictly, for every other attribute b. CFRT(a) = successes / patients.
+TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623. For one target attribute a and one patient, delta_b is the
+mean over the trajectory's far part of (classifier probability of b - that of the patient's neutral image).
+The patient counts as a success when delta_a > delta_b, strictly, for every other attribute b. CFRT(a) =
+successes / patients.
+
+So the reference implementation computes it. No probability is held against a threshold, and no class has to
+flip: that is what `medtraverse.flip_rate` counts.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .notice import NOTICE
 from .pixels import to_numpy
 from .predictions import Predictions, far_points, published_far_points, read_table
-from .table import csv_text
+from .table import aligned, csv_text
+
+if TYPE_CHECKING:
+    from .flip_rate import FlipRate
 
 __all__ = [
     "CFRT",
     "Predictions",
     "cfrt",
+    "checked_probabilities",
     "far_points",
     "patients_to_csv",
     "published_far_points",
@@ -56,14 +65,14 @@ class CFRT:
     cfrt: float
     successes: int
     patients: int
-    interval: tuple
+    interval: tuple[float, float]
     target: int
     deltas: np.ndarray
     success: np.ndarray
     leaked: np.ndarray
 
 
-def cfrt(probabilities, neutral, target: int) -> CFRT:
+def cfrt(probabilities: Any, neutral: Any, target: int) -> CFRT:
     """CFRT of one attribute from the classifier's probabilities.
 
     Parameters
@@ -80,29 +89,13 @@ def cfrt(probabilities, neutral, target: int) -> CFRT:
     ValueError
         Shapes that do not fit, no patient or point, fewer than two attributes, NaN, values outside 0..1.
     """
-    far, start = (to_numpy(values, np.float64).astype(np.float64) for values in (probabilities, neutral))
-    if far.ndim != 3 or start.shape != (far.shape[0], far.shape[2]):
-        raise ValueError(
-            f"probabilities {list(far.shape)} and neutral {list(start.shape)} do not fit; "
-            "expected [patients, points, attributes] and [patients, attributes]"
-        )
-    patients, points, attributes = far.shape
-    if patients < 1 or points < 1:
-        raise ValueError(
-            f"probabilities has {patients} patients and {points} points; CFRT needs at least one of each"
-        )
+    far, start = checked_probabilities(probabilities, neutral, target)
+    patients, _, attributes = far.shape
     if attributes < 2:
         raise ValueError(
-            "CFRT needs at least 2 attributes: with one, no other can leak and every patient would succeed"
+            "classifier: CFRT needs at least 2 attributes, as with one no other can leak and every patient "
+            "would succeed; score with a classifier of more."
         )
-    if not 0 <= target < attributes:
-        raise ValueError(f"target is {target}; it must be an attribute's index, 0 to {attributes - 1}")
-    for name, values in (("probabilities", far), ("neutral", start)):
-        if np.isnan(values).any():
-            raise ValueError(f"{name} holds NaN for patient {int(np.argwhere(np.isnan(values))[0][0])}")
-        if values.min() < 0 or values.max() > 1:
-            raise ValueError(f"{name} has values outside 0..1; give sigmoid outputs, not logits")
-
     deltas = (far - start[:, None]).mean(axis=1)
     others = np.delete(np.arange(attributes), target)
     margins = deltas[:, [target]] - deltas[:, others]
@@ -127,6 +120,30 @@ def cfrt(probabilities, neutral, target: int) -> CFRT:
     )
 
 
+def checked_probabilities(probabilities: Any, neutral: Any, target: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as float64 arrays after checking them and the target; see `cfrt` for shapes and errors."""
+    far, start = (to_numpy(values, np.float64).astype(np.float64) for values in (probabilities, neutral))
+    if far.ndim != 3 or start.shape != (far.shape[0], far.shape[2]):
+        raise ValueError(
+            f"probabilities: {list(far.shape)} and neutral {list(start.shape)} do not fit; "
+            "give [patients, points, attributes] and [patients, attributes]."
+        )
+    patients, points, attributes = far.shape
+    if patients < 1 or points < 1:
+        raise ValueError(
+            f"probabilities: there are {patients} patients and {points} points; give at least one of each."
+        )
+    if not 0 <= target < attributes:
+        raise ValueError(f"target: it is {target}; give an attribute's index, 0 to {attributes - 1}.")
+    for name, values in (("probabilities", far), ("neutral", start)):
+        if np.isnan(values).any():
+            patient = int(np.argwhere(np.isnan(values))[0][0])
+            raise ValueError(f"{name}: holds NaN for patient {patient}; give sigmoid outputs in 0..1.")
+        if values.min() < 0 or values.max() > 1:
+            raise ValueError(f"{name}: has values outside 0..1; give sigmoid outputs, not logits.")
+    return far, start
+
+
 def _rise(far: np.ndarray, start: np.ndarray, patient: int, attribute: int) -> Fraction:
     """The sum of the far part less the neutral's share, in exact decimal arithmetic."""
     total = sum(Fraction(repr(float(value))) for value in far[patient, :, attribute])
@@ -145,8 +162,11 @@ def wilson(successes: int, patients: int) -> tuple[float, float]:
     return low, high
 
 
-def to_text(results: Mapping[str, CFRT], attributes: Sequence[str]) -> str:
-    """One line per result (its name, CFRT, interval, counts, mean delta of each attribute), aligned."""
+def to_text(results: Mapping[str, CFRT], attributes: Sequence[str], below: str = "") -> str:
+    """One line per result (its name, CFRT, interval, counts, mean delta of each attribute), aligned.
+
+    `below`, whole lines of text, stands between the table and the notice.
+    """
     head = ["", "CFRT", "95 % interval", "patients", *(f"Δ {name}" for name in attributes)]
     lines = [
         [
@@ -158,51 +178,72 @@ def to_text(results: Mapping[str, CFRT], attributes: Sequence[str]) -> str:
         ]
         for name, result in results.items()
     ]
-    widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
-    aligned = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths))
-        )
-        for line in (head, *lines)
-    ]
-    return "\n".join([*aligned, NOTICE, ""])
+    return f"{aligned([head, *lines])}{below}{NOTICE}\n"
 
 
 def to_csv(
-    results: Mapping[str, CFRT], attributes: Sequence[str], published: Mapping[str, float] | None = None
+    results: Mapping[str, CFRT],
+    attributes: Sequence[str],
+    published: Mapping[str, float] | None = None,
+    flips: "Mapping[str, FlipRate] | None" = None,
 ) -> str:
     """The same as CSV: name, target, cfrt, low, high, successes, patients, delta_<attribute> ..., notice.
 
-    `published` (name to the paper's CFRT), if given, fills a column `cfrt_from_the_paper` before the notice.
+    `published` (name to the paper's CFRT), if given, fills a column `cfrt_from_the_paper` before the notice;
+    `flips` (name to flip rate, of every result) fills the columns of `FlipRate.columns` after it.
     """
-    head = ["name", "target", "cfrt", "low", "high", "successes", "patients"]
     rows = [
-        [
-            name,
-            attributes[result.target],
-            result.cfrt,
-            *result.interval,
-            result.successes,
-            result.patients,
-            *result.deltas.mean(axis=0).tolist(),
-        ]
+        {
+            "name": name,
+            "target": attributes[result.target],
+            "cfrt": result.cfrt,
+            "low": result.interval[0],
+            "high": result.interval[1],
+            "successes": result.successes,
+            "patients": result.patients,
+            **_deltas(attributes, result.deltas.mean(axis=0)),
+            **({} if published is None else {"cfrt_from_the_paper": published.get(name, "")}),
+            **(flips[name].columns() if flips else {}),
+        }
         for name, result in results.items()
     ]
-    head += [f"delta_{name}" for name in attributes]
-    if published is not None:
-        head.append("cfrt_from_the_paper")
-        rows = [[*row, published.get(row[0], "")] for row in rows]
-    return csv_text(head, rows)
+    return _csv(rows)
 
 
-def patients_to_csv(results: Mapping[str, CFRT], attributes: Sequence[str], seeds: Sequence) -> str:
-    """One row per result and patient: name, target, seed, success (0, 1), leaked attribute, delta_<attribute> ..., notice."""
-    rows = [
-        [name, attributes[result.target], seed, int(won), "" if won else attributes[leak], *deltas.tolist()]
-        for name, result in results.items()
-        for seed, won, leak, deltas in zip(seeds, result.success, result.leaked, result.deltas, strict=True)
-    ]
-    return csv_text(
-        ["name", "target", "seed", "success", "leaked", *(f"delta_{name}" for name in attributes)], rows
-    )
+def patients_to_csv(
+    results: Mapping[str, CFRT],
+    attributes: Sequence[str],
+    seeds: Sequence[Any],
+    flips: "Mapping[str, FlipRate] | None" = None,
+) -> str:
+    """One row per result and patient, as CSV.
+
+    name, target, seed, success (0, 1), leaked attribute, delta_<attribute> ..., notice.
+    `flips`, if given, adds the columns of `FlipRate.patient_columns` before the notice.
+    """
+    rows = []
+    for name, result in results.items():
+        more: list[dict[str, Any]] = flips[name].patient_columns() if flips else [{}] * result.patients
+        for seed, won, leak, deltas, flip in zip(
+            seeds, result.success, result.leaked, result.deltas, more, strict=True
+        ):
+            rows.append(
+                {
+                    "name": name,
+                    "target": attributes[result.target],
+                    "seed": seed,
+                    "success": int(won),
+                    "leaked": "" if won else attributes[leak],
+                    **_deltas(attributes, deltas),
+                    **flip,
+                }
+            )
+    return _csv(rows)
+
+
+def _deltas(attributes: Sequence[str], deltas: np.ndarray) -> dict[str, float]:
+    return {f"delta_{name}": delta for name, delta in zip(attributes, deltas.tolist(), strict=True)}
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    return csv_text(rows[0], (row.values() for row in rows))

@@ -19,8 +19,8 @@ def direction_cosines(neutral: Tensor, swaps: Tensor) -> Tensor:
     Returns
     -------
     Tensor [P, L], float64, on the CPU
-        In -1..1, the first column exactly 1. NaN where a swap did not move at all, and in the whole row where the first
-        one did not: a zero vector has no direction.
+        In -1..1, the first column exactly 1. NaN where a swap did not move at all, and in the whole row where
+        the first one did not: a zero vector has no direction.
 
     Raises
     ------

@@ -1,8 +1,9 @@
 """Distance of a set of generated images to a set of reference images: FID and KID, on the features of a network.
 
-FID (Heusel et al. 2017) is the Fréchet distance of Gaussians with the features' means and covariances; KID (Bińkowski et al. 2018)
-the squared maximum mean discrepancy under the kernel (x·y / C + 1)³, unbiased however few the images. Both compare only between
-results of the same extractor: published values are as a rule Inception v3's.
+FID (Heusel et al. 2017) is the Fréchet distance of Gaussians with the features' means and covariances; KID
+(Bińkowski et al. 2018) the squared maximum mean discrepancy under the kernel (x·y / C + 1)³, unbiased however
+few the images. Both compare only between results of the same extractor: published values are as a rule
+Inception v3's.
 """
 
 import warnings
@@ -80,7 +81,8 @@ def distribution_distance(
     Raises
     ------
     ValueError
-        Too few images, a subset larger than a set, features of another shape or not finite, or torchmetrics not installed.
+        Too few images, a subset larger than a set, features of another shape or not finite, or torchmetrics
+        not installed.
     """
     try:
         from torchmetrics.image.fid import FrechetInceptionDistance

@@ -1,57 +1,70 @@
-"""CFRT of a trajectory's images: from probabilities per image to one result per attribute (section 3.3 of the paper)."""
+"""CFRT and flip rate of a trajectory's images: from probabilities per image to one result per attribute.
 
+CFRT is the paper's Classifier Flip Rate along a Trajectory (section 3.3).
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from .cfrt import CFRT, cfrt, far_points, patients_to_csv, published_far_points, to_csv, to_text
+from .flip_rate import THRESHOLD, FlipRate, check_threshold, flip_rate, flip_table, outwards
 from .labels import position
 from .published import published_cfrt
-from .trajectory import CURVE
+from .trajectory import CURVE, Trajectory
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """CFRT per target attribute of one trajectory.
+    """CFRT and flip rate per target attribute of one trajectory.
 
     Attributes
     ----------
     results : dict of attribute name to CFRT
         Attributes with exactly one label; a combination of several has no single target and is not scored.
+    flips : dict of attribute name to FlipRate
+        Of the same attributes, along the whole trajectory.
     labels : tuple of str
         The classifier's labels that were compared, in the order of each result's deltas.
     probabilities : ndarray [patients, attributes, points, labels], float64
+    trajectory : Trajectory
+    far : tuple of str
+        The points that CFRT averages over.
     """
 
     results: dict[str, CFRT]
-    labels: tuple
+    flips: dict[str, FlipRate]
+    labels: tuple[str, ...]
     probabilities: np.ndarray
-    trajectory: object
-    far: tuple
+    trajectory: Trajectory
+    far: tuple[str, ...]
 
     @property
-    def table(self):
+    def table(self) -> str:
         """The table as text."""
-        return to_text(self.results, self.labels)
+        return to_text(self.results, self.labels, flip_table(self.flips, self.trajectory.kind))
 
     @property
-    def csv(self):
+    def csv(self) -> str:
         """The table as CSV, the paper's values beside it."""
-        return to_csv(self.results, self.labels, self.published)
+        return to_csv(self.results, self.labels, self.published, self.flips)
 
     @property
-    def patients_csv(self):
+    def patients_csv(self) -> str:
         """One row per attribute and patient, as CSV."""
-        return patients_to_csv(self.results, self.labels, self.trajectory.seeds)
+        return patients_to_csv(self.results, self.labels, self.trajectory.seeds, self.flips)
 
     @property
-    def published(self):
+    def published(self) -> dict[str, float]:
         """The paper's CFRT by attribute, empty where it has none."""
         return published_cfrt(
             self.trajectory.kind, self.trajectory.settings.get("domain", ""), self.trajectory.neutral
         )
 
-    def figure(self):
+    def figure(self) -> Any:
         """Return the matplotlib figure of the table, the paper's values beside it."""
         from .figures.cfrt_table import cfrt_figure
 
@@ -63,10 +76,12 @@ class Evaluation:
             self.labels,
             [colours[name] for name in self.results],
             self.published,
-            f"CFRT, {far}",
+            f"CFRT, Classifier Flip Rate along a Trajectory: {far}",
+            flips=self.flips,
+            kind=self.trajectory.kind,
         )
 
-    def report(self):
+    def report(self) -> dict[str, Any]:
         """Return everything as a JSON-serialisable dict."""
         return {
             "kind": self.trajectory.kind,
@@ -88,6 +103,7 @@ class Evaluation:
                         {"seed": self.trajectory.seeds[i], "leaked": self.labels[result.leaked[i]]}
                         for i in np.flatnonzero(~result.success)
                     ],
+                    "flip_rate": self.flips[name].report(),
                 }
                 for name, result in self.results.items()
             },
@@ -102,7 +118,14 @@ class Evaluation:
         }
 
 
-def evaluate(trajectory, images, predict, labels, far=""):
+def evaluate(
+    trajectory: Trajectory,
+    images: Tensor,
+    predict: Callable[[Tensor], Tensor],
+    labels: Sequence[str],
+    far: str = "",
+    threshold: float = THRESHOLD,
+) -> Evaluation:
     """Score every attribute of a trajectory.
 
     Parameters
@@ -116,34 +139,47 @@ def evaluate(trajectory, images, predict, labels, far=""):
         What the classifier judges.
     far : str
         Far points such as ``5,10,15`` or ``30-49``; empty for the paper's.
+    threshold : float
+        Probability that the target must pass to have flipped, between 0 and 1.
 
     Raises
     ------
     ValueError
-        When images and trajectory do not match, the classifier lacks an attribute's label, or far points are not there.
+        When images and trajectory do not match, the classifier lacks an attribute's label, far points are not
+        there, or the threshold is no probability.
     """
+    check_threshold(threshold)
     labels = tuple(labels)
     targets = {}
     for number, (name, wanted) in enumerate(zip(trajectory.attributes, trajectory.labels)):
         absent = [label for label in wanted or (name,) if position(label, labels) is None]
         if absent:
             raise ValueError(
-                f"classifier: it judges {', '.join(labels)}, not {absent[0]!r} (attribute {name!r}); wire a classifier of this "
-                "domain, or give its labels in Load Medical Classifier."
+                f"classifier: it judges {', '.join(labels)}, not {absent[0]!r} (attribute {name!r}); "
+                "wire a classifier of this domain, or give its labels in Load Medical Classifier."
             )
         if len(wanted) == 1:
             targets[name] = (number, position(wanted[0], labels))
     if not targets:
         raise ValueError(
-            "trajectory: none of its attributes stands for a single label, so there is no target to score."
+            "trajectory: none of its attributes stands for a single label, so there is no target to score; "
+            "traverse to at least one attribute with one label."
         )
     available = trajectory.points[1:]
     chosen = far_points(far, available) if far.strip() else published_far_points(available, trajectory.kind)
     columns = [trajectory.points.index(point) for point in chosen]
-    trajectory.gather(images)
+    path = outwards(available, trajectory.kind)
+    order = [trajectory.points.index(point) for point in path]
+    trajectory.check(images)
     probabilities = trajectory.gather(predict(images)).double().numpy()
     results = {
         name: cfrt(probabilities[:, number][:, columns], probabilities[:, number, 0], target)
         for name, (number, target) in targets.items()
     }
-    return Evaluation(results, labels, probabilities, trajectory, tuple(chosen))
+    flips = {
+        name: flip_rate(
+            probabilities[:, number][:, order], probabilities[:, number, 0], target, path, threshold
+        )
+        for name, (number, target) in targets.items()
+    }
+    return Evaluation(results, flips, labels, probabilities, trajectory, tuple(chosen))

@@ -1,7 +1,7 @@
 """How far an image has moved from its patient's neutral image, beside how far apart two patients are.
 
-The same seed keeps much of a patient even without a swap, so a similarity to one's own neutral means little by itself:
-every figure here stands beside the same figure against other patients' neutrals.
+The same seed keeps much of a patient even without a swap, so a similarity to one's own neutral means little
+by itself: every figure here stands beside the same figure against other patients' neutrals.
 """
 
 from collections.abc import Callable
@@ -69,8 +69,8 @@ class IdentityTable:
     controls : int
         How many other patients each image was compared with; 0 when there is one patient only.
     own : dict of str to Tensor [A, N], float64
-        "ssim", "mse" and "correlation" against the patient's own neutral, and the perceptual distance by its name if there
-        is one. Point 0 is the neutral itself.
+        "ssim", "mse" and "correlation" against the patient's own neutral, and the perceptual distance by its
+        name if there is one. Point 0 is the neutral itself.
     other : dict of str to Tensor [A, N], float64
         The same images against other patients' neutrals; NaN when there is one patient only.
     own_patients, other_patients : dict of str to Tensor [P, A, N], float64
@@ -95,7 +95,8 @@ def identity_table(
     images : array or tensor [P, A, N, H, W, C]
         Patients, attributes, points (0 = neutral); in 0..1, 11 pixels a side or more.
     controls : int
-        Each patient is compared with this many others (the next ones in order, around the end), or with all if fewer.
+        Each patient is compared with this many others (the next ones in order, around the end), or with all
+        if fewer.
     perceptual : medtraverse.perceptual.PerceptualDistance, optional
         A further measure.
     progress : callable, optional

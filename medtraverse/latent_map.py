@@ -15,11 +15,13 @@ def latent_map(latents, perplexity: float = 2.0, seed: int = 500, pca: int = 50)
     latents : array or tensor [N, ...]
         At least 3, each flattened to one point. Give a neutral that several trajectories share once.
     perplexity : float
-        Effective number of neighbours, below N. 0 chooses N / 10 within 2 ... 30 (2 for the paper's 20 points).
+        Effective number of neighbours, below N. 0 chooses N / 10 within 2 ... 30 (2 for the paper's 20
+        points).
     seed : int
         Random state; the same latents and seed give the same map on the same machine.
     pca : int
-        Above 500 latents of more than `pca` numbers each, their first `pca` principal components are mapped instead.
+        Above 500 latents of more than `pca` numbers each, their first `pca` principal components are mapped
+        instead.
 
     Returns
     -------

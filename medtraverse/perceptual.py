@@ -1,8 +1,8 @@
 """Perceptual distance of images: LPIPS where its backbone is at hand, else shift-tolerant LPIPS, which ships its weights.
 
-LPIPS (Zhang et al. 2018, AlexNet, version 0.1) is what the paper measures identity with (TehraniNasab, Kumar, Arbel 2025,
-arXiv 2503.23623). ST-LPIPS (Ghildyal and Liu 2022) has the same form, but other strides and weights: its values are not LPIPS's.
-Nothing is downloaded.
+LPIPS (Zhang et al. 2018, AlexNet, version 0.1) is what the paper measures identity with (TehraniNasab, Kumar,
+Arbel 2025, arXiv 2503.23623). ST-LPIPS (Ghildyal and Liu 2022) has the same form, but other strides and
+weights: its values are not LPIPS's. Nothing is downloaded.
 """
 
 import hashlib
@@ -119,8 +119,8 @@ def perceptual_distance(measure: str = "auto", folders: Sequence = ()) -> Percep
     Parameters
     ----------
     measure : str
-        "lpips": the package `lpips` with the file `alexnet-owt-7be5be79.pth`. "st-lpips": the package `stlpips-pytorch`.
-        "auto": the first of the two that is at hand, None if neither is. "none": None.
+        "lpips": the package `lpips` with the file `alexnet-owt-7be5be79.pth`. "st-lpips": the package
+        `stlpips-pytorch`. "auto": the first of the two that is at hand, None if neither is. "none": None.
     folders : sequence of path
         Where AlexNet's weights may lie, beside torch's hub cache.
 

@@ -1,8 +1,8 @@
 """Tables of classifier predictions in the column layout of the paper's reference implementation.
 
-One row per patient: `seed`, `neutral_<attribute>` ..., `<point>_<attribute>` ... . In swap tables the points are swap
-steps (5, 10, ..., 45); in tables of Bezier frames they are frame numbers and the neutral image is frame 0, so its
-columns are `0_<attribute>`. Other columns (`path`, `disease`) are left alone.
+One row per patient: `seed`, `neutral_<attribute>` ..., `<point>_<attribute>` ... . In swap tables the points
+are swap steps (5, 10, ..., 45); in tables of Bezier frames they are frame numbers and the neutral image is
+frame 0, so its columns are `0_<attribute>`. Other columns (`path`, `disease`) are left alone.
 """
 
 import csv
@@ -37,7 +37,8 @@ class Predictions:
     Attributes
     ----------
     kind : str
-        "swap" (points are swap steps, neutral columns `neutral_...`) or "curve" (frames, neutral columns `0_...`).
+        "swap" (points are swap steps, neutral columns `neutral_...`) or "curve" (frames, neutral columns
+        `0_...`).
     seeds : tuple
         One per patient, an integer where it is written as one.
     attributes : tuple of str
@@ -60,7 +61,7 @@ class Predictions:
         return self.probabilities[:, [self.points.index(point) for point in points]]
 
     def attribute(self, name: str) -> int:
-        """Index of an attribute; case, spaces, hyphens and underscores do not matter where that leaves one candidate."""
+        """Index of an attribute; case, spaces, `-` and `_` do not matter where that leaves one candidate."""
         index = position(name, self.attributes)
         if index is None:
             raise ValueError(f"no attribute {name!r} in the table; it has {', '.join(self.attributes)}")
@@ -86,8 +87,9 @@ def far_points(text: str, available: Sequence[Any]) -> list[Any]:
     Parameters
     ----------
     text : str
-        "5,10,15", "30-49" or "5,30-49". A range takes every available point between its two ends, both included; the
-        ends themselves must be available, so that "30-49" cannot quietly mean swap steps 30, 35, 40 and 45.
+        "5,10,15", "30-49" or "5,30-49". A range takes every available point between its two ends, both
+        included; the ends themselves must be available, so that "30-49" cannot quietly mean swap steps 30,
+        35, 40 and 45.
     available : sequence
         Point labels, integers or their decimal text; other labels ("neutral") cannot be far points.
 
@@ -130,23 +132,30 @@ def far_points(text: str, available: Sequence[Any]) -> list[Any]:
 def published_far_points(available: Sequence[Any], kind: str) -> list[Any]:
     """The paper's far part: swap steps 5, 10, 15 of a "swap", frames 30-49 of a "curve".
 
-    Where those are missing the other ones are taken, as some tables of swaps name the neutral `0` and some of frames name
-    it `neutral`; but points that count 1, 2, 3 are frames, of which 5, 10 and 15 lie near the neutral. Raises ValueError
-    when neither is there.
+    Where those are missing the other ones are taken, as some tables of swaps name the neutral `0` and some of
+    frames name it `neutral`; but points that count 1, 2, 3 are frames, of which 5, 10 and 15 lie near the
+    neutral. Raises ValueError when neither is there.
     """
+    which = published_kind(available, kind)
+    if which:
+        return far_points(_PUBLISHED[which], available)
+    offer = ", ".join(map(str, available)) or "none"
+    raise ValueError(
+        "the paper's far part (swap steps 5,10,15 or frames 30-49) is not there; name the far points; "
+        f"available: {offer}"
+    )
+
+
+def published_kind(available: Sequence[Any], kind: str) -> str | None:
+    """Whose far part of the paper is there: "swap" or "curve", `kind` first; None where neither is."""
     complete = {int(str(label)) for label in available if str(label).isdecimal()}
     wanted = {"swap": {5, 10, 15}, "curve": set(range(30, 50))}
     if kind == "curve" and {1, 2, 3} <= complete:
         del wanted["swap"]
     if kind == "curve" and max(complete, default=0) > 49:
         del wanted["curve"]  # of a longer curve, frames 30-49 are not the far part
-    for which in sorted(wanted, key=lambda other: other != kind):
-        if wanted[which] <= complete:
-            return far_points(_PUBLISHED[which], available)
-    offer = ", ".join(map(str, available)) or "none"
-    raise ValueError(
-        f"the paper's far part (swap steps 5,10,15 or frames 30-49) is not there; name the far points; available: {offer}"
-    )
+    kinds = sorted(wanted, key=lambda other: other != kind)
+    return next((which for which in kinds if wanted[which] <= complete), None)
 
 
 def read_table(path: str | os.PathLike[str]) -> Predictions:
@@ -155,8 +164,8 @@ def read_table(path: str | os.PathLike[str]) -> Predictions:
     Raises
     ------
     ValueError
-        The file cannot be read; columns are missing, doubled or incomplete; a seed is empty or repeated; a cell is empty,
-        no number, or outside 0..1. The message names the file, the row and the column.
+        The file cannot be read; columns are missing, doubled or incomplete; a seed is empty or repeated; a
+        cell is empty, no number, or outside 0..1. The message names the file, the row and the column.
     """
     rows = list(read_csv(path))
     if not rows:

@@ -9,7 +9,7 @@ from typing import Any
 from .notice import NOTICE
 
 
-def csv_text(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+def csv_text(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
     """Return rows as CSV, lines ended by a line feed, the notice in a last column."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -56,3 +56,16 @@ def read_csv(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(
             f"{path}: is no UTF-8 CSV table ({error}); save it as comma-separated UTF-8."
         ) from error
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines of cells as text, each ended: the first column aligned left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "".join(
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(line, widths))
+        )
+        + "\n"
+        for line in lines
+    )

@@ -3,15 +3,16 @@
 import json
 
 import comfy.model_management
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..medtraverse.classifier import load_classifier
 from ..medtraverse.evaluation import evaluate
+from ..medtraverse.flip_rate import THRESHOLD
 from . import sources
 from .figure_image import drawing, figure_image
 from .managed import managed, progress_of
 from .sockets import CATEGORY, Classifier, Figure, Trajectory
-from .views import cfrt_view, preview
+from .views import cfrt_view
 
 NONE = "none"
 
@@ -107,7 +108,9 @@ class CFRTEvaluator(io.ComfyNode):
             node_id="CFRTEvaluator",
             display_name="CFRT Evaluator",
             category=CATEGORY,
-            description="CFRT: the share of patients in whom the target attribute rose more than every other, averaged over the trajectory's far part.",
+            description="CFRT (Classifier Flip Rate along a Trajectory): the share of patients in whom the "
+            "target attribute rose more than every other, averaged over the far part. Beside it the flip rate: "
+            "in whom it passes a threshold.",
             inputs=[
                 Trajectory.Input(
                     "trajectory",
@@ -126,20 +129,30 @@ class CFRTEvaluator(io.ComfyNode):
                     default="",
                     tooltip="Far part, such as 5,10,15 or 30-49; empty takes the paper's (λ 5,10,15; frames 30–49).",
                 ),
+                io.Float.Input(
+                    "threshold",
+                    default=THRESHOLD,
+                    min=0.01,
+                    max=0.99,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Flip rate: the probability that the target must pass, anywhere on the "
+                    "trajectory, where the neutral image does not.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
                     "figure",
                     display_name="figure",
-                    tooltip="CFRT with 95 % intervals beside the published values.",
+                    tooltip="CFRT with 95 % intervals beside the published values, and the flip rate.",
                 ),
                 io.String.Output(
-                    "table", display_name="table", tooltip="CFRT and mean Δ per attribute as text."
+                    "table", display_name="table", tooltip="CFRT, mean Δ and flip rate per attribute as text."
                 ),
                 io.String.Output(
                     "patients_csv",
                     display_name="patients_csv",
-                    tooltip="Success, leaked attribute and Δ of every patient, as CSV.",
+                    tooltip="Success, leaked attribute, Δ and first flip of every patient, as CSV.",
                 ),
                 io.String.Output("report", display_name="report", tooltip="Everything as JSON."),
                 Figure.Output(
@@ -152,9 +165,14 @@ class CFRTEvaluator(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, trajectory, images, image_classifier, far_points):
+    def execute(cls, trajectory, images, image_classifier, far_points, threshold=THRESHOLD):
         result = evaluate(
-            trajectory, images, image_classifier.predict, image_classifier.classifier.labels, far_points
+            trajectory,
+            images,
+            image_classifier.predict,
+            image_classifier.classifier.labels,
+            far_points,
+            threshold,
         )
         drawn = result.figure()
         figure = figure_image(drawn)
@@ -163,7 +181,7 @@ class CFRTEvaluator(io.ComfyNode):
             {**result.report(), "classifier": judge["name"], "classifier_sha256": judge["sha256"]}
         )
         shown = {
-            **preview(figure, cls),
+            **ui.PreviewImage(figure, cls=cls).as_dict(),
             "text": (result.table,),
             "medtraverse": (report,),
             **cfrt_view(result, result.published),
@@ -175,6 +193,7 @@ class CFRTEvaluator(io.ComfyNode):
             [trajectory],
             far_points=list(result.far),
             labels=list(result.labels),
+            threshold=threshold,
             classifier=judge,
         )
         return io.NodeOutput(figure, result.table, result.patients_csv, report, made, ui=shown)

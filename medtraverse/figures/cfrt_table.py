@@ -1,14 +1,16 @@
-"""CFRT as bars with intervals beside the published values, and the mean change of every attribute.
+"""CFRT as bars with intervals beside the published values, mean change of every attribute, flip rate.
 
 The tables of TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623.
 """
 
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 
 from ..cfrt import CFRT
+from ..flip_rate import FlipRate
 from .sheet import (
     FOOTER,
     HAIRLINE,
@@ -28,6 +30,8 @@ ROW, NAMES, BARS, COLUMN, HEADS = 0.62, 2.3, 4.6, 1.1, 0.75
 WITH_PUBLISHED, OURS_ALONE = 2.5, 1.45
 # columns of numbers right of the bars, in units of the bars' axis
 OURS, PAPERS = 1.04, 1.27
+# the flip rate right of the table of changes, in inches: gap before it, and its columns
+FLIP_GAP, RATE, FIRST, ALREADY = 0.45, 2.5, 1.25, 1.0
 
 
 def cfrt_figure(
@@ -37,8 +41,10 @@ def cfrt_figure(
     published: Mapping[str, float] | None = None,
     title: str = "CFRT",
     note: str = "",
-):
-    """One row per result: CFRT with its 95 % interval on the left, mean change of each probability on the right.
+    flips: Mapping[str, FlipRate] | None = None,
+    kind: str = "swap",
+) -> Any:
+    """One row per result: CFRT with its 95 % interval, mean change of each probability, flip rate.
 
     Parameters
     ----------
@@ -48,8 +54,12 @@ def cfrt_figure(
         Names of the classifier's attributes, in the order of the results' deltas.
     colours : sequence, one per result
     published : mapping of row name to float, optional
-        The paper's values (`medtraverse.published.published_cfrt`), drawn as diamonds and written in a column of their own,
-        which says that they are from the paper; names without a row are left out.
+        The paper's values (`medtraverse.published.published_cfrt`), drawn as diamonds and written in a column
+        of their own, which says that they are from the paper; names without a row are left out.
+    flips : mapping of row name to FlipRate, optional
+        Written right of the changes; one for every result.
+    kind : "swap" or "curve"
+        Whether the points of `flips` are swap steps or frames.
 
     Returns
     -------
@@ -74,15 +84,23 @@ def cfrt_figure(
     inner = ROW * len(results)
     gap = WITH_PUBLISHED if published else OURS_ALONE
     width = NAMES + BARS + gap + COLUMN * len(attributes) + 0.35
+    if flips:
+        width += FLIP_GAP + RATE + FIRST + ALREADY
     figure = sheet(width, HEADER + HEADS + inner + below + FOOTER, title, note)
     bars = axes_in(figure, NAMES, FOOTER + below, BARS, inner)
     _bars(bars, results, colours, published)
     table = axes_in(figure, NAMES + BARS + gap, FOOTER + below, COLUMN * len(attributes), inner)
     _deltas(table, results, attributes)
+    if flips:
+        left = NAMES + BARS + gap + COLUMN * len(attributes) + FLIP_GAP
+        beside = axes_in(figure, left, FOOTER + below, RATE + FIRST + ALREADY, inner)
+        _flips(beside, [flips[name] for name in results], "λ" if kind == "swap" else "frame")
     return figure
 
 
-def _bars(axes, results, colours, published) -> None:
+def _bars(
+    axes: Any, results: Mapping[str, CFRT], colours: Sequence[str], published: Mapping[str, float]
+) -> None:
     clear_frame(axes)
     rows = np.arange(len(results))
     for row, (name, result) in enumerate(results.items()):
@@ -158,7 +176,7 @@ def _bars(axes, results, colours, published) -> None:
     )
 
 
-def _deltas(axes, results, attributes) -> None:
+def _deltas(axes: Any, results: Mapping[str, CFRT], attributes: Sequence[str]) -> None:
     from matplotlib.patches import Rectangle
 
     means = np.array([result.deltas.mean(axis=0) for result in results.values()])
@@ -190,6 +208,46 @@ def _deltas(axes, results, attributes) -> None:
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.set_xlabel("mean Δ of probability", fontsize=LABEL - 2, color=MUTED, labelpad=8, loc="left")
+
+
+def _flips(axes: Any, flips: Sequence[FlipRate], mark: str) -> None:
+    """Flip rate with counts and interval, the median first point, and how many were above before."""
+    columns = (0.0, RATE, RATE + FIRST)
+    heads = ("flip rate", f"median\nfirst {mark}", "already\nabove")
+    axes.set(xlim=(0, RATE + FIRST + ALREADY), ylim=(len(flips) - 0.5, -0.5))
+    axes.axis("off")
+    for place, head in zip(columns, heads):
+        axes.annotate(
+            head,
+            (place, -0.5),
+            (0, 10),
+            textcoords="offset points",
+            fontsize=LABEL - 1,
+            color=INK,
+            va="bottom",
+            annotation_clip=False,
+        )
+    for row, flip in enumerate(flips):
+        rate, counts = "–", "none could flip"
+        if flip.able:
+            rate = f"{flip.rate:.3f}"
+            counts = f"{flip.flipped} of {flip.able}  ({flip.interval[0]:.2f}–{flip.interval[1]:.2f})"
+        axes.text(columns[0], row, rate, fontsize=LABEL, fontweight="bold", color=INK, va="bottom")
+        axes.text(columns[0], row + 0.06, counts, fontsize=SMALL, color=MUTED, va="top")
+        first = "–" if flip.median is None else f"{mark} {flip.median}"
+        for place, cell in ((columns[1], first), (columns[2], str(flip.already))):
+            axes.text(place, row, cell, fontsize=LABEL, color=INK, va="center")
+    thresholds = ", ".join(sorted({f"{flip.threshold:g}" for flip in flips}))
+    axes.annotate(
+        f"share of patients whose target passes {thresholds},\nof those whose neutral image does not",
+        (0, len(flips) - 0.5),
+        (0, -10),
+        textcoords="offset points",
+        fontsize=LABEL - 2,
+        color=MUTED,
+        va="top",
+        annotation_clip=False,
+    )
 
 
 def _signed(value: float) -> str:

@@ -21,14 +21,14 @@ def cosine_figure(
     Parameters
     ----------
     cosines : array or tensor [A, P, L]
-        `medtraverse.direction.direction_cosines` of each attribute. NaN (a swap that did not move, or a patient that
-        this attribute lacks) is left out.
+        `medtraverse.direction.direction_cosines` of each attribute. NaN (a swap that did not move, or a
+        patient that this attribute lacks) is left out.
     swap_steps : sequence of int, L
         In trajectory order: 45, 40, ..., 5.
     attributes, colours : sequences, A
     published : mapping of attribute to {swap step: mean}, optional
-        `medtraverse.published.published_curve("direction cosine", ...)`, drawn dashed in the attribute's colour.
-        Attributes that are not in the figure are left out.
+        `medtraverse.published.published_curve("direction cosine", ...)`, drawn dashed in the attribute's
+        colour. Attributes that are not in the figure are left out.
 
     Returns
     -------

@@ -24,7 +24,8 @@ class Drawing:
     table_csv : str
         The figure's numbers as CSV, the notice in its last column; of a grid what each cell shows.
     settings : dict
-        Everything that the figure depends on, JSON-serialisable; the digest of each weight file under a key `sha256`.
+        Everything that the figure depends on, JSON-serialisable; the digest of each weight file under a key
+        `sha256`.
     """
 
     figure: object

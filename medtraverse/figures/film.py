@@ -25,7 +25,8 @@ def film(images, attributes: Sequence[str], colours: Sequence[str], seeds: Seque
     Returns
     -------
     ndarray [F, height, width, 3], float32 in 0..1
-        Height and width are even, as video encoders want them. A bar under the pictures shows the curve's parameter.
+        Height and width are even, as video encoders want them. A bar under the pictures shows the curve's
+        parameter.
 
     Raises
     ------

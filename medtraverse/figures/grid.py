@@ -27,7 +27,8 @@ def trajectory_grid(
     Parameters
     ----------
     images : array or tensor [P, A, N, H, W, 3] or [..., 1]
-        In 0..1. Point 0 is the neutral image, framed in black; the others are framed in their attribute's colour.
+        In 0..1. Point 0 is the neutral image, framed in black; the others are framed in their attribute's
+        colour.
     attributes, colours : sequences, one per attribute
         Names and `#RRGGBB`.
     points : sequence of str, one per point
@@ -109,9 +110,9 @@ def strip(
 ):
     """Frames of a curve chosen evenly, first and last included, as a `trajectory_grid` (Fig. 6).
 
-    `frames` is [P, A, F, H, W, 3] in 0..1 with the neutral image first; `points` are the F frame numbers; `count`
-    columns, 2 or more, at most F.
-    Raises ValueError as `trajectory_grid` does, and for a count that cannot be.
+    `frames` is [P, A, F, H, W, 3] in 0..1 with the neutral image first; `points` are the F frame numbers;
+    `count` columns, 2 or more, at most F. Raises ValueError as `trajectory_grid` does, and for a count that
+    cannot be.
     """
     if len(frames.shape) != 6:
         return trajectory_grid(frames, attributes, colours, points, seeds, title, note)

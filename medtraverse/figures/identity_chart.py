@@ -23,8 +23,8 @@ def identity_figure(
     Parameters
     ----------
     values, others : array or tensor [P, A, N]
-        Distance of each patient's images to the own neutral, and to other patients' neutrals (NaN: there are none), of
-        `medtraverse.identity.identity_table`.
+        Distance of each patient's images to the own neutral, and to other patients' neutrals (NaN: there are
+        none), of `medtraverse.identity.identity_table`.
     steps : sequence of int, N
         May be empty. Swap steps, drawn falling as in the paper; with `curve` frame numbers, drawn rising.
     attributes, colours : sequences, A
@@ -33,8 +33,8 @@ def identity_figure(
     curve : bool
         The points are frames of a curve.
     published : mapping of attribute to {swap step: mean}, optional
-        `medtraverse.published.published_curve("lpips to neutral", ...)`, drawn dashed in the attribute's colour. Give it for
-        LPIPS only. Attributes that are not in the figure are left out.
+        `medtraverse.published.published_curve("lpips to neutral", ...)`, drawn dashed in the attribute's
+        colour. Give it for LPIPS only. Attributes that are not in the figure are left out.
 
     Returns
     -------

@@ -28,15 +28,16 @@ def latent_map_figure(
     Parameters
     ----------
     coordinates : array [P, A, N, 2]
-        Of `medtraverse.latent_map.latent_map`, gathered per patient, attribute and point; point 0 is the neutral one,
-        which a patient's attributes share.
+        Of `medtraverse.latent_map.latent_map`, gathered per patient, attribute and point; point 0 is the
+        neutral one, which a patient's attributes share.
     attributes, colours : sequences, A
     points : sequence of str, N
     seeds : sequence, P
     images : array or tensor [P, A, N, H, W, 3] in 0..1, optional
         Thumbnails: the neutral framed in black, the others in their attribute's colour.
     shown : sequence of int, optional
-        Which points get a thumbnail; unless given, the neutral, the last and, where that makes at most 32, the middle one.
+        Which points get a thumbnail; unless given, the neutral, the last and, where that makes at most 32,
+        the middle one.
 
     Returns
     -------

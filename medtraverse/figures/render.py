@@ -83,8 +83,8 @@ def save(
     path : path
         Its suffix chooses the format; the folder is made if need be, a file in the way is replaced.
     metadata : mapping of str to str
-        Text to go into the file, in PNG under its own keys, in SVG and PDF as lines of the description. The notice
-        "Synthetic images. Not for clinical use." is always added.
+        Text to go into the file, in PNG under its own keys, in SVG and PDF as lines of the description. The
+        notice "Synthetic images. Not for clinical use." is always added.
 
     Raises
     ------

@@ -145,10 +145,10 @@ GOOD = {"probabilities": np.full((2, 3, 2), 0.5), "neutral": np.full((2, 2), 0.1
         ({"probabilities": np.full((2, 2), 0.5)}, "do not fit"),
         ({"target": 2}, "0 to 1"),
         ({"target": -1}, "0 to 1"),
-        ({"neutral": np.array([[0.1, 0.1], [0.1, np.nan]])}, "neutral holds NaN for patient 1"),
-        ({"probabilities": np.full((2, 3, 2), np.nan)}, "probabilities holds NaN"),
+        ({"neutral": np.array([[0.1, 0.1], [0.1, np.nan]])}, "neutral: holds NaN for patient 1"),
+        ({"probabilities": np.full((2, 3, 2), np.nan)}, "probabilities: holds NaN"),
         ({"probabilities": np.full((2, 3, 2), 3.2)}, "not logits"),
-        ({"neutral": np.full((2, 2), -0.1)}, "neutral has values outside"),
+        ({"neutral": np.full((2, 2), -0.1)}, "neutral: has values outside"),
     ],
 )
 def test_bad_input_is_named(change, message):

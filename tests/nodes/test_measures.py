@@ -78,6 +78,23 @@ def test_cfrt_is_scored_from_the_classifiers_own_judgement(run, trajectory, imag
     assert len(output[2].splitlines()) == 1 + 2 * 2
 
 
+def test_the_flip_rate_is_counted_from_the_same_judgement(run, trajectory, images, classifier):
+    options = {"trajectory": trajectory, "images": images, "image_classifier": classifier, "far_points": "1"}
+    probability = classifier.classifier.predict(images)[trajectory.index].double()
+    for threshold in (0.5, 0.2):
+        given = {} if threshold == 0.5 else {"threshold": threshold}
+        report = json.loads(run("CFRTEvaluator", **options, **given)[3])
+        for number, name in enumerate(trajectory.attributes):
+            target = classifier.classifier.labels.index(name)
+            mine = probability[:, number, :, target]
+            could = [patient for patient in range(2) if mine[patient, 0] <= threshold]
+            flip = report["attributes"][name]["flip_rate"]
+            assert flip["threshold"] == threshold and flip["already_above"] == 2 - len(could)
+            assert flip["flipped"] == sum(bool((mine[patient, 1:] > threshold).any()) for patient in could)
+    with pytest.raises(ValueError, match="threshold: it is 1; give"):
+        run("CFRTEvaluator", **options, threshold=1.0)
+
+
 def test_the_classifier_sees_what_is_drawn(classifier):
     """The shipped classifier on phantoms with and without each attribute, of seeds that nothing was trained on."""
     for label in classifier.classifier.labels:

@@ -13,6 +13,7 @@ from medtraverse.figures.cosine_chart import cosine_figure
 from medtraverse.figures.grid import strip, trajectory_grid
 from medtraverse.figures.latent_map_chart import latent_map_figure
 from medtraverse.figures.render import save, to_image
+from medtraverse.flip_rate import flip_rate
 from medtraverse.notice import NOTICE
 from medtraverse.published import published, published_cfrt, published_curve
 
@@ -47,6 +48,15 @@ def scores(targets=2, attributes=2):
     return [cfrt(far, neutral, target) for target in range(targets)]
 
 
+def flips(patients=1200):
+    """One attribute in which many flip late, and one whose every patient is above the threshold before."""
+    path = np.random.default_rng(2).random((patients, 9, 2)) * [0.55, 1]
+    neutral = np.tile([0.2, 0.9], (patients, 1))
+    return {
+        name: flip_rate(path, neutral, number, published()["swap steps"]) for number, name in enumerate(NAMES)
+    }
+
+
 def figure_of(kind):
     return {
         "grid": lambda: trajectory_grid(tints(), NAMES, COLOURS, POINTS, SEEDS, "Grid", "a note"),
@@ -63,6 +73,14 @@ def figure_of(kind):
         "cfrt": lambda: cfrt_figure(
             dict(zip(NAMES, scores())), NAMES, COLOURS, published_cfrt("swap", "CheXpert", "normal")
         ),
+        "cfrt and flip rate": lambda: cfrt_figure(
+            dict(zip(NAMES, scores())),
+            NAMES,
+            COLOURS,
+            published_cfrt("swap", "CheXpert", "normal"),
+            "CFRT, Classifier Flip Rate along a Trajectory: λ = 5, 10, 15",
+            flips=flips(),
+        ),
     }[kind]()
 
 
@@ -72,7 +90,7 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
-KINDS = ("grid", "strip", "cosine", "latent map", "bare latent map", "cfrt")
+KINDS = ("grid", "strip", "cosine", "latent map", "bare latent map", "cfrt", "cfrt and flip rate")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -238,6 +256,32 @@ def test_cfrt_bars_intervals_and_deltas():
     assert np.allclose(
         table.images[0].get_array(), [result.deltas.mean(axis=0) for result in results.values()]
     )
+
+
+def test_flip_rates_stand_beside_cfrt_and_no_lettering_overlaps():
+    figure = figure_of("cfrt and flip rate")
+    first, second = flips().values()
+    assert second.able == 0 and 0.1 < first.rate < 1
+    low, high = first.interval
+    assert {
+        f"{first.rate:.3f}",
+        f"{first.flipped} of 1200  ({low:.2f}–{high:.2f})",
+        f"λ {first.median}",
+        "none could flip",
+        "1200",
+    } <= set(texts(figure))
+    to_image(figure)
+    shown = []
+    for axes in figure.axes:
+        shown += axes.texts
+        if axes.axison:
+            shown += [*axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label, axes.title]
+    written = [(text.get_text(), text.get_window_extent()) for text in shown if text.get_text()]
+    assert len(written) > 25
+    for i, (one, a) in enumerate(written):
+        for other, b in written[:i]:
+            apart = a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 or b.y1 <= a.y0
+            assert apart, (one, other)
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
