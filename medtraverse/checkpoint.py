@@ -97,6 +97,14 @@ def read_diffusers(folder):
     )
 
 
+def is_unet_folder(folder):
+    """Return whether a folder holds a U-Net as diffusers saves it. A broken config counts as none."""
+    try:
+        return _config(Path(folder)).get("_class_name") == "UNet2DConditionModel"
+    except (ValueError, OSError):
+        return False
+
+
 def weight_files(path):
     """Return the files of weights that `read_diffusers` or `read_single_file` reads, as ``{name within the checkpoint: path}``.
 

@@ -1,7 +1,8 @@
 """The attribute classifiers that CFRT is measured with: EfficientNets in the paper's checkpoint format.
 
-The paper (TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623) scores images with torchvision's EfficientNet-B0, its head
-replaced by `Dropout(0.3)` and a linear layer with one logit per attribute, on 512 × 512 inputs.
+The paper (TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623) scores images with torchvision's
+EfficientNet-B0, its head replaced by `Dropout(0.3)` and a linear layer with one logit per attribute, on 512 ×
+512 inputs.
 """
 
 from __future__ import annotations
@@ -11,20 +12,24 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .digest import sha256_of
+from .weights import PYTORCH, SAFETENSORS, metadata_of, read_tensors
 
 PAPER_INPUT_SIZE = 512
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# What an EfficientNet-B4 holds at once: 144 channels at half the side in float32, before and after normalisation.
+# What an EfficientNet-B4 holds at once: 144 channels at half the side in float32, before and after
+# normalisation.
 _BYTES_PER_PIXEL = 320
 # Strides leave no trace in the weights; these are every EfficientNet's.
 _STRIDES = (1, 2, 2, 2, 1, 2, 1)
-_EXPECTED = "torchvision's EfficientNet (B0 to B4, any width) with a head `classifier.1`, keys bare or prefixed `model.`"
+_EXPECTED = "torchvision's EfficientNet (B0 to B4, any width) with one linear layer as head"
+_FIRST_KEY, _LAST_KEY = "features.0.0.weight", "features.8.0.weight"
 
 
 class Classifier:
@@ -70,17 +75,27 @@ class Classifier:
         Raises
         ------
         ValueError
-            If `images` has another shape or type, is empty, not finite or outside 0..1, or `batch_size` is below 1.
+            If `images` has another shape or type, is empty, not finite or outside 0..1, or `batch_size` is
+            below 1.
         """
         return torch.sigmoid(self._run(self.module, images, batch_size, progress))
 
     def features(
         self, images: Tensor, batch_size: int = 64, progress: Callable[[int, int], None] | None = None
     ) -> Tensor:
-        """Pooled features [N, C] before the head, float32 on the CPU; takes and raises what `predict` does."""
+        """Pooled features [N, C] before the head, float32 on the CPU.
+
+        Takes and raises what `predict` does.
+        """
         return self._run(self.module.features, images, batch_size, progress)
 
-    def _run(self, forward, images, batch_size, progress) -> Tensor:
+    def _run(
+        self,
+        forward: Callable[[Tensor], Tensor],
+        images: Tensor,
+        batch_size: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> Tensor:
         _check_images(images, batch_size)
         device = next(self.module.parameters()).device
         rows: list[Tensor] = []
@@ -99,7 +114,8 @@ class Classifier:
                     if batch_size == 1 or not _out_of_memory(error):
                         raise
                     made = None
-                # Retried out here: inside, the error's traceback would hold on to the tensors of the failed call.
+                # Retried out here: inside, the error's traceback would hold on to the tensors of the failed
+                # call.
                 if made is None:
                     batch_size = (min(batch_size, len(batch)) + 1) // 2
                     continue
@@ -123,18 +139,20 @@ class Classifier:
 
 
 def load_classifier(
-    path: str | os.PathLike | Sequence[str | os.PathLike],
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     labels: Sequence[str] | None = None,
     input_size: int | None = None,
     device: str | torch.device = "cpu",
 ) -> Classifier:
-    """Load one classifier file, or several that each judge some of the attributes (the paper's CheXpert pair).
+    """Load one classifier file, or several that each judge some of the attributes (the paper's CheXpert
+    pair).
 
     Parameters
     ----------
     path : path or sequence of paths
-        `.safetensors`, or `.pth`, `.pt`, `.ckpt` holding a state dict, bare or under `model_state_dict`. Width, depth
-        and number of logits are read from the weights.
+        `.safetensors`, or `.pth`, `.pt`, `.ckpt`, `.bin` holding a state dict, bare or in a trainer's
+        container. Prefixes of wrappers and the head's name do not matter. Width, depth and number of logits
+        are read from the weights.
     labels : sequence of str, optional
         Attribute of each logit, over all files in order. Default: the files' metadata.
     input_size : int, optional
@@ -145,14 +163,14 @@ def load_classifier(
     Raises
     ------
     ValueError
-        If a file is missing, unreadable or of another architecture, if no labels are known, if their number is not the
-        number of logits, or if the files disagree.
+        If a file is missing, unreadable or of another architecture, if no labels are known, if their number
+        is not the number of logits, or if the files disagree.
     """
     paths = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(p) for p in path]
     if not paths:
-        raise ValueError("path lists no classifier file; give at least one")
+        raise ValueError("classifier: no file is named; give at least one.")
     if isinstance(labels, str):
-        raise ValueError(f"labels is the text {labels!r}; give a list of names, one per logit")
+        raise ValueError(f"labels: {labels!r} is a text; give a list of names, one for each logit.")
     members, named, sizes, digests = [], [], {}, []
     for file in paths:
         state, metadata = _read(file)
@@ -162,27 +180,31 @@ def load_classifier(
         sizes[file.name] = metadata.get("image_size", PAPER_INPUT_SIZE)
         digests.append(sha256_of(file))
     if input_size is None and len(set(sizes.values())) > 1:
-        raise ValueError(f"the classifier files name different image sizes ({sizes}); pass input_size")
+        raise ValueError(f"input_size: the files name different sizes ({sizes}); give one for all.")
     size = input_size if input_size is not None else next(iter(sizes.values()))
     if isinstance(size, bool) or not isinstance(size, int) or size < 32:
-        raise ValueError(f"input_size is {size!r}; give a whole number of pixels, 32 or more")
+        raise ValueError(f"input_size: {size!r} is no side in pixels; give a whole number, 32 or more.")
     names = ", ".join(file.name for file in paths)
     if labels is None:
-        if None in named:
-            unnamed = paths[named.index(None)].name
+        unnamed = next((file.name for file, group in zip(paths, named) if group is None), None)
+        if unnamed is not None:
             raise ValueError(
-                f"{unnamed} has no labels in its metadata; pass labels, one name per logit, in the order of the head"
+                f"labels: {unnamed} does not say what its logits mean; give one name for each, in their "
+                "order."
             )
-        labels = [label for group in named for label in group]
-    logits = [member.classifier[-1].out_features for member in members]
+        labels = [label for group in named for label in group or ()]
+    logits = [len(member.get_parameter("classifier.1.weight")) for member in members]
     if len(labels) != sum(logits):
         raise ValueError(
-            f"{names}: {len(labels)} labels ({', '.join(map(str, labels))}) for {sum(logits)} logits; give one label per logit"
+            f"labels: {len(labels)} names ({', '.join(map(str, labels))}) for {sum(logits)} logits of "
+            f"{names}; give one for each logit."
         )
     if not all(isinstance(label, str) and label.strip() for label in labels) or len(set(labels)) < len(
         labels
     ):
-        raise ValueError(f"{names}: labels {list(labels)!r} must be different, non-empty names")
+        raise ValueError(
+            f"labels: {list(labels)!r} repeats a name or has an empty one; give different names."
+        )
     return Classifier(members, labels, size, ",".join(digests))
 
 
@@ -197,7 +219,12 @@ class _Panel(nn.Module):
         return torch.cat([member(inputs) for member in self.members], 1)
 
     def features(self, inputs: Tensor) -> Tensor:
-        return torch.cat([member.avgpool(member.features(inputs)).flatten(1) for member in self.members], 1)
+        return torch.cat([_pooled(member, inputs) for member in self.members], 1)
+
+
+def _pooled(network: nn.Module, inputs: Tensor) -> Tensor:
+    pooled: Tensor = network.get_submodule("avgpool")(network.get_submodule("features")(inputs))
+    return pooled.flatten(1)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
@@ -216,66 +243,67 @@ def _check_images(images: Tensor, batch_size: int) -> None:
             f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         )
         raise ValueError(
-            f"images is {found}; give a floating-point tensor [N, height, width, 3] of RGB in 0..1"
+            f"images: {found} is no batch of pictures; give a floating-point tensor [N, height, width, 3] "
+            "of RGB in 0..1."
         )
     if 0 in images.shape:
-        raise ValueError(f"images is empty, shape {list(images.shape)}; give at least one image")
+        raise ValueError(f"images: the batch is empty, shape {list(images.shape)}; give at least one image.")
     if not torch.isfinite(images).all():
-        raise ValueError("images holds NaN or infinity; give RGB in 0..1")
+        raise ValueError("images: there is NaN or infinity in them; give RGB in 0..1.")
     low, high = images.min().item(), images.max().item()
     if low < -1e-3 or high > 1 + 1e-3:
-        raise ValueError(f"images ranges from {low:.4g} to {high:.4g}; give RGB in 0..1")
+        raise ValueError(f"images: they range from {low:.4g} to {high:.4g}; give RGB in 0..1.")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}; give a whole number, 1 or more")
-
-
-def _read(file: Path) -> tuple[dict[str, Tensor], dict]:
-    """State dict of a classifier file, keys without `model.`, and its decoded metadata."""
-    if not file.is_file():
         raise ValueError(
-            f"classifier file {file} does not exist; give the path of a .safetensors or .pth file"
+            f"batch_size: {batch_size!r} is no number of images; give a whole number, 1 or more."
         )
-    metadata = {}
-    if file.suffix.lower() == ".safetensors":
-        from safetensors import SafetensorError, safe_open
 
-        try:
-            with safe_open(str(file), framework="pt") as opened:
-                metadata = opened.metadata() or {}
-                state = {key: opened.get_tensor(key) for key in opened.keys()}
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{file.name} is not a safetensors file ({error}); give a whole .safetensors file"
-            ) from error
-    elif file.suffix.lower() in (".pth", ".pt", ".ckpt"):
-        try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load has no single exception for a file that it cannot read
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(
-                f"{file.name} does not load as plain weights ({reason}); save its state dict again, as .safetensors or .pth"
-            ) from error
-        if isinstance(state, dict) and "model_state_dict" in state:
-            state = state["model_state_dict"]
-    else:
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State dict of a classifier file, keys as torchvision names them, and its decoded metadata."""
+    if file.suffix.lower() not in (*SAFETENSORS, *PYTORCH):
         raise ValueError(
-            f"{file.name} ends in {file.suffix or 'no suffix'!r}; give a .safetensors, .pth, .pt or .ckpt file"
+            f"classifier: {file.name} ends in {file.suffix or 'no suffix'!r}; give a .safetensors, .pth, "
+            ".pt, .ckpt or .bin file."
         )
-    if (
-        not isinstance(state, dict)
-        or not state
-        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
-    ):
+    return _bare(file, read_tensors(file, "classifier")), _decode(file, metadata_of(file))
+
+
+def _bare(file: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keys without what wrappers put before them (`module.`, `backbone.`, …), the head as `classifier.1`."""
+    before = [key.removesuffix(_FIRST_KEY) for key in state if key.endswith(_FIRST_KEY)]
+    if len(before) != 1:
+        return state  # `_network` says what is there
+    body = f"{before[0]}features."
+    network = {
+        f"features.{key.removeprefix(body)}": value for key, value in state.items() if key.startswith(body)
+    }
+    others = {key: value for key, value in state.items() if not key.startswith(body) and not _in_loss(key)}
+    channels = network.get(_LAST_KEY, torch.empty(0)).shape[0]
+    heads = [
+        key for key, value in others.items() if key.endswith(".weight") and value.shape[1:] == (channels,)
+    ]
+    linear = [key for key, value in others.items() if value.ndim == 2]
+    if heads and heads == linear:
+        old = heads[0].removesuffix(".weight")
+        for part in ("weight", "bias"):
+            if f"{old}.{part}" in others:
+                network[f"classifier.1.{part}"] = others.pop(f"{old}.{part}")
+    elif linear:
         raise ValueError(
-            f"{file.name} holds no state dict; expected {_EXPECTED}, bare or under `model_state_dict`"
+            f"classifier: {file.name} has {len(linear)} linear layers behind its features "
+            f"({', '.join(linear[:3])}); {_EXPECTED} is read."
         )
-    if all(key.startswith("model.") for key in state):
-        state = {key.removeprefix("model."): value for key, value in state.items()}
-    return state, _decode(file, metadata)
+    return network | {key.removeprefix(before[0]): value for key, value in others.items()}
 
 
-def _decode(file: Path, metadata: dict[str, str]) -> dict:
-    decoded = {}
+def _in_loss(key: str) -> bool:
+    """Trainers keep class weights and metrics beside the network."""
+    return key.endswith("pos_weight") or key.split(".")[0] in ("criterion", "loss", "loss_fn", "metrics")
+
+
+def _decode(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    decoded: dict[str, Any] = {}
     for key, kind, wanted in (("labels", list, '["hair", "ink"]'), ("image_size", int, "128")):
         if key in metadata:
             try:
@@ -284,7 +312,8 @@ def _decode(file: Path, metadata: dict[str, str]) -> dict:
                 decoded[key] = None
             if not isinstance(decoded[key], kind):
                 raise ValueError(
-                    f"{file.name}: metadata {key} is {metadata[key]!r}; expected JSON such as {wanted}"
+                    f"classifier: the metadata of {file.name} has {key} = {metadata[key]!r}; write JSON "
+                    f"such as {wanted}."
                 )
     return decoded
 
@@ -297,7 +326,8 @@ def _network(file: Path, state: dict[str, Tensor]) -> nn.Module:
         first = ", ".join(list(state)[:3])
         reason = f"no key {error}" if isinstance(error, KeyError) else error
         raise ValueError(
-            f"{file.name} is not an EfficientNet ({reason}; first keys {first}); expected {_EXPECTED}"
+            f"classifier: {file.name} is not an EfficientNet ({reason}; its keys begin with {first}); "
+            f"{_EXPECTED} is read."
         ) from error
     expected = network.state_dict()
     missing, unmapped = [k for k in expected if k not in state], [k for k in state if k not in expected]
@@ -307,20 +337,22 @@ def _network(file: Path, state: dict[str, Tensor]) -> nn.Module:
             for keys, word in ((missing, "missing"), (unmapped, "unmapped"))
             if keys
         ]
-        raise ValueError(f"{file.name} does not fit: {'; '.join(faults)}; expected {_EXPECTED}")
+        raise ValueError(f"classifier: {file.name} does not fit, {'; '.join(faults)}; {_EXPECTED} is read.")
     wrong = [
         f"{k} {list(state[k].shape)}, not {list(v.shape)}"
         for k, v in expected.items()
         if state[k].shape != v.shape
     ]
     if wrong:
-        raise ValueError(f"{file.name} does not fit: {'; '.join(wrong[:3])}; expected {_EXPECTED}")
+        raise ValueError(
+            f"classifier: {file.name} does not fit, {'; '.join(wrong[:3])}; {_EXPECTED} is read."
+        )
     network.load_state_dict({key: value.to(expected[key].dtype) for key, value in state.items()})
     return network
 
 
 def _build(state: dict[str, Tensor]) -> nn.Module:
-    from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+    from torchvision.models.efficientnet import EfficientNet, MBConvConfig  # type: ignore[import-untyped]
 
     stages = []
     for index, stride in enumerate(_STRIDES, 1):
@@ -348,4 +380,7 @@ def _build(state: dict[str, Tensor]) -> nn.Module:
     head, final = state["classifier.1.weight"], state["features.8.0.weight"]
     if final.shape[0] >= 2048:
         raise ValueError("B5 and larger use another batch normalisation")
-    return EfficientNet(stages, dropout=0.3, num_classes=head.shape[0], last_channel=final.shape[0])
+    network: nn.Module = EfficientNet(
+        stages, dropout=0.3, num_classes=head.shape[0], last_channel=final.shape[0]
+    )
+    return network

@@ -286,10 +286,17 @@ def load_domains(
 
 
 def guess_domain(domains: dict[str, Domain], name: str) -> Domain:
-    """Return the domain whose hints occur in a checkpoint's name. Raises ValueError when none, or several, do."""
-    matches = [
-        domain for domain in domains.values() if any(hint.lower() in name.lower() for hint in domain.hints)
-    ]
+    """Return the domain whose hints occur in a checkpoint's name. Raises ValueError when none, or several, do.
+
+    A hint inside a longer one does not count: ``mimic-cxr`` is MIMIC-CXR, although CheXpert has ``cxr``.
+    """
+    hints = {
+        domain.name: {hint.lower() for hint in domain.hints if hint.lower() in name.lower()}
+        for domain in domains.values()
+    }
+    occurring: set[str] = set().union(*hints.values())
+    whole = {hint for hint in occurring if not any(hint != other and hint in other for other in occurring)}
+    matches = [domain for domain in domains.values() if hints[domain.name] & whole]
     if len(matches) != 1:
         raise ValueError(
             f"domain: cannot tell the domain from the name {name!r}; choose one of {', '.join(domains)}."

@@ -170,7 +170,7 @@ def evaluate(
     columns = [trajectory.points.index(point) for point in chosen]
     path = outwards(available, trajectory.kind)
     order = [trajectory.points.index(point) for point in path]
-    trajectory.check(images)
+    trajectory.check_rows(images)
     probabilities = trajectory.gather(predict(images)).double().numpy()
     results = {
         name: cfrt(probabilities[:, number][:, columns], probabilities[:, number, 0], target)

@@ -55,12 +55,13 @@ class Trajectory:
             "settings": self.settings,
         }
 
-    def check(self, rows):
-        """Raise ValueError when values given per row are not as many as the rows; nothing is copied."""
+    def check_rows(self, rows):
+        """Raise ValueError when values given per row, [rows, …], are not as many as the trajectory's rows."""
         if len(rows) != len(self.latents):
             raise ValueError(
                 f"images: {len(rows)} do not match the trajectory's {len(self.latents)} latents; "
-                "decode the LATENT output of the node that made this trajectory, without dropping or reordering."
+                "decode the LATENT output of the node that made this trajectory, without dropping or "
+                "reordering."
             )
 
     def gather(self, rows):
@@ -68,7 +69,7 @@ class Trajectory:
 
         Raises ValueError when their number is not the trajectory's number of rows.
         """
-        self.check(rows)
+        self.check_rows(rows)
         return (
             rows[self.index.to(rows.device)] if isinstance(rows, torch.Tensor) else rows[self.index.numpy()]
         )

@@ -3,7 +3,7 @@
 import json
 
 import comfy.model_management
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..medtraverse.classifier import load_classifier
 from ..medtraverse.evaluation import evaluate
@@ -12,7 +12,7 @@ from . import sources
 from .figure_image import drawing, figure_image
 from .managed import managed, progress_of
 from .sockets import CATEGORY, Classifier, Figure, Trajectory
-from .views import cfrt_view
+from .views import cfrt_view, preview
 
 NONE = "none"
 
@@ -181,7 +181,7 @@ class CFRTEvaluator(io.ComfyNode):
             {**result.report(), "classifier": judge["name"], "classifier_sha256": judge["sha256"]}
         )
         shown = {
-            **ui.PreviewImage(figure, cls=cls).as_dict(),
+            **preview(figure, cls),
             "text": (result.table,),
             "medtraverse": (report,),
             **cfrt_view(result, result.published),

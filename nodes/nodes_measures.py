@@ -4,7 +4,7 @@ import json
 
 import comfy.model_management
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..medtraverse.direction import direction_cosines
 from ..medtraverse.figures.cosine_chart import cosine_figure
@@ -21,7 +21,7 @@ from .figure_image import drawing, figure_image
 from .managed import managed, progress_of
 from .sockets import CATEGORY, Figure, Trajectory
 from .sources import fingerprint, metric_folders
-from .views import map_view
+from .views import map_view, preview
 
 MORE = ("trajectory_2", "trajectory_3", "trajectory_4")
 
@@ -140,7 +140,7 @@ class LatentDirectionCosine(io.ComfyNode):
             csv_text(header, rows),
             report,
             made,
-            ui={**ui.PreviewImage(figure, cls=cls).as_dict(), "medtraverse": (report,)},
+            ui={**preview(figure, cls), "medtraverse": (report,)},
         )
 
 
@@ -216,7 +216,7 @@ class LatentTSNE(io.ComfyNode):
         table = csv_text(["neutral", "attribute", "seed", "point", "x", "y"], rows)
         made = drawing("LatentTSNE", drawn, table, [trajectory], perplexity=perplexity, seed=seed)
         view = map_view(trajectory, coordinates, used_perplexity(len(coordinates), perplexity), seed, images)
-        return io.NodeOutput(figure, table, made, ui={**ui.PreviewImage(figure, cls=cls).as_dict(), **view})
+        return io.NodeOutput(figure, table, made, ui={**preview(figure, cls), **view})
 
 
 class IdentityPreservation(io.ComfyNode):
@@ -310,7 +310,7 @@ class IdentityPreservation(io.ComfyNode):
         )
         drawn = cls.draw(trajectory, result, distance)
         figure = figure_image(drawn)
-        shown = {**ui.PreviewImage(figure, cls=cls).as_dict(), "text": (table,), "medtraverse": (report,)}
+        shown = {**preview(figure, cls), "text": (table,), "medtraverse": (report,)}
         made = drawing("IdentityPreservation", drawn, table, [trajectory], **{"perceptual distance": used})
         return io.NodeOutput(table, report, figure, made, ui=shown)
 

@@ -1,14 +1,14 @@
 """TrajectoryGrid and TrajectoryFilm: the images of a trajectory side by side, and in motion (Figs 1, 3 and 6)."""
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..medtraverse.figures.film import film
 from ..medtraverse.figures.grid import grid_table, strip, strip_frames, trajectory_grid
 from ..medtraverse.trajectory import CURVE
 from .figure_image import drawing, figure_image
 from .sockets import CATEGORY, Figure, Trajectory
-from .views import trajectory_view
+from .views import preview, trajectory_view
 
 IMAGES = "Its images: VAE Decode of the LATENT beside it, in the same order."
 
@@ -86,7 +86,7 @@ class TrajectoryGrid(io.ComfyNode):
         return io.NodeOutput(
             image,
             made,
-            ui={**ui.PreviewImage(image, cls=cls).as_dict(), **trajectory_view(trajectory, images)},
+            ui={**preview(image, cls), **trajectory_view(trajectory, images)},
         )
 
 

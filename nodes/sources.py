@@ -2,11 +2,14 @@
 
 import hashlib
 import logging
+import os
 from pathlib import Path
 
 import folder_paths
 
+from ..medtraverse.checkpoint import is_unet_folder
 from ..medtraverse.domain import load_domains
+from ..medtraverse.weights import PYTORCH, SAFETENSORS
 
 PACK = Path(__file__).resolve().parent.parent
 DEMO_WEIGHTS = PACK / "demo" / "weights"
@@ -22,76 +25,123 @@ DEMO_CLASSIFIERS = {
 }
 FROM_CHECKPOINT = "from checkpoint"
 CLASSIFIER_FOLDER = "classifiers"
+CLASSIFIER_SUFFIXES = (*SAFETENSORS, *PYTORCH)
 METRICS_FOLDER = "metrics"
+READ_IN_FOLDERS = (*SAFETENSORS, *PYTORCH, ".json")
 
 
 def domains():
     """Return all domains by name: the paper's and those in ComfyUI's ``user/medtraverse/domains``.
 
-    Lists of nodes are made from them, so a file that cannot be read is logged: as an error it would take the whole pack away.
+    Lists of nodes are made from them, so a file that cannot be read is logged: as an error it would take the
+    whole pack away.
     """
     folder = Path(folder_paths.get_user_directory()) / "medtraverse" / "domains"
     return load_domains(folder, report=lambda error: logging.error("MedTraverse: %s", error))
 
 
 def checkpoint_paths():
-    """Return ``{choice: path}`` of the bundled demo model, diffusers folders and single-file checkpoints, in that order."""
+    """Return ``{choice: path}``: the demo model, diffusers folders, single-file checkpoints, in order."""
     choices = {DEMO_MODEL: DEMO_WEIGHTS / "phantom-sd"}
-    for root in folder_paths.get_folder_paths("diffusers"):
-        for index in sorted(Path(root).rglob("model_index.json")):
-            choices.setdefault(f"diffusers/{index.parent.relative_to(root).as_posix()}", index.parent)
-    for name in folder_paths.get_filename_list("checkpoints"):
-        choices[name] = Path(folder_paths.get_full_path("checkpoints", name))
-    return choices
+    for name, folder in _diffusers_folders():
+        if (folder / "model_index.json").is_file():
+            choices.setdefault(name, folder)
+    return choices | _listed("checkpoints")
 
 
 def unet_paths():
-    """Return ``{choice: path}`` of U-Nets alone, the bundled ones first; the first choice, the checkpoint's own U-Net, has the path None."""
-    names = folder_paths.get_filename_list("diffusion_models")
-    return (
-        {FROM_CHECKPOINT: None}
-        | DEMO_UNETS
-        | {name: Path(folder_paths.get_full_path("diffusion_models", name)) for name in names}
-    )
+    """Return ``{choice: path}`` of U-Nets alone, the bundled ones first.
+
+    The first choice is the checkpoint's own U-Net; its path is None. A folder is what diffusers' training
+    scripts leave in ``checkpoint-500``: ``unet`` and ``unet_ema``. The ``unet`` of a whole model is not
+    offered again.
+    """
+    folders = {
+        name: folder
+        for name, folder in _diffusers_folders()
+        if is_unet_folder(folder)
+        and not (folder.name == "unet" and (folder.parent / "model_index.json").is_file())
+    }
+    return {FROM_CHECKPOINT: None} | DEMO_UNETS | folders | _listed("diffusion_models")
 
 
 def classifier_paths():
     """Return ``{choice: path}`` of the bundled classifiers and of those in ``models/classifiers``."""
-    if CLASSIFIER_FOLDER not in folder_paths.folder_names_and_paths:
-        folder = Path(folder_paths.models_dir) / CLASSIFIER_FOLDER
-        folder_paths.folder_names_and_paths[CLASSIFIER_FOLDER] = (
-            [str(folder)],
-            {".safetensors", ".pth", ".pt", ".ckpt"},
-        )
-    names = folder_paths.get_filename_list(CLASSIFIER_FOLDER)
-    return DEMO_CLASSIFIERS | {
-        name: Path(folder_paths.get_full_path(CLASSIFIER_FOLDER, name)) for name in names
-    }
+    return DEMO_CLASSIFIERS | _listed(CLASSIFIER_FOLDER, CLASSIFIER_SUFFIXES)
 
 
 def metric_folders():
-    """Return the folders, ``models/metrics`` first, that may hold the weights of LPIPS and Inception."""
-    if METRICS_FOLDER not in folder_paths.folder_names_and_paths:
-        folder_paths.folder_names_and_paths[METRICS_FOLDER] = (
-            [str(Path(folder_paths.models_dir) / METRICS_FOLDER)],
-            {".pth"},
-        )
+    """Return the folders, ``models/metrics`` among them, that may hold the weights of LPIPS and Inception."""
+    _register(METRICS_FOLDER, (".pth",))
     return [Path(folder) for folder in folder_paths.get_folder_paths(METRICS_FOLDER)]
 
 
+def _register(kind, suffixes):
+    """Make ComfyUI list files of ``models/kind`` with those suffixes, beside what it or a user has set up.
+
+    ComfyUI registers ``classifiers`` itself, for files without a suffix; a folder in ``extra_model_paths``
+    makes an entry for all files, without ``models/kind``.
+    """
+    known = folder_paths.folder_names_and_paths
+    own = str(Path(folder_paths.models_dir) / kind)
+    folders, listed = known.get(kind, ([own], set(suffixes)))
+    # An empty set lists everything, so it stays empty.
+    wanted = (
+        (folders if own in folders else [*folders, own]),
+        (set(listed) | set(suffixes) if listed else listed),
+    )
+    if known.get(kind) != wanted:
+        known[kind] = wanted
+        folder_paths.filename_list_cache.pop(kind, None)
+
+
+def _listed(kind, suffixes=()):
+    """Return ``{name: path}`` of ComfyUI's list of a kind of model; links that lead nowhere are left out."""
+    if suffixes:
+        _register(kind, suffixes)
+    paths = {name: folder_paths.get_full_path(kind, name) for name in folder_paths.get_filename_list(kind)}
+    return {
+        name: Path(path)
+        for name, path in paths.items()
+        if path and (not suffixes or Path(path).suffix.lower() in suffixes)
+    }
+
+
+def _diffusers_folders():
+    """Yield ``(choice, folder)`` for all folders below ``models/diffusers``, links followed as by core."""
+    for root in folder_paths.get_folder_paths("diffusers"):
+        for place, names, _ in os.walk(root, followlinks=True):
+            folder, names[:] = Path(place), sorted(names)
+            # A link to a folder above would be walked in circles.
+            if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
+                names.clear()
+            elif folder != Path(root):
+                yield f"diffusers/{folder.relative_to(root).as_posix()}", folder
+
+
 def pick(choices, choice, name):
-    """Return the path behind a choice. Raises ValueError with the good ones: the server does not check a V3 combo."""
+    """Return the path behind a choice. Raises ValueError with the good ones: the server does not check it."""
     if choice not in choices:
         raise ValueError(f"{name}: there is no {choice!r}; the choices are {', '.join(map(repr, choices))}.")
     return choices[choice]
 
 
 def fingerprint(*paths):
-    """Return a digest that changes when one of the files changes, for ComfyUI's cache; saved images hold it, so it shows no path."""
+    """Return a digest for ComfyUI's cache that changes when one of the files changes, or what is read beside
+    it.
+
+    Saved images hold it, so it shows no path.
+    """
     marks = []
     for path in filter(None, (p and Path(p) for p in paths)):
-        files = (
-            [path] if path.is_file() else sorted(path.rglob("*.safetensors")) + sorted(path.rglob("*.json"))
-        )
-        marks += [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+        if path.is_dir():
+            below = (
+                Path(place) / name for place, _, names in os.walk(path, followlinks=True) for name in names
+            )
+            files = sorted(file for file in below if file.suffix.lower() in READ_IN_FOLDERS)
+        else:
+            files = [path, path.with_suffix(".json"), path.parent / "config.json"]
+        marks += [
+            (str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists()
+        ]
     return hashlib.sha256(repr(marks).encode()).hexdigest()

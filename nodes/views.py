@@ -1,10 +1,14 @@
 """Files for the widgets on the canvas: trajectory viewer, latent map, CFRT panel.
 
-They lie in ComfyUI's temp folder, below ``medtraverse``, and a node's ``ui`` names one JSON file; the page loads the rest on demand.
+They lie in ComfyUI's temp folder, below ``medtraverse``, and a node's ``ui`` names one JSON file; the page
+loads the rest on demand. What the JSON file holds is said in ``view_contract.py``.
 """
 
+import contextlib
 import hashlib
+import io
 import json
+import logging
 import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -15,60 +19,82 @@ import comfy.model_management
 import folder_paths
 import numpy as np
 import torch
+from comfy.cli_args import args
+from comfy_api.latest import ui
+from comfy_execution.utils import get_executing_context
 from PIL import Image
 
 from ..medtraverse.notice import NOTICE
-from ..medtraverse.pixels import to_bytes, write_jpeg
+from ..medtraverse.pixels import to_bytes
 from ..medtraverse.whole_file import write_text
+from .live import say
+from .view_contract import FORMAT
 
 FOLDER = "medtraverse"
 # Images of one viewer, and thumbnails of one map; further patients are left out, and the widget says so.
 MOST_IMAGES, MOST_THUMBNAILS = 3200, 40_000
+# Bytes of one viewer's images, as MOST_IMAGES, and of all views together, of which the oldest then go.
+MOST_BYTES, MOST_BYTES_KEPT = 2**30, 4 * 2**30
 COLUMNS, SIDE = 10, 96
-_AT_ONCE = 64
+# A browser's numbers are exact up to here.
+_EXACT = 2**53
+# Views in the folder, the oldest first: name to the node that made it (None where unknown) and its bytes.
+_kept: dict[str, tuple] = {}
 
 
 def trajectory_key(trajectory):
-    """Return a digest by which the page knows views of one traversal, whole or in part: settings, kind and the first neutral latent."""
-    first = trajectory.latents[trajectory.index[0, 0, 0]].float().contiguous().numpy().tobytes()
-    said = json.dumps([trajectory.kind, trajectory.neutral, trajectory.settings], sort_keys=True, default=str)
-    return hashlib.sha256(said.encode() + first).hexdigest()[:24]
+    """Return a digest by which the page knows views of one traversal, whole or in part.
+
+    It is made from settings, kind and the first neutral latent.
+    """
+    neutral = trajectory.latents[trajectory.index[0, 0, 0]]
+    first = neutral.float().cpu().contiguous().numpy().tobytes()
+    said = [trajectory.kind, trajectory.neutral, trajectory.settings]
+    text = json.dumps(said, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode() + first).hexdigest()[:24]
+
+
+def preview(image, cls):
+    """Return core's preview of a figure for ``ui``.
+
+    One that cannot be written is a line on the node and in the log.
+    """
+    try:
+        return ui.PreviewImage(image, cls=cls).as_dict()
+    except OSError as error:
+        say(_warning("picture", error))
+        return {}
 
 
 def trajectory_view(trajectory, images):
-    """Write the viewer's files for the images [rows, H, W, 3] of a trajectory; return what goes into ``ui``."""
-    trajectory.gather(images)
-    return _viewer(trajectory, images, approximate=False)
+    """Write the viewer's files for the images [rows, H, W, 3] of a trajectory; return ``ui``."""
+    trajectory.check_rows(images)
+    height, width = images.shape[1:3]
+    return _written(_viewer, trajectory, images.__getitem__, [width, height], approximate=False)
 
 
 def latent_view(trajectory):
-    """Write the viewer's files for a trajectory that nothing has decoded: latents as ComfyUI's rough preview colours."""
-    factors = comfy.latent_formats.SD15()
-    if trajectory.latents.shape[1] != len(factors.latent_rgb_factors):
+    """Write the viewer's files for a trajectory that nothing has decoded; return ``ui``.
+
+    Its images are latents in ComfyUI's rough preview colours.
+    """
+    factors = torch.tensor(comfy.latent_formats.SD15().latent_rgb_factors).float()
+    if trajectory.latents.shape[1] != len(factors):
         return {}
-    colours = torch.tensor(factors.latent_rgb_factors).float()
-    images = (torch.einsum("nchw,cd->nhwd", trajectory.latents.float(), colours) + 1) / 2
-    return _viewer(trajectory, images, approximate=True)
+    height, width = trajectory.latents.shape[2:]
+
+    def image(row):
+        return (torch.einsum("chw,cd->hwd", trajectory.latents[row].float().cpu(), factors) + 1) / 2
+
+    return _written(_viewer, trajectory, image, [width, height], approximate=True)
 
 
 def map_view(trajectory, coordinates, perplexity, seed, images=None):
-    """Write the latent map's files: ``coordinates`` [rows, 2] as JSON, thumbnails of ``images`` on sheets of a hundred."""
-    name, sheets = _name(), None
-    if images is not None and len(images) <= MOST_THUMBNAILS:
-        _write_sheets(name, images)
-        sheets = {
-            "subfolder": FOLDER,
-            "type": "temp",
-            "prefix": f"{name}-",
-            "suffix": ".jpg",
-            "columns": COLUMNS,
-            "rows": COLUMNS,
-            "side": SIDE,
-        }
-    x, y = np.asarray(coordinates, dtype=np.float64).T.round(4).tolist()
-    return _publish(
-        name, trajectory, "map", {"x": x, "y": y, "perplexity": perplexity, "seed": seed, "sheets": sheets}
-    )
+    """Write the latent map's files; return ``ui``.
+
+    ``coordinates`` [rows, 2] go into the JSON file, thumbnails of ``images`` on sheets of a hundred.
+    """
+    return _written(_map, trajectory, coordinates, perplexity, seed, images)
 
 
 def cfrt_view(evaluation, published):
@@ -89,7 +115,6 @@ def cfrt_view(evaluation, published):
             "success": result.success.tolist(),
             "leaked": result.leaked.tolist(),
             "deltas": result.deltas.round(5).tolist(),
-            "flip_rate": evaluation.flips[attribute].report(),
         }
         for attribute, result in evaluation.results.items()
     ]
@@ -99,43 +124,150 @@ def cfrt_view(evaluation, published):
         "far": list(evaluation.far),
         "results": results,
     }
-    return _publish(_name(), trajectory, "cfrt", own)
+    return _written(_publish, trajectory, "cfrt", own)
 
 
-def _viewer(trajectory, images, approximate):
-    shown = trajectory.index
-    while len(shown) > 1 and len(shown.unique()) > MOST_IMAGES:
-        shown = shown[: max(1, len(shown) * MOST_IMAGES // len(shown.unique()))]
-    name = _name()
-    _write_images(name, images, shown.unique().tolist())
-    height, width = images.shape[1:3]
-    place = {"subfolder": FOLDER, "type": "temp", "prefix": f"{name}-", "suffix": ".png"}
-    own = {
-        "size": [width, height],
-        "images": place,
-        "approximate": approximate,
-        "left_out": trajectory.patients - len(shown),
-    }
-    return _publish(name, trajectory, "trajectory", own, len(shown))
+def _written(write, *arguments, **options):
+    """Return ``ui`` for a view whose files ``write(name, ...)`` writes.
+
+    A run's results are worth more than a look at them: a view that cannot be written is a line on the node
+    and in the log.
+    """
+    name, node = uuid.uuid4().hex[:16], _running_node()
+    try:
+        try:
+            write(name, *arguments, **options)
+        except OSError:
+            if not _delete(*_views_of(node)):
+                raise
+            write(name, *arguments, **options)
+    except OSError as error:
+        _delete(name)
+        _warning("view", error)
+        return {"medtraverse_view": [{"unwritten": _reason(error)}]}
+    except BaseException:
+        _delete(name)
+        raise
+    if _core_forgets():
+        _delete(*_views_of(node))
+    _kept[name] = node, sum(path.stat().st_size for path in _files(name))
+    while len(_kept) > 1 and sum(size for _, size in _kept.values()) > MOST_BYTES_KEPT:
+        _delete(next(iter(_kept)))
+    return {"medtraverse_view": [{"filename": f"{name}.json", "subfolder": FOLDER, "type": "temp"}]}
 
 
-def _name():
+def _viewer(name, trajectory, image, size, approximate):
     _folder().mkdir(parents=True, exist_ok=True)
-    return uuid.uuid4().hex[:16]
+    patients = _write_images(name, image, trajectory.index.flatten(1).tolist())
+    own = {
+        "size": size,
+        "images": {"subfolder": FOLDER, "type": "temp", "prefix": f"{name}-", "suffix": ".png"},
+        "approximate": approximate,
+        "left_out": trajectory.patients - patients,
+    }
+    _publish(name, trajectory, "trajectory", own, patients)
+
+
+def _map(name, trajectory, coordinates, perplexity, seed, images):
+    sheets = None
+    if images is not None and len(images) <= MOST_THUMBNAILS:
+        _folder().mkdir(parents=True, exist_ok=True)
+        _write_sheets(name, images)
+        sheets = {
+            "subfolder": FOLDER,
+            "type": "temp",
+            "prefix": f"{name}-",
+            "suffix": ".jpg",
+            "columns": COLUMNS,
+            "rows": COLUMNS,
+            "side": SIDE,
+        }
+    x, y = np.asarray(coordinates, dtype=np.float64).T.round(4).tolist()
+    own = {"x": x, "y": y, "perplexity": float(perplexity), "seed": seed, "sheets": sheets}
+    _publish(name, trajectory, "map", own)
+
+
+def _running_node():
+    """Return page, workflow, node and turn in a list of what is running; None where they are not known."""
+    context = get_executing_context()
+    if context is None:
+        return None
+    from server import PromptServer
+
+    running = PromptServer.instance.prompt_queue.currently_running.values()
+    extra = next((item[3] for item in running if item[1] == context.prompt_id), {})
+    workflow = ((extra.get("extra_pnginfo") or {}).get("workflow") or {}).get("id")
+    client = extra.get("client_id")
+    return (client, workflow, context.node_id, context.list_index) if client and workflow else None
+
+
+def _core_forgets():
+    """Return whether core keeps the outputs of the last prompt only, so that no older view comes back."""
+    kept = args.cache_lru or getattr(args, "cache_ram", 0) != 0
+    return args.cache_classic or args.cache_none or not kept
 
 
 def _folder():
     return Path(folder_paths.get_temp_directory()) / FOLDER
 
 
-def _write_images(name, images, rows):
-    def write(row):
-        Image.fromarray(to_bytes(images[row])).save(_folder() / f"{name}-{row}.png", compress_level=1)
+def _files(name):
+    return list(_folder().glob(f"{name}*"))
 
+
+def _views_of(node):
+    return [name for name, (maker, _) in _kept.items() if node is not None and maker == node]
+
+
+def _delete(*names):
+    """Delete views and whatever was written of them; return whether there were any."""
+    for name in names:
+        _kept.pop(name, None)
+        for path in _files(name):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    return bool(names)
+
+
+def _reason(error):
+    return error.strerror or str(error)
+
+
+def _warning(what, error):
+    """Log that a view or picture could not be written; return the line."""
+    line = (
+        f"The files of this node's {what} could not be written ({_reason(error)}); its outputs are whole. "
+        "Make room in ComfyUI's temp folder and run again to see it."
+    )
+    logging.warning("MedTraverse: %s %s", line, folder_paths.get_temp_directory())
+    return line
+
+
+def _save(picture, path, kind, **options):
+    """Write a picture and return its bytes; Pillow's own writing hides why a disk refuses it."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return path.write_bytes(buffer.getbuffer())
+
+
+def _write_images(name, image, patients):
+    """Write the images of patients, lists of rows, up to a limit; return the number of patients."""
+
+    def write(row):
+        return _save(
+            Image.fromarray(to_bytes(image(row))), _folder() / f"{name}-{row}.png", "PNG", compress_level=1
+        )
+
+    written, size = set(), 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(rows), _AT_ONCE):
+        for patient, rows in enumerate(patients):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            list(pool.map(write, rows[start : start + _AT_ONCE]))
+            new = sorted(set(rows) - written)
+            if patient and (len(written) + len(new) > MOST_IMAGES or size >= MOST_BYTES):
+                return patient
+            size += sum(pool.map(write, new))
+            written.update(new)
+    return len(patients)
 
 
 def _write_sheets(name, images):
@@ -145,28 +277,26 @@ def _write_sheets(name, images):
         for cell, image in enumerate(images[number * COLUMNS**2 : (number + 1) * COLUMNS**2]):
             picture = Image.fromarray(to_bytes(image)).resize((SIDE, SIDE), Image.LANCZOS)
             sheet.paste(picture, (cell % COLUMNS * SIDE, cell // COLUMNS * SIDE))
-        write_jpeg(sheet, _folder() / f"{name}-{number}.jpg", 90)
+        _save(sheet, _folder() / f"{name}-{number}.jpg", "JPEG", quality=90, comment=NOTICE)
 
 
 def _publish(name, trajectory, view, own, patients=None):
-    """Write the JSON file, last and at once; return ``{"medtraverse_view": …}`` for ``ui``."""
+    """Write the JSON file, last and at once."""
     attributes = [
         {"name": attribute, "colour": colour, "labels": list(labels)}
         for attribute, colour, labels in zip(trajectory.attributes, trajectory.colours, trajectory.labels)
     ]
     record = {
-        "format": 1,
+        "format": FORMAT,
         "view": view,
         "notice": NOTICE,
         "key": trajectory_key(trajectory),
         "kind": trajectory.kind,
         "neutral": trajectory.neutral,
-        "seeds": list(trajectory.seeds[:patients]),
+        "seeds": [seed if seed <= _EXACT else str(seed) for seed in trajectory.seeds[:patients]],
         "attributes": attributes,
         "points": list(trajectory.points),
         "index": trajectory.index[:patients].tolist(),
         **own,
     }
-    path = _folder() / f"{name}.json"
-    write_text(path, json.dumps(record, separators=(",", ":")))
-    return {"medtraverse_view": [{"filename": path.name, "subfolder": FOLDER, "type": "temp"}]}
+    write_text(_folder() / f"{name}.json", json.dumps(record, separators=(",", ":")))

@@ -1,54 +1,85 @@
 /** Widgets that show what a run has made: trajectory viewer, latent map, CFRT panel. */
 import { app } from '/scripts/app.js'
 import { CFRTView } from './parts/cfrt.js'
+import { filled, make } from './parts/elements.js'
 import { LatentMapView } from './parts/map.js'
-import { decoded, predictions, readView, readWords, translate } from './parts/server.js'
+import { UnknownFormat, decoded, predictions, readView, readWords, translate } from './parts/server.js'
 import { addStyle } from './parts/style.js'
 import { TrajectoryView } from './parts/viewer.js'
 
-/** Of each node class: its view, and the least height and width of a node that shows it, in pixels. */
+/** @import { ComfyNode } from './types/comfy' */
+/** @import { File, Shown, ViewFile } from './types/views' */
+/** @import { Host, Widget } from './types/widgets' */
+
+/**
+ * What shows a node's runs.
+ * @typedef {object} Kind
+ * @property {new (host: Host<any>) => Widget} View each has a state of its own
+ * @property {ViewFile['view']} view the files that it shows
+ * @property {number} height least of a node that shows it, in pixels
+ * @property {number} width likewise
+ */
+
+/** @type {Record<string, Kind>} by the node's class */
 const VIEWS = {
-  PromptSwapKSampler: { View: TrajectoryView, height: 300, width: 460 },
-  BezierLatentInterpolate: { View: TrajectoryView, height: 300, width: 460 },
-  TrajectoryGrid: { View: TrajectoryView, height: 380, width: 460 },
-  LatentTSNE: { View: LatentMapView, height: 400, width: 460 },
-  CFRTEvaluator: { View: CFRTView, height: 240, width: 460 },
+  PromptSwapKSampler: { View: TrajectoryView, view: 'trajectory', height: 300, width: 460 },
+  BezierLatentInterpolate: { View: TrajectoryView, view: 'trajectory', height: 300, width: 460 },
+  TrajectoryGrid: { View: TrajectoryView, view: 'trajectory', height: 380, width: 460 },
+  LatentTSNE: { View: LatentMapView, view: 'map', height: 400, width: 460 },
+  CFRTEvaluator: { View: CFRTView, view: 'cfrt', height: 240, width: 460 },
 }
 /** Node classes without a view of their own, whose decoded images the viewers of the same trajectory show. */
 const SOURCES = ['TrajectoryFilm']
 const HINT = 30
+const GONE = () => translate('The files of this run are gone; run again.')
+const UNKNOWN_FORMAT = () =>
+  translate('The files of this run have the format {format}, which this page does not know; reload the page.')
+const UNWRITTEN = () =>
+  translate('The files of this view could not be written ({reason}); the outputs of the node are whole.')
 /** What is kept in the workflow: where the last run's file is, and where the user was in it. */
 const PROPERTY = 'medtraverse_view'
 
-/** Add the widget to a node that was just created, and follow its runs. @param {any} node @param {{View: any, height: number, width: number}} kind */
-function attach(node, { View, height, width }) {
+/**
+ * @typedef {object} Follower what a node's runs are told to
+ * @property {Record<string, unknown>} state
+ * @property {(file: File, grow: boolean) => void} open `grow` makes room for the view
+ * @property {(reason: string) => void} fail the files of a run could not be written
+ */
+
+/** Let the frontend see a change that it has not made itself: it keeps drafts and undo by this. */
+function changed() {
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker
+  // captureCanvasState has taken the place of checkState, which newer frontends warn of.
+  if (tracker?.captureCanvasState) tracker.captureCanvasState()
+  else tracker?.checkState?.()
+}
+
+/**
+ * Add the widget to a node that was just created, and follow its runs.
+ * @param {ComfyNode} node
+ * @param {Kind} kind
+ */
+function attach(node, { View, view, height, width }) {
   addStyle()
-  const box = document.createElement('div')
-  box.className = 'mt-view'
-  box.dataset.mtNode = node.comfyClass
-  const hint = document.createElement('div')
-  hint.className = 'mt-hint'
-  hint.textContent = translate('Run to look at the trajectory.')
-  box.append(hint)
-  /** @type {any} */
-  let view = null
+  const hint = make('div', { class: 'mt-hint' }, translate('Run to look at the trajectory.'))
+  const box = make('div', { class: 'mt-view', 'data-mt-node': node.comfyClass }, hint)
+  /** @type {Widget | null} */
+  let shown = null
   let asked = 0
+  /** @type {Host<Record<string, unknown>>} */
   const host = {
-    /** @type {Record<string, any>} */
     state: {},
     save() {
-      node.properties[PROPERTY] = { ...node.properties[PROPERTY], state: { ...host.state } }
-      // The frontend keeps drafts and undo by this.
-      const manager = /** @type {any} */ (app.extensionManager)
-      manager?.workflow?.activeWorkflow?.changeTracker?.checkState?.()
+      node.properties[PROPERTY] = { ...kept(node), state: { ...host.state } }
+      changed()
     },
     t: translate,
   }
   const widget = node.addDOMWidget('medtraverse_view', 'MEDTRAVERSE_VIEW', box, {
     serialize: false,
     hideOnZoom: true,
-    getMinHeight: () => (view ? height : HINT),
-    getMaxHeight: () => (view ? 4096 : HINT),
+    getMinHeight: () => (shown ? height : HINT),
+    getMaxHeight: () => (shown ? 4096 : HINT),
   })
   widget.serialize = false
 
@@ -58,82 +89,117 @@ function attach(node, { View, height, width }) {
     hint.hidden = !text
   }
 
-  /** @param {any} file @param {boolean} grow make room for the view */
-  const open = async (file, grow) => {
-    const turn = ++asked
-    try {
-      const data = await readView(file)
-      if (turn !== asked) return
-      if (data.view === 'cfrt') predictions.add(data)
-      if (!view) {
-        view = new View(host)
-        box.append(view.element)
-        // Nodes 2.0 asks the element, not the widget.
-        box.style.minHeight = `${height - 20}px`
-      }
-      say('')
-      view.show(data)
-      const [wide, tall] = node.size
-      const needed = node.computeSize()[1]
-      if (grow || tall < needed) node.setSize([Math.max(wide, width), Math.max(tall, needed)])
-      node.setDirtyCanvas?.(true, true)
-    } catch (error) {
-      if (turn !== asked) return
-      close()
-      say(translate('The files of this run are gone; run again.'))
-    }
-  }
-
   const close = () => {
-    view?.dispose()
-    view?.element.remove()
-    view = null
+    asked++
+    shown?.dispose()
+    shown?.element.remove()
+    shown = null
     box.style.minHeight = ''
   }
 
-  follow(node, host, open)
+  follow(node, {
+    get state() {
+      return host.state
+    },
+    set state(state) {
+      host.state = state
+    },
+    async open(file, grow) {
+      const turn = ++asked
+      try {
+        const data = await readView(file)
+        if (turn !== asked) return
+        if (data.view !== view) throw new Error(`a ${data.view} view`)
+        if (data.view === 'cfrt') predictions.add(data)
+        if (!shown) {
+          shown = new View(host)
+          box.append(shown.element)
+          // Nodes 2.0 asks the element, not the widget.
+          box.style.minHeight = `${height - 20}px`
+        }
+        say('')
+        shown.show(data)
+        const [wide, tall] = node.size
+        const needed = node.computeSize()[1]
+        if (grow || tall < needed) node.setSize([Math.max(wide, width), Math.max(tall, needed)])
+        node.setDirtyCanvas(true, true)
+      } catch (error) {
+        if (turn !== asked) return
+        close()
+        const unknown = error instanceof UnknownFormat
+        say(unknown ? filled(UNKNOWN_FORMAT(), { format: String(error.format) }) : GONE())
+      }
+    },
+    fail(reason) {
+      close()
+      say(filled(UNWRITTEN(), { reason }))
+    },
+  })
   const removed = node.onRemoved
   node.onRemoved = function () {
-    removed?.apply(this, arguments)
-    asked++
+    removed?.call(this)
     close()
   }
 }
 
 /**
- * Open the file of every run, and the one that a workflow brings along.
- * @param {any} node @param {{state: Record<string, any>}} host @param {(file: any, grow: boolean) => void} open
+ * What a node's properties keep of its last run.
+ * @param {ComfyNode} node
+ * @returns {{file?: File, state?: Record<string, unknown>} | undefined}
  */
-function follow(node, host, open) {
+const kept = (node) =>
+  /** @type {{file?: File, state?: Record<string, unknown>} | undefined} */ (node.properties?.[PROPERTY])
+
+/**
+ * Open the file of every run, and the one that a workflow brings along.
+ * @param {ComfyNode} node
+ * @param {Follower} follower
+ */
+function follow(node, follower) {
   const executed = node.onExecuted
-  node.onExecuted = function (/** @type {any} */ output) {
-    executed?.apply(this, arguments)
-    const file = output?.medtraverse_view?.[0]
-    if (!file) return
-    node.properties[PROPERTY] = { file: { filename: file.filename, subfolder: file.subfolder, type: file.type }, state: { ...host.state } }
-    open(file, true)
+  node.onExecuted = function (output) {
+    executed?.call(this, output)
+    const shown = /** @type {Partial<Shown> | null} */ (output)?.medtraverse_view?.[0]
+    if (!shown) return
+    const state = { ...follower.state }
+    if ('unwritten' in shown) {
+      node.properties[PROPERTY] = { state }
+      return follower.fail(shown.unwritten)
+    }
+    const { filename, subfolder, type } = shown
+    node.properties[PROPERTY] = { file: { filename, subfolder, type }, state }
+    follower.open(shown, true)
   }
   const configure = node.onConfigure
-  node.onConfigure = function () {
-    configure?.apply(this, arguments)
-    const kept = node.properties?.[PROPERTY]
-    if (!kept?.file) return
+  node.onConfigure = function (serialised) {
+    configure?.call(this, serialised)
     // A copy has the same properties object until one of them is changed.
-    node.properties[PROPERTY] = structuredClone(kept)
-    host.state = { ...kept.state }
-    open(kept.file, false)
+    const own = structuredClone(kept(node))
+    if (!own?.file) return
+    node.properties[PROPERTY] = own
+    follower.state = own.state ?? {}
+    follower.open(own.file, false)
   }
 }
 
 app.registerExtension({
   name: 'MedTraverse.Views',
   async setup() {
-    await readWords(app.extensionManager?.setting?.get?.('Comfy.Locale') ?? 'en')
+    const language = app.extensionManager?.setting?.get?.('Comfy.Locale')
+    await readWords(typeof language === 'string' ? language : 'en')
   },
-  nodeCreated(/** @type {any} */ node) {
-    const kind = VIEWS[/** @type {keyof typeof VIEWS} */ (node.comfyClass)]
+  nodeCreated(node) {
+    const kind = VIEWS[node.comfyClass ?? '']
     if (kind) attach(node, kind)
-    if (SOURCES.includes(node.comfyClass))
-      follow(node, { state: {} }, (file) => readView(file).then((view) => decoded.add(view), () => {}))
+    if (SOURCES.includes(node.comfyClass ?? ''))
+      follow(node, {
+        state: {},
+        open: (file) =>
+          void readView(file).then(
+            (view) => view.view === 'trajectory' && decoded.add(view),
+            () => {},
+          ),
+        fail: () => {},
+      })
   },
 })

@@ -26,7 +26,7 @@ def small_network(logits, width=0.25, seed=0):
 
 
 def unsettle(network):
-    """Take batch statistics from noise: with the initial ones a deep random network gives every image the same score."""
+    """Take batch statistics from noise: else a deep random network gives every image the same score."""
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
@@ -88,6 +88,59 @@ def test_paper_checkpoint_gives_torchvisions_own_logits(tmp_path):
     )
     assert classifier.labels == tuple(labels)
     assert classifier.features(images).shape == (3, 1280)
+
+
+class Wrapped(torch.nn.Module):
+    """As many write it: the network without its head as `backbone`, a head of their own, and the loss."""
+
+    def __init__(self, network, name="fc"):
+        super().__init__()
+        features = torch.nn.Sequential()
+        features.features = network.features
+        self.backbone = features
+        setattr(self, name, network.classifier[-1])
+        self.criterion = torch.nn.BCEWithLogitsLoss(pos_weight=torch.ones(2))
+
+
+FORMS = {
+    "Lightning": lambda n: {"state_dict": prefixed(n), "epoch": 1, "hyper_parameters": {"lr": 1e-4}},
+    "container model": lambda n: {"model": n.state_dict(), "optimizer": {"state": {}}},
+    "DataParallel": lambda n: torch.nn.DataParallel(n).state_dict(),
+    "compiled": lambda n: torch.compile(n).state_dict(),
+    "DataParallel in Lightning": lambda n: {
+        "state_dict": {f"model.{k}": v for k, v in torch.nn.DataParallel(n).state_dict().items()}
+    },
+    "backbone and fc": lambda n: Wrapped(n).state_dict(),
+    "backbone and a sequence": lambda n: {
+        k.replace("head.", "head.2."): v for k, v in Wrapped(n, "head").state_dict().items()
+    },
+    "bare linear head": lambda n: {
+        k.replace("classifier.1", "classifier"): v for k, v in n.state_dict().items()
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_what_trainers_and_wrappers_leave_around_a_network_does_not_matter(tmp_path, images, form):
+    network = small_network(2)
+    torch.save(form(network), tmp_path / "a.ckpt")
+    classifier = load_classifier(tmp_path / "a.ckpt", ["hair", "ink"], 64)
+    with torch.inference_mode():
+        logits = network(((images - MEAN) / STD).permute(0, 3, 1, 2))
+    assert logits.std(0).min() > 1e-3, "the images must differ in their logits, or this test has no power"
+    torch.testing.assert_close(classifier.predict(images), torch.sigmoid(logits), atol=1e-5, rtol=0)
+
+
+def test_a_head_of_several_layers_is_named(tmp_path):
+    state = small_network(2).state_dict()
+    state = {k: v for k, v in state.items() if not k.startswith("classifier")}
+    channels = state["features.8.0.weight"].shape[0]
+    state |= {"classifier.1.weight": torch.zeros(8, channels), "classifier.4.weight": torch.zeros(2, 8)}
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(
+        ValueError, match=r"2 linear layers behind its features .classifier.1.weight, classifier.4"
+    ):
+        load_classifier(tmp_path / "a.pth", ["hair", "ink"])
 
 
 def test_paper_input_size_is_the_default(tmp_path):
@@ -199,13 +252,13 @@ def test_half_precision_files_run_in_float32(tmp_path, images):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (torch.rand(2, 3, 64, 64), "images is .*2, 3, 64, 64.*height, width, 3"),
-        (torch.rand(64, 64, 3), "images is"),
-        (torch.zeros(1, 64, 64, 3, dtype=torch.uint8), "images is torch.uint8"),
-        (torch.rand(0, 64, 64, 3), "images is empty"),
+        (torch.rand(2, 3, 64, 64), "images: .*2, 3, 64, 64.*height, width, 3"),
+        (torch.rand(64, 64, 3), "images: .*64, 64, 3"),
+        (torch.zeros(1, 64, 64, 3, dtype=torch.uint8), "images: torch.uint8"),
+        (torch.rand(0, 64, 64, 3), "images: the batch is empty"),
         (torch.full((1, 64, 64, 3), float("nan")), "NaN"),
-        (torch.full((1, 64, 64, 3), 255.0), "ranges from 255 to 255"),
-        ([[0.5]], "images is list"),
+        (torch.full((1, 64, 64, 3), 255.0), "images: they range from 255 to 255"),
+        ([[0.5]], "images: list"),
     ],
 )
 def test_bad_images_are_named(small, bad, message):
@@ -214,7 +267,7 @@ def test_bad_images_are_named(small, bad, message):
 
 
 def test_bad_batch_size_is_named(small, images):
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="batch_size: 0 is no"):
         load_classifier(small[0]).predict(images, batch_size=0)
 
 
@@ -238,17 +291,21 @@ BROKEN = {
     "not safetensors": (
         "x.safetensors",
         lambda: b"not a header at all",
-        "x.safetensors is not a safetensors file",
+        "x.safetensors could not be read as safetensors",
     ),
-    "empty file": ("x.safetensors", lambda: b"", "x.safetensors is not a safetensors file"),
-    "not a checkpoint": ("x.pth", lambda: b"junk", "x.pth does not load as plain weights"),
-    "pickled module": ("x.pth", lambda: torch.nn.Linear(1, 1), "x.pth does not load as plain weights"),
-    "other suffix": ("x.bin", lambda: b"junk", "x.bin ends in '.bin'"),
-    "no state dict": ("x.pth", lambda: {"epoch": 3}, "x.pth holds no state dict"),
+    "empty file": ("x.safetensors", lambda: b"", "x.safetensors is empty"),
+    "not a checkpoint": ("x.pth", lambda: b"junk", "x.pth could not be read as PyTorch weights"),
+    "pickled module": (
+        "x.pth",
+        lambda: torch.nn.Linear(1, 1),
+        "x.pth .* holds Python objects .torch.nn.modules.linear.Linear",
+    ),
+    "other suffix": ("x.onnx", lambda: b"junk", "x.onnx ends in '.onnx'"),
+    "no state dict": ("x.pth", lambda: {"epoch": 3}, "x.pth holds the keys 'epoch' and no state dict"),
     "other architecture": (
         "x.pth",
         lambda: torchvision.models.squeezenet1_1().state_dict(),
-        "x.pth is not an EfficientNet .*first keys features.0.weight",
+        "x.pth is not an EfficientNet .*its keys begin with features.0.weight",
     ),
     "headless": (
         "x.pth",
@@ -280,7 +337,7 @@ def test_broken_files_are_named(tmp_path, name, content, message):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match="gone.safetensors does not exist"):
+    with pytest.raises(ValueError, match="classifier: file gone.safetensors is missing"):
         load_classifier(tmp_path / "gone.safetensors")
 
 
@@ -290,16 +347,16 @@ def test_labels_and_sizes_are_checked(tmp_path, small):
     save_small(tmp_path / "large.safetensors", ["ruler"], size=96)
     save_small(tmp_path / "broken.safetensors", labels="[hair")
     for arguments, message in [
-        (([],), "lists no classifier file"),
-        ((tmp_path / "bare.safetensors",), "bare.safetensors has no labels in its metadata; pass labels"),
-        ((path, ["ink"]), r"small.safetensors: 1 labels \(ink\) for 2 logits"),
-        ((path, ["ink", "ink"]), "different, non-empty"),
-        ((path, ["ink", " "]), "different, non-empty"),
-        ((path, "ink"), "labels is the text 'ink'"),
-        ((path, None, 16), "input_size is 16"),
-        ((path, None, 64.0), "input_size is 64.0"),
-        (([path, tmp_path / "large.safetensors"],), "different image sizes"),
-        ((tmp_path / "broken.safetensors",), "metadata labels is"),
+        (([],), "classifier: no file is named"),
+        ((tmp_path / "bare.safetensors",), "labels: bare.safetensors does not say what its logits mean"),
+        ((path, ["ink"]), r"labels: 1 names \(ink\) for 2 logits of small.safetensors"),
+        ((path, ["ink", "ink"]), "labels: .*repeats a name"),
+        ((path, ["ink", " "]), "labels: .*an empty one"),
+        ((path, "ink"), "labels: 'ink' is a text"),
+        ((path, None, 16), "input_size: 16 is no side"),
+        ((path, None, 64.0), "input_size: 64.0 is no side"),
+        (([path, tmp_path / "large.safetensors"],), "input_size: the files name different sizes"),
+        ((tmp_path / "broken.safetensors",), "metadata of broken.safetensors has labels = "),
     ]:
         with pytest.raises(ValueError, match=message):
             load_classifier(*arguments)

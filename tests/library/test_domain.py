@@ -140,10 +140,10 @@ def test_nothing_in_a_folder_closes_it(tmp_path):
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "fundus.json").write_text(json.dumps(OWN))
     errors = []
-    assert set(load_domains(tmp_path, report=errors.append)) == {"CheXpert", "ISIC", "Fundus"}
+    assert set(load_domains(tmp_path, report=errors.append)) == {*load_domains(), "Fundus"}
     names = ("bytes", "deep", "folder", "link", "list", "loop")
     assert [str(error).split(":")[0] for error in errors] == [f"domain file {name}.json" for name in names]
-    assert set(load_domains(tmp_path / "fundus.json", tmp_path / "none")) == {"CheXpert", "ISIC"}
+    assert set(load_domains(tmp_path / "fundus.json", tmp_path / "none")) == set(load_domains())
 
 
 def test_extra_attributes_are_read_line_by_line():
@@ -174,9 +174,28 @@ def test_auto_reads_the_domain_off_the_name():
     domains = load_domains()
     assert guess_domain(domains, "sd15-CheXpert-epoch40.safetensors").name == "CheXpert"
     assert guess_domain(domains, "unet_isic2019").name == "ISIC"
+    for name, domain in (
+        ("stable-diffusion-mimic-cxr-v0.1", "MIMIC-CXR"),
+        ("RoentGen-v2", "RoentGen-v2"),
+        ("nih-chest-xray", "NIH"),
+        ("PRISM", "PRISM"),
+        ("ham10000_unet", "HAM10000"),
+        ("my-cxr", "CheXpert"),
+    ):
+        assert guess_domain(domains, name).name == domain
     for name in ("model", "isic-and-chexpert"):
-        with pytest.raises(ValueError, match="domain.*choose one of CheXpert, ISIC"):
+        with pytest.raises(ValueError, match="domain.*choose one of CheXpert, HAM10000, ISIC"):
             guess_domain(domains, name)
+
+
+def test_shipped_domains_are_whole():
+    for name, domain in load_domains().items():
+        prompts = [domain.prompt(attribute) for attribute in domain.attributes]
+        assert len(set(prompts)) == len(prompts), name
+        assert len({attribute.name for attribute in domain.attributes}) == len(prompts), name
+        assert 2 <= len(domain.select()) <= 4, name
+        assert len(set(domain.select())) == len(domain.select())
+        assert len({attribute.colour for attribute in domain.attributes}) == len(prompts), name
 
 
 def test_a_broken_domain_file_can_be_left_out(tmp_path):
@@ -184,7 +203,7 @@ def test_a_broken_domain_file_can_be_left_out(tmp_path):
     with pytest.raises(ValueError, match="domain file broken.json"):
         load_domains(tmp_path)
     reported = []
-    assert set(load_domains(tmp_path, report=reported.append)) == {"CheXpert", "ISIC"}
+    assert set(load_domains(tmp_path, report=reported.append)) == set(load_domains())
     assert "broken.json" in str(reported[0])
 
 

@@ -1,7 +1,11 @@
 """The files that the canvas's widgets read, and what a node shows while it samples."""
 
+import contextlib
 import dataclasses
+import importlib
 import json
+import logging
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +16,12 @@ from PIL import Image
 
 @pytest.fixture
 def views(pack):
-    import importlib
-
     return importlib.import_module(f"{pack.__name__}.nodes.views")
+
+
+@pytest.fixture
+def contract(pack):
+    return importlib.import_module(f"{pack.__name__}.nodes.view_contract")
 
 
 @pytest.fixture
@@ -74,6 +81,81 @@ def test_patients_beyond_the_limit_are_left_out_and_counted(views, trajectory, m
     assert len(list(folder().glob(f"{view['images']['prefix']}*.png"))) == 7
 
 
+def test_a_viewer_stops_at_its_bytes_with_whole_patients(views, trajectory, monkeypatch):
+    monkeypatch.setattr(views, "MOST_BYTES", 1)
+    view = read(views.trajectory_view(trajectory, torch.rand(len(trajectory.latents), 8, 8, 3)))
+    assert view["left_out"] == 1 and view["seeds"] == [7]
+    assert len(list(folder().glob(f"{view['images']['prefix']}*.png"))) == 7
+
+
+def test_the_oldest_views_go_when_all_together_are_too_large(views, trajectory, monkeypatch):
+    monkeypatch.setattr(views, "MOST_BYTES_KEPT", 1)
+    first = views.latent_view(trajectory)["medtraverse_view"][0]["filename"]
+    second = views.latent_view(trajectory)["medtraverse_view"][0]["filename"]
+    assert [path.name for path in folder().glob("*.json")] == [second]
+    assert not list(folder().glob(f"{Path(first).stem}*"))
+
+
+def test_a_viewer_holds_no_copy_of_the_images(views, trajectory, pack):
+    """10,000 rows of 512² expanded from one picture: any copy of the batch would be 31 GB."""
+    rows = 10_000
+    large = dataclasses.replace(
+        trajectory,
+        latents=torch.zeros(rows, 4, 1, 1),
+        index=torch.arange(rows).reshape(500, 2, 10),
+        seeds=tuple(range(500)),
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    views.MOST_IMAGES, most = 20, views.MOST_IMAGES
+    try:
+        view = read(views.trajectory_view(large, torch.zeros(1, 512, 512, 3).expand(rows, -1, -1, -1)))
+    finally:
+        views.MOST_IMAGES = most
+    assert view["left_out"] == 499
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # KiB
+
+
+@contextlib.contextmanager
+def full_disk(size):
+    """No file of this process can grow beyond ``size`` bytes: the system itself refuses the writing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 300])
+def test_a_view_that_cannot_be_written_is_a_line_and_leaves_nothing(
+    views, contract, trajectory, caplog, size
+):
+    before = set(folder().glob("*"))
+    with full_disk(size), caplog.at_level(logging.WARNING):
+        shown = views.trajectory_view(trajectory, torch.rand(len(trajectory.latents), 16, 24, 3))
+    assert shown == {"medtraverse_view": [{"unwritten": "File too large"}]}
+    contract.adapter()[1].validate_python(shown)
+    assert "could not be written (File too large); its outputs are whole" in caplog.text
+    assert set(folder().glob("*")) == before
+
+
+def test_a_nodes_outputs_are_whole_where_there_is_no_temp_folder(run, traverse, demo, tmp_path):
+    import folder_paths
+
+    inputs = {"patients": 1, "steps": 4, "swap_steps": "2,1"}
+    usual, blocked = folder_paths.get_temp_directory(), tmp_path / "file"
+    blocked.write_text("no folder can lie below a file")
+    folder_paths.set_temp_directory(str(blocked / "temp"))
+    try:
+        trajectory = traverse(**inputs)
+        images = demo[2].decode(trajectory.latents)
+        grid = run("TrajectoryGrid", trajectory=trajectory, images=images)
+    finally:
+        folder_paths.set_temp_directory(usual)
+    assert torch.equal(trajectory.latents, traverse(**inputs).latents)
+    assert grid[0].shape[-1] == 3 and grid.ui == {"medtraverse_view": [{"unwritten": "Not a directory"}]}
+
+
 def test_images_of_another_trajectory_are_refused(views, trajectory):
     with pytest.raises(ValueError, match="images: 3 do not match"):
         views.trajectory_view(trajectory, torch.rand(3, 8, 8, 3))
@@ -107,6 +189,69 @@ def test_the_map_has_every_place_and_its_thumbnail(views, trajectory):
     assert read(views.map_view(trajectory, places, 2.0, 500))["sheets"] is None
 
 
+def test_a_seed_that_a_browser_would_round_is_text(views, trajectory):
+    seeds = (2**53, 2**64 - 1)
+    view = read(views.latent_view(dataclasses.replace(trajectory, seeds=seeds)))
+    assert view["seeds"] == [2**53, "18446744073709551615"]
+
+
+@pytest.fixture(scope="module")
+def real_views(run, traverse, demo, prompts):
+    """What each node with a view puts into its ``ui``, on the demo model."""
+    neutral, negative, attributes, _ = prompts
+    inputs = {"model": demo[0], "neutral": neutral, "negative": negative, "attributes": attributes}
+    sampled = run("PromptSwapKSampler", **inputs, patients=3, steps=4, swap_steps="2,1")
+    trajectory = sampled[1]
+    curve = run("BezierLatentInterpolate", source=trajectory, frames=4)
+    shown = {"trajectory": trajectory, "images": demo[2].decode(trajectory.latents)}
+    classifier = run("MedicalClassifierLoader", classifier="MedTraverse demo CheXpert")[0]
+    return {
+        "PromptSwapKSampler": sampled,
+        "BezierLatentInterpolate": curve,
+        "TrajectoryGrid": run("TrajectoryGrid", **shown),
+        "TrajectoryFilm": run("TrajectoryFilm", trajectory=curve[1], images=demo[2].decode(curve[1].latents)),
+        "LatentTSNE": run("LatentTSNE", **shown),
+        "CFRTEvaluator": run("CFRTEvaluator", **shown, image_classifier=classifier, far_points="1"),
+    }
+
+
+NODES = {
+    "PromptSwapKSampler": "trajectory",
+    "BezierLatentInterpolate": "trajectory",
+    "TrajectoryGrid": "trajectory",
+    "TrajectoryFilm": "trajectory",
+    "LatentTSNE": "map",
+    "CFRTEvaluator": "cfrt",
+}
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_what_a_node_writes_is_what_the_contract_says(real_views, contract, node):
+    file_of, shown_of = contract.adapter()
+    shown = {"medtraverse_view": real_views[node].ui["medtraverse_view"]}
+    shown_of.validate_python(shown)
+    view = read(shown)
+    file_of.validate_json(json.dumps(view))
+    assert view["view"] == NODES[node] and view["format"] == contract.FORMAT
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"format": 2}, "format"),
+        ({"seeds": [1.5]}, "seeds"),
+        ({"more": 1}, "more"),
+        ({"images": {"prefix": "a"}}, "images"),
+    ],
+)
+def test_a_file_of_another_form_breaks_the_contract(real_views, contract, change, fault):
+    import pydantic
+
+    view = read({"medtraverse_view": real_views["TrajectoryGrid"].ui["medtraverse_view"]})
+    with pytest.raises(pydantic.ValidationError, match=fault):
+        contract.adapter()[0].validate_json(json.dumps({**view, **change}))
+
+
 def test_the_panel_has_each_rows_own_probabilities(views, trajectory, pack):
     from medtraverse_pack.medtraverse.evaluation import evaluate
 
@@ -124,8 +269,6 @@ def test_the_panel_has_each_rows_own_probabilities(views, trajectory, pack):
 
 
 def test_the_line_of_text_names_the_batch(pack):
-    import importlib
-
     live = importlib.import_module(f"{pack.__name__}.nodes.live")
     assert live.progress_text((7,), ["a"], (4, 1), 0, 9) == "seed 7 · step 1/9 · neutral"
     assert (
@@ -135,8 +278,6 @@ def test_the_line_of_text_names_the_batch(pack):
 
 
 def test_the_preview_shows_a_branch_once_it_has_left_the_neutral_path(pack):
-    import importlib
-
     from medtraverse_pack.medtraverse.traversal import Plan
 
     live = importlib.import_module(f"{pack.__name__}.nodes.live")

@@ -1,11 +1,16 @@
-/** Images of a trajectory, fetched when needed and kept up to a number of pixels; and what is drawn from them. */
-import { fileURL } from './server.js'
+/**
+ * Images of a trajectory, fetched when needed and kept up to a number of pixels; and what is drawn from them.
+ */
+import { sheet } from './elements.js'
 import { diverging } from './scales.js'
+import { fileURL } from './server.js'
+
+/** @import { TrajectoryFile } from '../types/views' */
 
 const KEPT_PIXELS = 48e6
 
 export class Pictures {
-  /** @param {any} view a trajectory view */
+  /** @param {TrajectoryFile} view */
   constructor(view) {
     this.view = view
     /** @type {Map<number, {bitmap?: ImageBitmap, promise: Promise<ImageBitmap>}>} */
@@ -25,9 +30,14 @@ export class Pictures {
       this.kept.delete(row)
     } else {
       const { prefix, suffix, subfolder, type } = this.view.images
-      const made = { promise: fetchBitmap(fileURL({ filename: `${prefix}${row}${suffix}`, subfolder, type })) }
+      const made = {
+        promise: fetchBitmap(fileURL({ filename: `${prefix}${row}${suffix}`, subfolder, type })),
+      }
       entry = made
-      made.promise.then((bitmap) => Object.assign(made, { bitmap }), () => this.kept.delete(row))
+      made.promise.then(
+        (bitmap) => Object.assign(made, { bitmap }),
+        () => this.kept.delete(row),
+      )
     }
     this.kept.set(row, entry)
     for (const [old, { bitmap }] of this.kept) {
@@ -39,7 +49,11 @@ export class Pictures {
   }
 
   dispose() {
-    for (const { promise } of this.kept.values()) promise.then((bitmap) => bitmap.close(), () => {})
+    for (const { promise } of this.kept.values())
+      promise.then(
+        (bitmap) => bitmap.close(),
+        () => {},
+      )
     this.kept.clear()
   }
 }
@@ -51,16 +65,9 @@ async function fetchBitmap(url) {
   return createImageBitmap(await answer.blob())
 }
 
-/** @param {number} width @param {number} height @returns {[HTMLCanvasElement, CanvasRenderingContext2D]} */
-export function sheet(width, height) {
-  const canvas = document.createElement('canvas')
-  canvas.width = width
-  canvas.height = height
-  return [canvas, /** @type {CanvasRenderingContext2D} */ (canvas.getContext('2d', { willReadFrequently: true }))]
-}
-
 /**
- * Signed difference of brightness, `image` less `neutral`, over the neutral in grey: one end of the scale is brighter, the other darker.
+ * Signed difference of brightness, `image` less `neutral`, over the neutral in grey: one end of the scale is
+ * brighter, the other darker.
  * @param {ImageBitmap} image @param {ImageBitmap} neutral
  * @returns {HTMLCanvasElement}
  */

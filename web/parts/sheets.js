@@ -1,5 +1,8 @@
 /** The contact sheets of a "map" view: fetched when a picture is asked for, the last few kept. */
+import { contextOf } from './elements.js'
 import { fileURL } from './server.js'
+
+/** @import { Sheets as Layout } from '../types/views' */
 
 const KEPT = 8
 
@@ -7,7 +10,7 @@ export class Sheets {
   /** @type {Map<number, Promise<HTMLImageElement>>} */
   #images = new Map()
 
-  /** @param {{subfolder: string, type: string, prefix: string, suffix: string, columns: number, rows: number, side: number}} layout */
+  /** @param {Layout} layout */
   constructor(layout) {
     this.layout = layout
   }
@@ -27,19 +30,34 @@ export class Sheets {
       image.catch(() => this.#images.delete(number))
     }
     this.#images.set(number, image)
-    if (this.#images.size > KEPT) this.#images.delete(/** @type {number} */ (this.#images.keys().next().value))
+    if (this.#images.size > KEPT)
+      this.#images.delete(/** @type {number} */ (this.#images.keys().next().value))
     return image
   }
 
   /**
    * Draw a row's picture over the whole canvas.
-   * @param {number} row @param {HTMLCanvasElement} canvas @param {() => boolean} wanted asked once the sheet is there
+   * @param {number} row
+   * @param {HTMLCanvasElement} canvas
+   * @param {() => boolean} wanted asked once the sheet is there
    */
   async draw(row, canvas, wanted) {
-    const { columns, rows, side } = this.layout, each = columns * rows
+    const { columns, rows, side } = this.layout,
+      each = columns * rows
     const image = await this.#sheet(Math.floor(row / each))
     if (!wanted()) return
-    const cell = row % each, context = canvas.getContext('2d')
-    context.drawImage(image, (cell % columns) * side, Math.floor(cell / columns) * side, side, side, 0, 0, canvas.width, canvas.height)
+    const cell = row % each,
+      context = contextOf(canvas)
+    context.drawImage(
+      image,
+      (cell % columns) * side,
+      Math.floor(cell / columns) * side,
+      side,
+      side,
+      0,
+      0,
+      canvas.width,
+      canvas.height,
+    )
   }
 }

@@ -1,114 +1,185 @@
 /** Trajectory viewer: one patient, attributes side by side, a slider over λ or over the curve. */
-import { Pictures, difference, sheet } from './pictures.js'
+import { contextOf, make, sheet } from './elements.js'
+import { Pictures, difference } from './pictures.js'
 import { decoded, predictions, probabilityOf } from './server.js'
+
+/** @import { CFRTFile, TrajectoryFile } from '../types/views' */
+/** @import { Host, Place, ViewerState } from '../types/widgets' */
 
 export const css = `
 .mt-viewer { display: flex; flex-direction: column; gap: 4px; padding: 6px; }
 .mt-viewer .mt-bar { display: flex; flex-wrap: wrap; gap: 4px; align-items: center; flex: none; }
 .mt-viewer .mt-bar label { display: flex; gap: 4px; align-items: center; }
-.mt-viewer .mt-bar input[type=range] { flex: 1; min-width: 80px; accent-color: var(--p-primary-color, #64b5f6); }
+.mt-viewer .mt-bar input[type=range] { flex: 1; min-width: 80px;
+  accent-color: var(--p-primary-color, #64b5f6); }
 .mt-viewer output { min-width: 5.5em; font-variant-numeric: tabular-nums; }
 .mt-viewer .mt-stage { flex: 1; min-height: 40px; position: relative; }
 .mt-viewer .mt-stage canvas { position: absolute; inset: 0; width: 100%; height: 100%; cursor: pointer; }
-.mt-viewer .mt-note { flex: none; color: var(--descrip-text, #999); font-size: 11px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.mt-viewer .mt-note { flex: none; color: var(--descrip-text, #999); font-size: 11px; white-space: nowrap;
+  overflow: hidden; text-overflow: ellipsis; }
 `
 const CURVES = 72
 const LABEL = 18
 const SPEED = { swap: 2.5, curve: 14 }
 const STYLES = [[], [6, 3], [2, 3], [8, 3, 2, 3], [1, 4], [12, 4]]
 
-/** @param {string} name @param {Record<string, any>} [properties] @param {(Node | string)[]} [children] @returns {any} */
-function element(name, properties = {}, children = []) {
-  const made = document.createElement(name)
-  for (const [key, value] of Object.entries(properties)) key.includes('-') ? made.setAttribute(key, value) : Object.assign(made, { [key]: value })
-  made.append(...children)
-  return made
-}
-
-/** The decoded view if it holds the same patients, attributes and points. @param {any} other @param {any} view */
+/**
+ * The decoded view if it holds the same patients, attributes and points.
+ * @param {TrajectoryFile | undefined} other
+ * @param {TrajectoryFile} view
+ */
 function sameTrajectory(other, view) {
-  const said = (/** @type {any} */ { seeds, attributes, points }) => JSON.stringify([seeds, attributes, points])
+  const said = (/** @type {TrajectoryFile} */ { seeds, attributes, points }) =>
+    JSON.stringify([seeds, attributes, points])
   return other && said(other) === said(view) ? other : undefined
 }
 
+/**
+ * What the canvas shows of one point.
+ * @typedef {object} Cell
+ * @property {Place} place
+ * @property {string} label
+ * @property {number} row
+ * @property {number} neutral row of its neutral point
+ * @property {string} colour "" for a neutral point
+ */
+
 export class TrajectoryView {
-  /** @param {{state: any, save: () => void, t: (text: string) => string}} host */
+  /** @type {{view: TrajectoryFile, pictures: Pictures} | undefined} the file on show */
+  opened
+  /** counts what was asked for, so that what comes late is left */
+  turn = 0
+  /** the animation's frame, 0 while nothing plays */
+  timer = 0
+  /**
+   * @type {{x: number, y: number, width: number, height: number, place: Place}[]} where the cells lie on the
+   * canvas
+   */
+  placed = []
+
+  /** @param {Host<ViewerState>} host */
   constructor(host) {
     this.host = host
     const { t } = host
-    this.patient = element('select', { 'aria-label': t('Patient'), onchange: () => this.set({ patient: this.patient.selectedIndex }, true) })
-    this.attribute = element('select', { 'aria-label': t('Attribute'), onchange: () => this.set({ attribute: this.attribute.value }, true) })
-    this.slider = element('input', { type: 'range', min: '0', value: '0', 'aria-label': 'λ', oninput: () => this.set({ point: +this.slider.value }, false), onchange: () => this.host.save() })
-    this.value = element('output')
-    this.button = (/** @type {string} */ text, /** @type {string} */ label, /** @type {() => void} */ act, pressed = false) =>
-      element('button', { type: 'button', textContent: text, title: label, 'aria-label': label, onclick: act, ...(pressed ? { 'aria-pressed': 'false' } : {}) })
+    this.patient = make('select', { 'aria-label': t('Patient') })
+    this.patient.onchange = () => this.set({ patient: this.patient.selectedIndex }, true)
+    this.attribute = make('select', { 'aria-label': t('Attribute') })
+    this.attribute.onchange = () => this.set({ attribute: this.attribute.value }, true)
+    this.slider = make('input', { type: 'range', min: '0', value: '0', 'aria-label': 'λ' })
+    this.slider.oninput = () => this.set({ point: Number(this.slider.value) }, false)
+    this.slider.onchange = () => this.host.save()
+    this.value = make('output')
     this.play = this.button('▶', `${t('Play')} (Space)`, () => this.toggle(), true)
     this.loop = this.button('⟲', t('Loop'), () => this.set({ loop: !this.state.loop }, true), true)
-    this.diff = this.button(t('Difference'), `${t('Difference')} (D)`, () => this.set({ difference: !this.state.difference }, true), true)
+    this.diff = this.button(
+      t('Difference'),
+      `${t('Difference')} (D)`,
+      () => this.set({ difference: !this.state.difference }, true),
+      true,
+    )
     this.unpin = this.button(t('Clear pins'), t('Clear pins'), () => this.set({ pins: [] }, true))
-    this.canvas = element('canvas', { role: 'img', onclick: (/** @type {MouseEvent} */ event) => this.click(event) })
-    this.note = element('div', { className: 'mt-note' })
-    this.element = element('div', { className: 'mt-viewer', tabIndex: 0, role: 'group', 'aria-label': 'MedTraverse' }, [
-      element('div', { className: 'mt-bar' }, [
-        element('label', {}, [t('Patient'), this.patient]), element('label', {}, [t('Attribute'), this.attribute]),
-        this.diff, this.button(t('Pin'), `${t('Pin')} (P)`, () => this.pin()), this.unpin,
-        this.button(t('Copy image'), t('Copy image'), () => this.copy()), this.button(t('Download strip'), t('Download strip'), () => this.download()),
-      ]),
-      element('div', { className: 'mt-stage' }, [this.canvas]),
-      element('div', { className: 'mt-bar' }, [this.play, this.loop, this.slider, this.value]),
+    this.canvas = make('canvas', {
+      role: 'img',
+      onclick: (/** @type {MouseEvent} */ event) => this.click(event),
+    })
+    this.note = make('div', { class: 'mt-note' })
+    this.element = make(
+      'div',
+      { class: 'mt-viewer', tabIndex: 0, role: 'group', 'aria-label': 'MedTraverse' },
+      make(
+        'div',
+        { class: 'mt-bar' },
+        make('label', {}, t('Patient'), this.patient),
+        make('label', {}, t('Attribute'), this.attribute),
+        this.diff,
+        this.button(t('Pin'), `${t('Pin')} (P)`, () => this.pin()),
+        this.unpin,
+        this.button(t('Copy image'), t('Copy image'), () => this.copy()),
+        this.button(t('Download strip'), t('Download strip'), () => this.download()),
+      ),
+      make('div', { class: 'mt-stage' }, this.canvas),
+      make('div', { class: 'mt-bar' }, this.play, this.loop, this.slider, this.value),
       this.note,
-    ])
-    this.element.addEventListener('keydown', (/** @type {KeyboardEvent} */ event) => this.key(event))
+    )
+    this.element.addEventListener('keydown', (event) => this.key(event))
     for (const kind of ['pointerdown', 'pointermove', 'pointerup', 'dblclick', 'contextmenu', 'keyup'])
-      this.element.addEventListener(kind, (/** @type {Event} */ event) => event.stopPropagation())
+      this.element.addEventListener(kind, (event) => event.stopPropagation())
     this.resized = new ResizeObserver(() => this.draw())
     this.resized.observe(this.canvas)
     this.judged = () => this.draw()
     predictions.addEventListener('change', this.judged)
-    this.found = () => this.view?.approximate && decoded.find(this.view.key) && this.show(this.view)
+    this.found = () => this.opened?.view.approximate && decoded.find(this.view.key) && this.show(this.view)
     decoded.addEventListener('change', this.found)
-    this.timer = 0
   }
 
-  /** Where the user is: patient, attribute ("" for all), point, difference, loop and pins. */
+  /**
+   * @param {string} text
+   * @param {string} label
+   * @param {() => void} onclick
+   * @param {boolean} [pressed] whether it stays pressed
+   */
+  button(text, label, onclick, pressed = false) {
+    const state = pressed ? { 'aria-pressed': 'false' } : {}
+    return make('button', { type: 'button', title: label, 'aria-label': label, onclick, ...state }, text)
+  }
+
+  #file() {
+    if (!this.opened) throw new Error('no file is on show')
+    return this.opened
+  }
+
+  get view() {
+    return this.#file().view
+  }
+
+  get pictures() {
+    return this.#file().pictures
+  }
+
+  /** Where the user is; whole once a file is on show. */
   get state() {
     return this.host.state
   }
 
-  /** @param {any} view */
+  /** @param {TrajectoryFile} view */
   show(view) {
     this.stop()
     // Latents whose images another node has decoded are shown by those.
     if (view.approximate) view = sameTrajectory(decoded.find(view.key), view) ?? view
     else decoded.add(view)
-    this.pictures?.dispose()
-    this.view = view
-    this.pictures = new Pictures(view)
-    this.patient.replaceChildren(...view.seeds.map((/** @type {number} */ seed) => element('option', { textContent: `${this.host.t('seed')} ${seed}` })))
-    const names = view.attributes.map((/** @type {{name: string}} */ attribute) => attribute.name)
-    this.attribute.replaceChildren(element('option', { value: '', textContent: this.host.t('All attributes') }),
-      ...names.map((/** @type {string} */ name) => element('option', { value: name, textContent: name })))
+    this.opened?.pictures.dispose()
+    this.opened = { view, pictures: new Pictures(view) }
+    const { t } = this.host
+    this.patient.replaceChildren(...view.seeds.map((seed) => make('option', {}, `${t('seed')} ${seed}`)))
+    const names = view.attributes.map((attribute) => attribute.name)
+    this.attribute.replaceChildren(
+      make('option', { value: '' }, t('All attributes')),
+      ...names.map((name) => make('option', { value: name }, name)),
+    )
     const { patient, attribute, point, pins } = this.state
     const last = view.points.length - 1
     Object.assign(this.state, {
-      patient: patient < view.seeds.length ? patient : 0, attribute: names.includes(attribute) ? attribute : '', point: point <= last ? point : last,
+      patient: patient < view.seeds.length ? patient : 0,
+      attribute: names.includes(attribute) ? attribute : '',
+      point: point <= last ? point : last,
       loop: this.state.loop ?? true,
-      pins: (pins ?? []).filter((/** @type {number[]} */ [p, a, n]) => p < view.seeds.length && a < names.length && n <= last),
+      pins: (pins ?? []).filter(([p, a, n]) => p < view.seeds.length && a < names.length && n <= last),
     })
     this.slider.max = String(last)
-    const { t } = this.host
     const said = [view.notice]
-    if (view.approximate) said.unshift(t('Rough preview of latents; Trajectory Grid shows the decoded images.'))
-    if (view.left_out) said.unshift(t('{patients} more patients are not shown.').replace('{patients}', view.left_out))
+    if (view.approximate)
+      said.unshift(t('Rough preview of latents; Trajectory Grid shows the decoded images.'))
+    if (view.left_out)
+      said.unshift(t('{patients} more patients are not shown.').replace('{patients}', String(view.left_out)))
     this.note.textContent = this.note.title = said.join(' ')
     this.set({}, false)
   }
 
-  /** @param {Record<string, any>} change @param {boolean} save */
+  /** @param {Partial<ViewerState>} change @param {boolean} save */
   set(change, save) {
     Object.assign(this.state, change)
     if (save) this.host.save()
-    if (!this.view) return
+    if (!this.opened) return
     const { patient, attribute, point, loop, pins } = this.state
     this.patient.selectedIndex = patient
     this.attribute.value = attribute
@@ -130,55 +201,77 @@ export class TrajectoryView {
 
   /** Indices of the attributes side by side. */
   columns() {
-    const all = this.view.attributes.map((/** @type {any} */ _, /** @type {number} */ a) => a)
-    return this.state.attribute ? all.filter((/** @type {number} */ a) => this.view.attributes[a].name === this.state.attribute) : all
+    const all = this.view.attributes.map((_, a) => a)
+    return this.state.attribute
+      ? all.filter((a) => this.view.attributes[a].name === this.state.attribute)
+      : all
   }
 
   /** Load what is shown first, then the rest of this patient's trajectory from here outwards. */
   async fetchAround() {
     const { view, pictures } = this
     const { patient, point } = this.state
-    const turn = (this.turn = (this.turn ?? 0) + 1)
+    const turn = ++this.turn
     const columns = this.columns()
-    const wanted = [view.index[patient][columns[0]][0], ...columns.map((/** @type {number} */ a) => view.index[patient][a][point]),
-      ...this.state.pins.map((/** @type {number[]} */ [p, a, n]) => view.index[p][a][n]), ...this.state.pins.map((/** @type {number[]} */ [p, a]) => view.index[p][a][0])]
-    const get = (/** @type {number[]} */ rows) => Promise.all([...new Set(rows)].map((row) => pictures?.load(row)))
+    const wanted = [
+      view.index[patient][columns[0]][0],
+      ...columns.map((a) => view.index[patient][a][point]),
+      ...this.state.pins.map(([p, a, n]) => view.index[p][a][n]),
+      ...this.state.pins.map(([p, a]) => view.index[p][a][0]),
+    ]
+    const get = (/** @type {number[]} */ rows) =>
+      Promise.all([...new Set(rows)].map((row) => pictures.load(row)))
     try {
       await get(wanted)
       if (turn === this.turn) this.draw()
-      const most = Math.floor((pictures?.most ?? 0) / 2 / columns.length)
-      const near = view.points.map((/** @type {string} */ _, /** @type {number} */ n) => n)
-        .sort((/** @type {number} */ a, /** @type {number} */ b) => Math.abs(a - point) - Math.abs(b - point)).slice(0, most)
+      const most = Math.floor(pictures.most / 2 / columns.length)
+      const near = view.points
+        .map((_, n) => n)
+        .sort((a, b) => Math.abs(a - point) - Math.abs(b - point))
+        .slice(0, most)
       for (let i = 0; i < near.length && turn === this.turn; i += 2)
-        await get(near.slice(i, i + 2).flatMap((/** @type {number} */ n) => columns.map((/** @type {number} */ a) => view.index[patient][a][n])))
+        await get(near.slice(i, i + 2).flatMap((n) => columns.map((a) => view.index[patient][a][n])))
     } catch {
-      if (pictures === this.pictures) this.note.textContent = this.host.t('The files of this run are gone; run again.')
+      if (pictures === this.opened?.pictures)
+        this.note.textContent = this.host.t('The files of this run are gone; run again.')
     }
   }
 
-  /** Cells of the picture: label, row, row of its neutral, colour. */
+  /** The neutral point, the attributes and the pins. @returns {Cell[]} */
   cells() {
     const { view } = this
     const { patient: p, point: n, pins } = this.state
-    const cell = (/** @type {number} */ p, /** @type {number} */ a, /** @type {number} */ n, /** @type {string} */ label) =>
-      ({ place: [p, a, n], label, row: view.index[p][a][n], neutral: view.index[p][a][0], colour: n ? view.attributes[a].colour : '' })
+    /** @type {(p: number, a: number, n: number, label: string) => Cell} */
+    const cellOf = (p, a, n, label) => ({
+      place: [p, a, n],
+      label,
+      row: view.index[p][a][n],
+      neutral: view.index[p][a][0],
+      colour: n ? view.attributes[a].colour : '',
+    })
     const columns = this.columns()
     return [
-      cell(p, columns[0], 0, view.kind === 'curve' ? `${this.host.t('frame')} 0` : this.host.t('neutral')),
-      ...columns.map((/** @type {number} */ a) => cell(p, a, n, view.attributes[a].name)),
-      ...pins.map((/** @type {number[]} */ [p, a, n], /** @type {number} */ i) => cell(p, a, n, `${'AB'[i]}: ${view.seeds[p]} ${view.attributes[a].name} ${this.pointName(n)}`)),
+      cellOf(p, columns[0], 0, view.kind === 'curve' ? `${this.host.t('frame')} 0` : this.host.t('neutral')),
+      ...columns.map((a) => cellOf(p, a, n, view.attributes[a].name)),
+      ...pins.map(([p, a, n], i) =>
+        cellOf(p, a, n, `${'AB'[i]}: ${view.seeds[p]} ${view.attributes[a].name} ${this.pointName(n)}`),
+      ),
     ]
   }
 
   draw() {
-    if (!this.view || !this.canvas.clientWidth) return
+    if (!this.opened || !this.canvas.clientWidth) return
     const ratio = Math.min(devicePixelRatio || 1, 2)
-    const width = this.canvas.clientWidth, height = this.canvas.clientHeight
-    if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(height * ratio)) {
+    const width = this.canvas.clientWidth,
+      height = this.canvas.clientHeight
+    if (
+      this.canvas.width !== Math.round(width * ratio) ||
+      this.canvas.height !== Math.round(height * ratio)
+    ) {
       this.canvas.width = Math.round(width * ratio)
       this.canvas.height = Math.round(height * ratio)
     }
-    const context = this.canvas.getContext('2d')
+    const context = contextOf(this.canvas)
     context.setTransform(ratio, 0, 0, ratio, 0, 0)
     context.clearRect(0, 0, width, height)
     const judge = predictions.find(this.view.key)
@@ -217,20 +310,29 @@ export class TrajectoryView {
     this.canvas.ariaLabel = `${this.view.seeds[this.state.patient]}, ${this.pointName(this.state.point)}: ${cells.map((cell) => cell.label).join(', ')}`
   }
 
-  /** @param {any} cell @returns {ImageBitmap | HTMLCanvasElement | undefined} */
+  /** @param {{row: number, neutral: number}} cell @returns {ImageBitmap | HTMLCanvasElement | undefined} */
   picture({ row, neutral }) {
-    const image = this.pictures?.at(row), before = this.pictures?.at(neutral)
+    const image = this.pictures.at(row),
+      before = this.pictures.at(neutral)
     if (!this.state.difference || row === neutral) return image
     return image && before && difference(image, before)
   }
 
-  /** Probability of every label along the trajectory, the current point marked. @param {CanvasRenderingContext2D} context @param {any} judge @param {number} top @param {number} width @param {string} ink */
+  /**
+   * Probability of every label along the trajectory, the current point marked.
+   * @param {CanvasRenderingContext2D} context
+   * @param {CFRTFile} judge
+   * @param {number} top
+   * @param {number} width
+   * @param {string} ink
+   */
   curves(context, judge, top, width, ink) {
     const { view } = this
-    const seed = view.seeds[this.state.patient], last = view.points.length - 1
+    const seed = view.seeds[this.state.patient],
+      last = view.points.length - 1
     const columns = this.columns()
     const each = width / columns.length
-    columns.forEach((/** @type {number} */ a, /** @type {number} */ i) => {
+    columns.forEach((a, i) => {
       const { name } = view.attributes[a]
       const x = (/** @type {number} */ n) => i * each + 26 + (n / last) * (each - 36)
       const y = (/** @type {number} */ value) => top + 16 + (1 - value) * (CURVES - 22)
@@ -246,16 +348,16 @@ export class TrajectoryView {
       context.globalAlpha = 1
       context.fillText('1', x(0) - 10, y(1) + 8)
       context.fillText('0', x(0) - 10, y(0))
-      const values = view.points.map((/** @type {string} */ point) => probabilityOf(judge, seed, name, point))
+      const values = view.points.map((point) => probabilityOf(judge, seed, name, point))
       const shown = /** @type {string[]} */ ([])
-      judge.labels.forEach((/** @type {string} */ label, /** @type {number} */ b) => {
-        const own = view.attributes.findIndex((/** @type {any} */ attribute) => attribute.labels.includes(label))
+      judge.labels.forEach((label, b) => {
+        const own = view.attributes.findIndex((attribute) => attribute.labels.includes(label))
         context.strokeStyle = context.fillStyle = own < 0 ? ink : view.attributes[own].colour
         context.lineWidth = own === a ? 2.5 : 1.3
         context.setLineDash(STYLES[b % STYLES.length])
         context.beginPath()
         let open = false
-        values.forEach((/** @type {number[] | undefined} */ row, /** @type {number} */ n) => {
+        values.forEach((row, n) => {
           if (!row) return
           open ? context.lineTo(x(n), y(row[b])) : context.moveTo(x(n), y(row[b]))
           open = true
@@ -273,7 +375,11 @@ export class TrajectoryView {
   }
 
   toggle() {
-    if (this.timer) return this.stop(), this.host.save()
+    if (!this.opened) return
+    if (this.timer) {
+      this.stop()
+      return this.host.save()
+    }
     const { points, kind } = this.view
     if (this.state.point >= points.length - 1) this.set({ point: 0 }, false)
     this.play.setAttribute('aria-pressed', 'true')
@@ -303,32 +409,55 @@ export class TrajectoryView {
     this.play.title = this.play.ariaLabel = `${this.host.t('Play')} (Space)`
   }
 
-  /** Pin a point, by its place or the first attribute's at the slider; a third one takes the place of the first. @param {number[]} [place] */
+  /**
+   * Pin a point, by its place or the first attribute's at the slider; a third one takes the place of the
+   * first.
+   * @param {Place} [place]
+   */
   pin(place) {
+    /** @type {Place} */
     const here = place ?? [this.state.patient, this.columns()[0], this.state.point]
     this.set({ pins: [...this.state.pins, here].slice(-2) }, true)
   }
 
   /** @param {MouseEvent} event */
   click({ offsetX, offsetY }) {
-    const hit = this.placed?.find(({ x, y, width, height }) => offsetX >= x && offsetX <= x + width && offsetY >= y && offsetY <= y + height)
+    const hit = this.placed.find(
+      ({ x, y, width, height }) =>
+        offsetX >= x && offsetX <= x + width && offsetY >= y && offsetY <= y + height,
+    )
     if (hit) this.pin(hit.place)
   }
 
   /** @param {KeyboardEvent} event */
   key(event) {
     event.stopPropagation()
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target instanceof HTMLSelectElement) return
+    if (
+      !this.opened ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.altKey ||
+      event.target instanceof HTMLSelectElement
+    )
+      return
     if (event.key === ' ' && event.target instanceof HTMLButtonElement) return
     const { point, patient } = this.state
-    const clamp = (/** @type {number} */ value, /** @type {number} */ last) => Math.max(0, Math.min(last, value))
-    const lastPoint = this.view.points.length - 1, lastPatient = this.view.seeds.length - 1
+    const clamp = (/** @type {number} */ value, /** @type {number} */ last) =>
+      Math.max(0, Math.min(last, value))
+    const lastPoint = this.view.points.length - 1,
+      lastPatient = this.view.seeds.length - 1
     /** @type {Record<string, () => void>} */
     const keys = {
-      ArrowLeft: () => this.set({ point: clamp(point - 1, lastPoint) }, true), ArrowRight: () => this.set({ point: clamp(point + 1, lastPoint) }, true),
-      ArrowUp: () => this.set({ patient: clamp(patient - 1, lastPatient) }, true), ArrowDown: () => this.set({ patient: clamp(patient + 1, lastPatient) }, true),
-      Home: () => this.set({ point: 0 }, true), End: () => this.set({ point: lastPoint }, true),
-      ' ': () => this.toggle(), d: () => this.diff.click(), p: () => this.pin(), l: () => this.loop.click(),
+      ArrowLeft: () => this.set({ point: clamp(point - 1, lastPoint) }, true),
+      ArrowRight: () => this.set({ point: clamp(point + 1, lastPoint) }, true),
+      ArrowUp: () => this.set({ patient: clamp(patient - 1, lastPatient) }, true),
+      ArrowDown: () => this.set({ patient: clamp(patient + 1, lastPatient) }, true),
+      Home: () => this.set({ point: 0 }, true),
+      End: () => this.set({ point: lastPoint }, true),
+      ' ': () => this.toggle(),
+      d: () => this.diff.click(),
+      p: () => this.pin(),
+      l: () => this.loop.click(),
     }
     const act = keys[event.key] ?? keys[event.key.toLowerCase()]
     if (!act) return
@@ -347,7 +476,9 @@ export class TrajectoryView {
       if (blob) await navigator.clipboard.write([new ClipboardItem({ 'image/png': blob })])
       this.note.textContent = `${cell.label}, ${this.pointName(this.state.point)}: ✓ ${this.view.notice}`
     } catch {
-      this.note.textContent = this.host.t('The browser does not let this page copy images; use Download strip.')
+      this.note.textContent = this.host.t(
+        'The browser does not let this page copy images; use Download strip.',
+      )
     }
   }
 
@@ -364,15 +495,24 @@ export class TrajectoryView {
     context.font = '12px system-ui, sans-serif'
     for (const [i, a] of columns.entries())
       for (const [k, n] of points.entries()) {
-        const row = view.index[patient][a][n], neutral = view.index[patient][a][0]
-        await Promise.all([pictures?.load(row), pictures?.load(neutral)])
+        const row = view.index[patient][a][n],
+          neutral = view.index[patient][a][0]
+        await Promise.all([pictures.load(row), pictures.load(neutral)])
         const image = this.picture({ row, neutral })
         if (image) context.drawImage(image, k * w, i * (h + LABEL))
         context.fillStyle = '#000'
-        context.fillText(`${k ? '' : `${view.attributes[a].name}, ${this.host.t('seed')} ${view.seeds[patient]}: `}${this.pointName(n)}`, k * w + 3, i * (h + LABEL) + h + 13, w - 6)
+        context.fillText(
+          `${k ? '' : `${view.attributes[a].name}, ${this.host.t('seed')} ${view.seeds[patient]}: `}${this.pointName(n)}`,
+          k * w + 3,
+          i * (h + LABEL) + h + 13,
+          w - 6,
+        )
       }
     context.fillText(view.notice, 3, canvas.height - 5)
-    const link = element('a', { href: canvas.toDataURL('image/png'), download: `trajectory-seed-${view.seeds[patient]}.png` })
+    const link = make('a', {
+      href: canvas.toDataURL('image/png'),
+      download: `trajectory-seed-${view.seeds[patient]}.png`,
+    })
     link.click()
   }
 
@@ -388,6 +528,6 @@ export class TrajectoryView {
     this.resized.disconnect()
     predictions.removeEventListener('change', this.judged)
     decoded.removeEventListener('change', this.found)
-    this.pictures?.dispose()
+    this.opened?.pictures.dispose()
   }
 }

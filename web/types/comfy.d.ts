@@ -1,4 +1,5 @@
-// What web/*.js takes from the frontend's /scripts/app.js and /scripts/api.js. Not a .js file: ComfyUI would load it in the browser.
+// What web/*.js takes from the frontend's /scripts/app.js and /scripts/api.js. Not a .js file: ComfyUI would
+// load it in the browser.
 import type { ComfyApi, ComfyApp, ComfyExtension, DOMWidget, DOMWidgetOptions } from '@comfyorg/comfyui-frontend-types'
 
 type LGraphNode = Parameters<NonNullable<ComfyExtension['nodeCreated']>>[0]
@@ -11,7 +12,12 @@ export interface WidgetOptions<V extends object | string> extends DOMWidgetOptio
 /** A node with what the frontend adds to its class, which the package of types leaves out. */
 export interface ComfyNode extends LGraphNode {
   comfyClass?: string
-  addDOMWidget<T extends HTMLElement, V extends object | string>(name: string, type: string, element: T, options?: WidgetOptions<V>): DOMWidget<T, V>
+  addDOMWidget<T extends HTMLElement, V extends object | string>(
+    name: string,
+    type: string,
+    element: T,
+    options?: WidgetOptions<V>,
+  ): DOMWidget<T, V>
   onExecuted?(output: Record<string, unknown>): void
 }
 
@@ -20,7 +26,23 @@ export interface Extension extends ComfyExtension {
   loadedGraphNode?(node: ComfyNode, app: ComfyApp): void
 }
 
-export interface App extends ComfyApp {
+/**
+ * What keeps a workflow's drafts and undo; the newer frontends have the first method, the older ones the
+ * second.
+ */
+interface ChangeTracker {
+  captureCanvasState?(): void
+  checkState?(): void
+}
+
+/** The part of the frontend's stores that the page uses; the package of types lacks most of it. */
+interface ExtensionManager {
+  workflow?: { activeWorkflow?: { changeTracker?: ChangeTracker | null } | null }
+  setting?: { get?(id: string): unknown }
+}
+
+export interface App extends Omit<ComfyApp, 'extensionManager'> {
+  extensionManager?: ExtensionManager
   registerExtension(extension: Extension): void
 }
 

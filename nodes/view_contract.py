@@ -1,0 +1,217 @@
+"""What a view's JSON file holds: nodes/views.py writes it and web/ reads it.
+
+``python nodes/view_contract.py`` writes this contract again as a JSON schema (web/types/views.schema.json)
+and as the page's types (web/types/views.d.ts); a test holds both to this file. Whoever changes what a field
+means raises FORMAT, here and in web/parts/server.js: a page that does not know a file's format says so and
+draws nothing.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+# pydantic reads typing's own TypedDict only from Python 3.12 on; torch brings typing_extensions everywhere.
+from typing_extensions import TypedDict
+
+FORMAT = 1
+
+
+class File(TypedDict):
+    """A file that ComfyUI serves under ``/view``."""
+
+    filename: str
+    subfolder: str
+    type: Literal["temp"]
+
+
+class Unwritten(TypedDict):
+    """Stands for a view whose files could not be written."""
+
+    unwritten: str
+    """the reason, as the operating system gives it"""
+
+
+class Shown(TypedDict):
+    """What a node with a view puts into its ``ui``."""
+
+    medtraverse_view: list[File | Unwritten]
+
+
+class Pictures(TypedDict):
+    """Where the image of a row lies: in the file ``prefix + row + suffix``."""
+
+    subfolder: str
+    type: Literal["temp"]
+    prefix: str
+    suffix: str
+
+
+class Sheets(TypedDict):
+    """Where thumbnails lie: row by row on the contact sheets ``prefix + number + suffix``."""
+
+    subfolder: str
+    type: Literal["temp"]
+    prefix: str
+    suffix: str
+    columns: int
+    """cells across"""
+    rows: int
+    """cells down"""
+    side: int
+    """pixels of a cell"""
+
+
+class Attribute(TypedDict):
+    """An attribute of a trajectory."""
+
+    name: str
+    colour: str
+    """``#RRGGBB``"""
+    labels: list[str]
+    """the classifier's labels that it should raise"""
+
+
+class View(TypedDict):
+    """What every view says of its trajectory."""
+
+    format: Literal[1]
+    notice: str
+    """that the images are synthetic and not for clinical use"""
+    key: str
+    """the same for all views of one traversal"""
+    kind: Literal["swap", "curve"]
+    neutral: str
+    """the neutral prompt's name"""
+    seeds: list[int | str]
+    """of each patient shown; as text where a browser's numbers would round it"""
+    attributes: list[Attribute]
+    points: list[str]
+    """the neutral point first, then swap steps or frames"""
+    index: list[list[list[int]]]
+    """the row of each patient, attribute and point"""
+
+
+class TrajectoryFile(View):
+    """The trajectory viewer's file."""
+
+    view: Literal["trajectory"]
+    size: list[int]
+    """width and height of an image, in pixels"""
+    images: Pictures
+    approximate: bool
+    """whether the images are rough colours of latents"""
+    left_out: int
+    """patients that are not shown"""
+
+
+class MapFile(View):
+    """The latent map's file."""
+
+    view: Literal["map"]
+    x: list[float]
+    """of each row"""
+    y: list[float]
+    """of each row"""
+    perplexity: float
+    seed: int
+    sheets: Sheets | None
+
+
+class Result(TypedDict):
+    """CFRT of one attribute."""
+
+    attribute: str
+    target: int
+    """index of its label"""
+    cfrt: float
+    low: float
+    """of the 95 % interval"""
+    high: float
+    """of the 95 % interval"""
+    successes: int
+    patients: int
+    published: float | None
+    """the paper's CFRT"""
+    success: list[bool]
+    """of each patient"""
+    leaked: list[int]
+    """of each patient the index of the label that rose most, -1 for a success"""
+    deltas: list[list[float]]
+    """of each patient the mean change of every label, -1 to 1"""
+
+
+class CFRTFile(View):
+    """The CFRT Evaluator's file."""
+
+    view: Literal["cfrt"]
+    labels: list[str]
+    """the classifier's labels"""
+    probabilities: list[list[float]]
+    """of each row and label"""
+    far: list[str]
+    """points of the trajectory's far part"""
+    results: list[Result]
+
+
+ViewFile = TrajectoryFile | MapFile | CFRTFile
+
+
+def adapter():
+    """Return pydantic's validator of a view's file: strict, and no field that is not named here."""
+    from pydantic import TypeAdapter
+
+    for name, kind in globals().copy().items():
+        if name != "TypedDict" and isinstance(kind, type) and issubclass(kind, dict):
+            kind.__pydantic_config__ = {"extra": "forbid", "strict": True, "use_attribute_docstrings": True}
+    return TypeAdapter(ViewFile), TypeAdapter(Shown)
+
+
+def schema():
+    """Return the JSON schema of a view's file, with that of a node's ``ui`` beside it."""
+    file, shown = adapter()
+    made = file.json_schema()
+    shown_schema = shown.json_schema()
+    made["$defs"].update(shown_schema.pop("$defs"), Shown=shown_schema)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ViewFile", **made}
+
+
+def typescript(schema):
+    """Return the types of a schema's definitions as a TypeScript declaration file."""
+    lines = ["// Made from nodes/view_contract.py by `python nodes/view_contract.py`; not to be edited."]
+    for name, made in sorted(schema["$defs"].items()):
+        lines += ["", f"/** {made['description']} */", f"export interface {name} {{"]
+        for field, kind in made["properties"].items():
+            if "description" in kind:
+                lines.append(f"  /** {kind['description']} */")
+            lines.append(f"  {field}: {_type(kind)}")
+        lines.append("}")
+    return "\n".join([*lines, "", f"export type ViewFile = {_type(schema)}", ""])
+
+
+def _type(kind):
+    if "$ref" in kind:
+        return kind["$ref"].rsplit("/", 1)[1]
+    if "const" in kind or "enum" in kind:
+        return " | ".join(json.dumps(value) for value in kind.get("enum", [kind.get("const")]))
+    if "anyOf" in kind:
+        return " | ".join(map(_type, kind["anyOf"]))
+    if kind["type"] == "array":
+        items = _type(kind["items"])
+        return f"({items})[]" if " | " in items else f"{items}[]"
+    return {"integer": "number"}.get(kind["type"], kind["type"])
+
+
+def files():
+    """Return the text of each file that is made from the contract, by its path."""
+    made, folder = schema(), Path(__file__).resolve().parents[1] / "web" / "types"
+    return {
+        folder / "views.schema.json": json.dumps(made, indent=2, ensure_ascii=False) + "\n",
+        folder / "views.d.ts": typescript(made),
+    }
+
+
+if __name__ == "__main__":
+    for path, text in files().items():
+        path.write_text(text, encoding="utf-8")
+        print(path, file=sys.stderr)

@@ -1,0 +1,137 @@
+// Made from nodes/view_contract.py by `python nodes/view_contract.py`; not to be edited.
+
+/** An attribute of a trajectory. */
+export interface Attribute {
+  name: string
+  /** ``#RRGGBB`` */
+  colour: string
+  /** the classifier's labels that it should raise */
+  labels: string[]
+}
+
+/** The CFRT Evaluator's file. */
+export interface CFRTFile {
+  format: 1
+  notice: string
+  key: string
+  kind: "swap" | "curve"
+  neutral: string
+  seeds: (number | string)[]
+  attributes: Attribute[]
+  points: string[]
+  index: number[][][]
+  view: "cfrt"
+  /** the classifier's labels */
+  labels: string[]
+  /** of each row and label */
+  probabilities: number[][]
+  /** points of the trajectory's far part */
+  far: string[]
+  results: Result[]
+}
+
+/** A file that ComfyUI serves under ``/view``. */
+export interface File {
+  filename: string
+  subfolder: string
+  type: "temp"
+}
+
+/** The latent map's file. */
+export interface MapFile {
+  format: 1
+  notice: string
+  key: string
+  kind: "swap" | "curve"
+  neutral: string
+  seeds: (number | string)[]
+  attributes: Attribute[]
+  points: string[]
+  index: number[][][]
+  view: "map"
+  /** of each row */
+  x: number[]
+  /** of each row */
+  y: number[]
+  perplexity: number
+  seed: number
+  sheets: Sheets | null
+}
+
+/** Where the image of a row lies: in the file ``prefix + row + suffix``. */
+export interface Pictures {
+  subfolder: string
+  type: "temp"
+  prefix: string
+  suffix: string
+}
+
+/** CFRT of one attribute. */
+export interface Result {
+  attribute: string
+  /** index of its label */
+  target: number
+  cfrt: number
+  /** of the 95 % interval */
+  low: number
+  /** of the 95 % interval */
+  high: number
+  successes: number
+  patients: number
+  /** the paper's CFRT */
+  published: number | null
+  /** of each patient */
+  success: boolean[]
+  /** of each patient the index of the label that rose most, -1 for a success */
+  leaked: number[]
+  /** of each patient the mean change of every label, -1 to 1 */
+  deltas: number[][]
+}
+
+/** Where thumbnails lie: row by row on the contact sheets ``prefix + number + suffix``. */
+export interface Sheets {
+  subfolder: string
+  type: "temp"
+  prefix: string
+  suffix: string
+  /** cells across */
+  columns: number
+  /** cells down */
+  rows: number
+  /** pixels of a cell */
+  side: number
+}
+
+/** What a node with a view puts into its ``ui``. */
+export interface Shown {
+  medtraverse_view: (File | Unwritten)[]
+}
+
+/** The trajectory viewer's file. */
+export interface TrajectoryFile {
+  format: 1
+  notice: string
+  key: string
+  kind: "swap" | "curve"
+  neutral: string
+  seeds: (number | string)[]
+  attributes: Attribute[]
+  points: string[]
+  index: number[][][]
+  view: "trajectory"
+  /** width and height of an image, in pixels */
+  size: number[]
+  images: Pictures
+  /** whether the images are rough colours of latents */
+  approximate: boolean
+  /** patients that are not shown */
+  left_out: number
+}
+
+/** Stands for a view whose files could not be written. */
+export interface Unwritten {
+  /** the reason, as the operating system gives it */
+  unwritten: string
+}
+
+export type ViewFile = TrajectoryFile | MapFile | CFRTFile
