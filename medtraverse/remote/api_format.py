@@ -2,26 +2,53 @@
 
 import json
 import re
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-from .node_inputs import default_value, input_specs, is_widget, option_inputs
+from .node_inputs import Record, Spec, default_value, input_specs, is_widget, option_inputs
 
 BUNDLED = Path(__file__).resolve().parents[2] / "workflows"
 MUTED, BYPASSED = 2, 4
 _FROM_OUTSIDE = "-10"  # a subgraph's own input side, as the origin of links inside it
 _NOTES = {"Note", "MarkdownNote"}
 _CONTROLS = {"fixed", "increment", "decrement", "randomize", "increment-wrap"}
+# Nodes in whose `filename_prefix` the browser replaces %Node.widget% and %date:…%, as of frontend 1.47.
+_SAVING = {
+    "CLIPSave",
+    "LoraSave",
+    "ModelSave",
+    "Save3DAdvanced",
+    "SaveAnimatedPNG",
+    "SaveAnimatedWEBP",
+    "SaveAudio",
+    "SaveAudioAdvanced",
+    "SaveAudioMP3",
+    "SaveAudioOpus",
+    "SaveGLB",
+    "SaveGaussianSplat",
+    "SaveImage",
+    "SaveImageAdvanced",
+    "SaveLatent",
+    "SavePointCloud",
+    "SaveSVGNode",
+    "SaveVideo",
+    "SaveWEBM",
+    "VAESave",
+}
 
 
-def bundled() -> dict:
+def bundled() -> dict[str, Path]:
     """The bundled workflows: stem to path. A file for the browser goes before one in API format."""
     return {
         path.stem: path for folder in (BUNDLED / "api", BUNDLED) for path in sorted(folder.glob("*.json"))
     }
 
 
-def read_workflow(name) -> dict:
+def read_workflow(name: str | Path) -> Record:
     """A workflow of either format, from a path or by the bare name of a bundled one.
 
     Raises
@@ -50,10 +77,11 @@ def read_workflow(name) -> dict:
         raise ValueError(
             f"workflow: {path} is JSON, but no ComfyUI workflow; save one by Workflow > Save or Export (API)."
         )
+    assert isinstance(workflow, dict)
     return workflow
 
 
-def is_api(workflow) -> bool:
+def is_api(workflow: Any) -> bool:
     """Whether this is a graph in API format: node id to {"class_type", "inputs"}."""
     return (
         isinstance(workflow, dict)
@@ -67,8 +95,8 @@ def is_api(workflow) -> bool:
     )
 
 
-def to_api(workflow, object_info) -> dict:
-    """Convert a workflow that the browser saved (LiteGraph JSON, version 0.4 or 1) into API format, as the browser does on Queue.
+def to_api(workflow: Record, object_info: Record) -> Record:
+    """Convert a workflow that the browser saved (LiteGraph JSON, version 0.4 or 1) into API format, as on Queue.
 
     Parameters
     ----------
@@ -80,13 +108,14 @@ def to_api(workflow, object_info) -> dict:
     Returns
     -------
     dict
-        Node id to {"class_type", "inputs", "_meta"}. Nodes of a subgraph get the id "outer:inner". Muted nodes and notes are gone, bypassed nodes,
-        reroutes, primitives, Get and Set nodes are replaced by what feeds them.
+        Node id to {"class_type", "inputs", "_meta"}. Nodes of a subgraph get the id "outer:inner". Muted nodes and notes
+        are gone; bypassed nodes, reroutes, primitives, Get and Set nodes are replaced by what feeds them.
 
     Raises
     ------
     ValueError
-        Node types that the server lacks (all named, with their pack where the file says it), links in a circle, legacy group nodes.
+        Node types that the server lacks (all named, with their pack where the file says it), links in a circle,
+        legacy group nodes.
     """
     if is_api(workflow):
         return workflow
@@ -114,7 +143,7 @@ def to_api(workflow, object_info) -> dict:
     return graph
 
 
-def _missing(scope, node):
+def _missing(scope: "_Scope", node: Record) -> str:
     if node["type"].startswith(("workflow>", "workflow/")):
         raise ValueError(
             f"workflow: node {scope.path(node)} is a group node ({node['type']}), which ComfyUI gave up; "
@@ -124,10 +153,15 @@ def _missing(scope, node):
     return f"{node['type']} (node {scope.path(node)}{f', pack {pack}' if pack else ''})"
 
 
-def _api_node(scope, node, schema):
+def _api_node(scope: "_Scope", node: Record, schema: Record) -> Record:
+    values = {
+        name: _prompt_text(scope, node, name, value) if _options(spec).get("dynamicPrompts") else value
+        for name, (value, spec) in _widget_values(node, schema).items()
+    }
+    if node["type"] in _SAVING and isinstance(values.get("filename_prefix"), str):
+        values["filename_prefix"] = _file_name(scope.root(), values["filename_prefix"])
     inputs = {
-        name: {"__value__": value} if isinstance(value, list) else value
-        for name, value in _widget_values(scope, node, schema).items()
+        name: {"__value__": value} if isinstance(value, list) else value for name, value in values.items()
     }
     for entry in node.get("inputs") or ():
         source = scope.source_of(entry)
@@ -139,12 +173,12 @@ def _api_node(scope, node, schema):
     return {"class_type": node["type"], "inputs": inputs, "_meta": {"title": _title(node, schema)}}
 
 
-def _title(node, schema):
+def _title(node: Record, schema: Record) -> Any:
     return node.get("title") or schema.get("display_name") or node["type"]
 
 
-def _widget_values(scope, node, schema):
-    """A node's own values by input name: those in its file in schema order, then defaults."""
+def _widget_values(node: Record, schema: Record) -> dict[str, tuple[Any, Spec]]:
+    """A node's own values, and what the schema says of them, by input name: those in its file, then defaults."""
     values = node.get("widgets_values") or []
     as_widgets = {entry["widget"].get("name") for entry in node.get("inputs") or () if entry.get("widget")}
     if isinstance(values, dict):
@@ -158,31 +192,95 @@ def _widget_values(scope, node, schema):
             for name, value in values.items()
             if not isinstance(value, dict) and (name not in specs or name in defaults)
         }
-        return {name: value for name, value in {**defaults, **own}.items() if value is not None}
-    found, rest = {}, _without_forced(schema, list(values))
+        named = {name: value for name, value in {**defaults, **own}.items() if value is not None}
+        return {name: (value, []) for name, value in named.items()}
+    taken: dict[str, tuple[Any, Spec]] = {}
+    rest = _without_forced(schema, list(values))
 
-    def take(specs):
-        for name, spec in specs.items():
-            if not is_widget(name, spec, as_widgets):
-                continue
+    def take(specs: dict[str, Spec]) -> None:
+        widgets = [(name, spec) for name, spec in specs.items() if is_widget(name, spec, as_widgets)]
+        for number, (name, spec) in enumerate(widgets, 1):
             given = rest.pop(0) if rest else None
             value = default_value(spec) if given is None else given
             if value is not None:
-                found[name] = (
-                    _prompt_text(scope, node, name, value) if _options(spec).get("dynamicPrompts") else value
-                )
+                taken[name] = (_of_today(node, name, value), spec)
             take(option_inputs(name, spec, value))
-            if _has_control(name, spec) and rest and rest[0] in _CONTROLS:
+            if _has_control(name, spec) and rest and _is_control(rest, widgets[number:]):
                 rest.pop(0)
                 if (spec[0] == "COMBO" or isinstance(spec[0], list)) and rest:
                     rest.pop(0)  # the text that filters the choices
 
     take(input_specs(schema))
-    return found
+    return taken
 
 
-def _without_forced(schema, values):
-    """Files from before frontend 1.16 hold a dummy value for every forceInput of a widget's type: drop it where the count says so."""
+def _is_control(rest: list[Any], following: list[tuple[str, Spec]]) -> bool:
+    """Whether the first of the values left says what becomes of a seed after a run: a word, in files of 2023 a truth."""
+    if not isinstance(rest[0], bool):
+        return isinstance(rest[0], str) and rest[0] in _CONTROLS
+    # the value of a switch that comes next looks the same; then the number of values decides
+    return not following or following[0][1][0] != "BOOLEAN" or len(rest) > len(following)
+
+
+def _of_today(node: Record, name: str, value: Any) -> Any:
+    """The samplers' names lost a `sample_` in 2023; the browser drops it from older files."""
+    if node["type"] in ("KSampler", "KSamplerAdvanced") and name == "sampler_name" and isinstance(value, str):
+        return value.removeprefix("sample_")
+    return value
+
+
+def _file_name(root: "_Scope", text: str) -> str:
+    """A file name with %Node.widget% and %date:yyyy-MM-dd% replaced as the browser does, which leaves what it does not know."""
+
+    def replaced(match: re.Match[str]) -> str:
+        parts = match[1].split(".")
+        if len(parts) != 2:
+            return _date(parts[0][5:], datetime.now()) if parts[0].startswith("date:") else match[0]
+        nodes = list(root.all_nodes())
+        named = [node for node in nodes if _name_for_replacing(node) == parts[0]] or [
+            node for node in nodes if _title(node, root.object_info.get(node["type"]) or {}) == parts[0]
+        ]
+        schema = root.object_info.get(named[0]["type"]) if named else None
+        values = _widget_values(named[0], schema) if schema else {}
+        if parts[1] not in values:
+            return match[0]
+        return re.sub(r'[/?<>\\:*|"\x00-\x1f\x7f]', "_", _as_browser_text(values[parts[1]][0]))
+
+    return re.sub("%([^%]+)%", replaced, text)
+
+
+def _name_for_replacing(node: Record) -> Any:
+    own = None if node["type"] in _SAVING else node["type"]
+    return (node.get("properties") or {}).get("Node name for S&R", own)
+
+
+def _date(form: str, now: datetime) -> str:
+    """The browser's own letters for a date: d, M, h, m, s, doubled for two digits, yy and yyyy."""
+    numbers = {"d": now.day, "M": now.month, "h": now.hour, "m": now.minute, "s": now.second}
+    years = {"yy": f"{now.year}"[2:], "yyyy": f"{now.year}"}
+
+    def part(match: re.Match[str]) -> str:
+        letter = match[0][0]
+        return f"{numbers[letter]:0{len(match[0])}}" if letter in numbers else years.get(match[0], match[0])
+
+    return re.sub("dd?|MM?|hh?|mm?|ss?|yyy?y?", part, form)
+
+
+def _as_browser_text(value: Any) -> str:
+    """A value as JavaScript writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and (value == 0 or 1e-6 <= abs(value) < 1e21):
+        number = f"{Decimal(repr(value)):f}"
+        return number.removesuffix(".0")
+    return str(value)
+
+
+def _without_forced(schema: Record, values: list[Any]) -> list[Any]:
+    """Drop the dummy values that files from before frontend 1.16 hold for every forceInput of a widget's type.
+
+    The count of the values says whether a file has them.
+    """
     named = {
         name: spec
         for name, spec in input_specs(schema).items()
@@ -194,61 +292,64 @@ def _without_forced(schema, values):
     return [value for (spec, _), value in zip(slots, values) if not _options(spec).get("forceInput")]
 
 
-def _options(spec):
+def _options(spec: Spec) -> Record:
     return spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
 
 
-def _has_control(name, spec):
+def _has_control(name: str, spec: Spec) -> bool:
     return bool(
         _options(spec).get("control_after_generate", spec[0] == "INT" and name in ("seed", "noise_seed"))
     )
 
 
-def _prompt_text(scope, node, name, text):
-    """What the browser makes of a prompt: comments go. Its choice at random from {a|b} is refused, so that a run can be repeated."""
+def _prompt_text(scope: "_Scope", node: Record, name: str, text: Any) -> Any:
+    """What the browser makes of a prompt: comments go. A choice at random, {a|b}, is refused: runs can be repeated."""
     if not isinstance(text, str):
         return text
     text = re.sub(r"/\*[\s\S]*?\*/|//.*", "", text)
     if re.search(r"(?<!\\)\{", text):
         raise ValueError(
-            f"workflow: {name} of node {scope.path(node)} has a choice in braces, which the browser settles at random; "
+            f"workflow: {name} of node {scope.path(node)} has a choice in braces, settled at random by the browser; "
             f"write the words to use, or \\{{ for a brace: {text[:80]!r}."
         )
     return re.sub(r"\\([{}|])", r"\1", text)
 
 
-def _fits(one, other):
+def _fits(one: Any, other: Any) -> bool:
     """Whether an output of one type may feed an input of the other; "A,B" is either, "*" any."""
-    one, other = ({part.strip().lower() for part in str(kind).split(",")} for kind in (one, other))
-    return bool(one & other) or not {"*", "", "0"}.isdisjoint(one | other)
+    first, second = ({part.strip().lower() for part in str(kind).split(",")} for kind in (one, other))
+    return bool(first & second) or not {"*", "", "0"}.isdisjoint(first | second)
 
 
 class _Scope:
     """The workflow, or the inside of one subgraph node: its nodes and links, and the way out."""
 
-    def __init__(self, graph, definitions, object_info, outer=None, instance=None):
-        self.definition, self.definitions, self.object_info, self.outer, self.instance = (
-            graph,
-            definitions,
-            object_info,
-            outer,
-            instance,
-        )
-        self.prefix = f"{outer.path(instance)}:" if outer else ""
+    def __init__(
+        self,
+        graph: Record,
+        definitions: dict[str, Record],
+        object_info: Record,
+        outer: "_Scope | None" = None,
+        instance: Record | None = None,
+    ) -> None:
+        self.definition, self.definitions, self.object_info = graph, definitions, object_info
+        self.outer, self.instance = outer, instance or {}
+        self.prefix = f"{outer.path(self.instance)}:" if outer else ""
         if self.prefix.count(":") > 50:
             raise ValueError("workflow: a subgraph contains itself.")
-        self.nodes = {str(node["id"]): node for node in graph["nodes"]}
-        self.links, self.inside = {}, {}
+        self.nodes: dict[str, Record] = {str(node["id"]): node for node in graph["nodes"]}
+        self.links: dict[Any, tuple[str, int]] = {}
+        self.inside: dict[str, _Scope] = {}
         for link in graph.get("links") or ():
             if isinstance(link, dict):
                 self.links[link["id"]] = str(link["origin_id"]), link["origin_slot"]
             elif link:
                 self.links[link[0]] = str(link[1]), link[2]
 
-    def path(self, node):
+    def path(self, node: Record) -> str:
         return f"{self.prefix}{node['id']}"
 
-    def within(self, node):
+    def within(self, node: Record) -> "_Scope":
         """The scope inside a subgraph node."""
         key = str(node["id"])
         if key not in self.inside:
@@ -257,7 +358,18 @@ class _Scope:
             )
         return self.inside[key]
 
-    def real_nodes(self):
+    def root(self) -> "_Scope":
+        """The workflow itself, from whatever depth."""
+        return self.outer.root() if self.outer else self
+
+    def all_nodes(self) -> Iterator[Record]:
+        """Every node, muted ones too, subgraphs entered."""
+        for node in self.nodes.values():
+            yield node
+            if node["type"] in self.definitions:
+                yield from self.within(node).all_nodes()
+
+    def real_nodes(self) -> Iterator[tuple["_Scope", Record]]:
         """(scope, node) of every node that runs, subgraphs entered."""
         for node in self.nodes.values():
             if node.get("mode") in (MUTED, BYPASSED):
@@ -267,7 +379,7 @@ class _Scope:
             elif not self._browser_only(node):
                 yield self, node
 
-    def _browser_only(self, node):
+    def _browser_only(self, node: Record) -> bool:
         if node["type"] in self.object_info:
             return False
         if node["type"] in _NOTES | {"PrimitiveNode", "GetNode", "SetNode"} or node["type"].startswith(
@@ -279,13 +391,13 @@ class _Scope:
             entry.get("links") for entry in node.get("outputs") or ()
         )
 
-    def source_of(self, entry, kind=None):
+    def source_of(self, entry: Record, kind: Any = None) -> tuple[str, Any] | None:
         """What feeds an input: ("link", [node id, output]), ("value", v), or None."""
         if entry.get("link") is None or entry["link"] not in self.links:
             return None
         return self._from(*self.links[entry["link"]], kind or entry.get("type"))
 
-    def _from(self, origin, slot, kind):
+    def _from(self, origin: str, slot: int, kind: Any) -> tuple[str, Any] | None:
         if origin == _FROM_OUTSIDE and self.outer:
             return self._from_outside(slot)
         node = self.nodes.get(origin)
@@ -309,7 +421,7 @@ class _Scope:
             return self._from_set(node.get("widgets_values"))
         return self.source_of(inputs[0], kind) if inputs else None
 
-    def _from_set(self, name):
+    def _from_set(self, name: Any) -> tuple[str, Any] | None:
         for node in self.nodes.values():
             if (
                 node["type"] == "SetNode"
@@ -320,7 +432,8 @@ class _Scope:
                 return self.source_of(node["inputs"][0])
         return self.outer._from_set(name) if self.outer else None
 
-    def _from_outside(self, slot):
+    def _from_outside(self, slot: int) -> tuple[str, Any] | None:
+        assert self.outer
         name = self.definition["inputs"][slot]["name"]
         entry = next((one for one in self.instance.get("inputs") or () if one["name"] == name), None)
         if entry and entry.get("link") is not None:
@@ -328,7 +441,7 @@ class _Scope:
         value = self._values_on_node().get(name)
         return None if value is None else ("value", value)
 
-    def _values_on_node(self):
+    def _values_on_node(self) -> Record:
         """Values set on the subgraph node itself, by the name of its input. Others stay as they are inside."""
         proxies = (self.instance.get("properties") or {}).get("proxyWidgets") or ()
         proxies = json.loads(proxies) if isinstance(proxies, str) else proxies
@@ -341,7 +454,7 @@ class _Scope:
             if name is not None
         }
 
-    def _is_value(self, definition_input):
+    def _is_value(self, definition_input: Record) -> bool:
         """Whether one of a subgraph's inputs feeds a value inside (a widget), rather than a socket alone."""
         wanted = set(definition_input.get("linkIds") or ())
         for node in self.nodes.values():
@@ -351,7 +464,7 @@ class _Scope:
         return False
 
 
-def _bypass(node, slot, kind):
+def _bypass(node: Record, slot: int, kind: Any) -> int | None:
     """The input that a bypassed node hands on for one of its outputs, by the browser's rules; None if no type fits."""
     inputs, output = node.get("inputs") or [], node["outputs"][slot].get("type")
     if kind in ("*", "", 0):

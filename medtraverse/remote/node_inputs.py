@@ -1,9 +1,14 @@
-"""What a server's `/object_info` says of a node's inputs, and values for them from the command line: NODE.INPUT=VALUE."""
+"""What a server's `/object_info` says of a node's inputs, and values for them from the command line, NODE.INPUT=VALUE."""
 
 import copy
 import json
 import math
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+from typing import Any
+
+Record = dict[str, Any]  # an object of JSON: a graph, a node, a schema, options
+Spec = list[Any]  # of an input: its type or its choices, then options
 
 _WIDGETS = {
     "INT",
@@ -32,9 +37,9 @@ _WORDS = {
 }
 
 
-def input_specs(schema) -> dict:
+def input_specs(schema: Record) -> dict[str, Spec]:
     """Name to spec of a node's inputs, required before optional, in the order in which the browser shows them."""
-    specs = {}
+    specs: dict[str, Spec] = {}
     for section in ("required", "optional"):
         declared = (schema.get("input") or {}).get(section) or {}
         order = (schema.get("input_order") or {}).get(section) or declared
@@ -42,7 +47,7 @@ def input_specs(schema) -> dict:
     return specs
 
 
-def is_widget(name, spec, as_widgets=()) -> bool:
+def is_widget(name: str, spec: Spec, as_widgets: Collection[str] = ()) -> bool:
     """Whether the browser gives an input a value of its own. `as_widgets`: names that a saved node marks as such."""
     options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
     if options.get("forceInput"):
@@ -56,7 +61,7 @@ def is_widget(name, spec, as_widgets=()) -> bool:
     )
 
 
-def choices(spec):
+def choices(spec: Spec) -> list[Any] | None:
     """The list of a COMBO input, or None where there is none or it is not known (uploads, remote lists)."""
     options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
     if any(key.endswith("_upload") or key == "remote" for key in options):
@@ -71,26 +76,26 @@ def choices(spec):
     return listed or None
 
 
-def default_value(spec):
+def default_value(spec: Spec) -> Any:
     """What the browser puts into a new node's input; None for nothing."""
     options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
     if "default" in options:
         return options["default"]
     listed = spec[0] if isinstance(spec[0], list) else choices(spec)
-    return listed[0] if listed else _EMPTY.get(options.get("widgetType") or spec[0])
+    return listed[0] if listed else _EMPTY.get(str(options.get("widgetType") or spec[0]))
 
 
-def option_inputs(name, spec, value) -> dict:
+def option_inputs(name: str, spec: Spec, value: Any) -> dict[str, Spec]:
     """Inputs that a dynamic combo's chosen option adds, named "combo.input"; {} for any other input."""
     if not str(spec[0]).startswith("COMFY_DYNAMICCOMBO"):
         return {}
-    chosen = next((one for one in spec[1].get("options") or () if one.get("key") == value), {})
+    chosen: Record = next((one for one in spec[1].get("options") or () if one.get("key") == value), {})
     return {
         f"{name}.{inner}": one for inner, one in input_specs({"input": chosen.get("inputs") or {}}).items()
     }
 
 
-def set_value(graph, assignment, object_info) -> dict:
+def set_value(graph: Record, assignment: str, object_info: Record) -> Record:
     """A copy of a graph with one input set.
 
     Parameters
@@ -98,7 +103,8 @@ def set_value(graph, assignment, object_info) -> dict:
     graph : dict
         API format.
     assignment : str
-        "NODE.INPUT=VALUE". NODE: an id, a title or a class type that only one node has. VALUE is read by the input's type; a link is replaced by it.
+        "NODE.INPUT=VALUE". NODE: an id, a title or a class type that only one node has. VALUE is read by the input's
+        type; a link is replaced by it.
     object_info : dict
         The server's `/object_info`.
 
@@ -117,27 +123,28 @@ def set_value(graph, assignment, object_info) -> dict:
         specs |= option_inputs(outer, spec, node["inputs"].get(outer))
     if name not in specs:
         raise ValueError(
-            f"--set: {label(graph, key)} has no input {name!r}; {_near(name, specs)}it has {', '.join(specs) or 'none'}."
+            f"--set: {label(graph, key)} has no input {name!r}; "
+            f"{_near(name, specs)}it has {', '.join(specs) or 'none'}."
         )
     graph = copy.deepcopy(graph)
     graph[key]["inputs"][name] = _parse(f"--set: {name} of {label(graph, key)}", text, specs[name])
     return graph
 
 
-def label(graph, key) -> str:
+def label(graph: Record, key: Any) -> str:
     """A node in words: its title, class type and id."""
     node = graph.get(str(key)) or {}
     title, kind = title_of(graph, key), node.get("class_type", "unknown")
     return f"{title} (node {key})" if title == kind else f"{title} ({kind}, node {key})"
 
 
-def title_of(graph, key) -> str:
+def title_of(graph: Record, key: Any) -> str:
     """A node's title, or its class type if it has none."""
     node = graph.get(str(key)) or {}
-    return (node.get("_meta") or {}).get("title") or node.get("class_type") or str(key)
+    return str((node.get("_meta") or {}).get("title") or node.get("class_type") or key)
 
 
-def _target(graph, target):
+def _target(graph: Record, target: str) -> tuple[str, str]:
     """(node id, input) of "NODE.INPUT": the last dot divides, unless only an earlier one leaves a node's name before it."""
     parts = target.split(".")
     splits = [
@@ -149,7 +156,8 @@ def _target(graph, target):
             return keys[0], name
         if keys:
             raise ValueError(
-                f"--set: {node!r} is {len(keys)} nodes; name one by its id: {'; '.join(label(graph, key) for key in keys)}."
+                f"--set: {node!r} is {len(keys)} nodes; "
+                f"name one by its id: {'; '.join(label(graph, key) for key in keys)}."
             )
     names = dict.fromkeys(name for key in graph for name in (title_of(graph, key), graph[key]["class_type"]))
     raise ValueError(
@@ -158,24 +166,24 @@ def _target(graph, target):
     )
 
 
-def _find(graph, node):
+def _find(graph: Record, node: str) -> list[str]:
     if node in graph:
         return [node]
     for fold in (str, str.casefold):
-        found = [
+        keys = [
             key for key in graph if fold(node) in (fold(title_of(graph, key)), fold(graph[key]["class_type"]))
         ]
-        if found:
-            return found
+        if keys:
+            return keys
     return []
 
 
-def _near(name, known):
-    near = get_close_matches(name, known, 3, 0.6)
+def _near(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), 3, 0.6)
     return f"did you mean {' or '.join(near)}? " if near else ""
 
 
-def _parse(what, text, spec):
+def _parse(what: str, text: str, spec: Spec) -> Any:
     options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
     listed = choices(spec)
     if listed is not None:
@@ -193,7 +201,7 @@ def _parse(what, text, spec):
     raise ValueError(f"{what} takes the output of another node ({kind}); it cannot be set to a value.")
 
 
-def _choice(what, text, listed, options):
+def _choice(what: str, text: str, listed: list[Any], options: Record) -> Any:
     if options.get("multiselect") or options.get("multi_select"):
         chosen = (
             json.loads(text) if text.lstrip().startswith("[") else [part.strip() for part in text.split(",")]
@@ -207,9 +215,9 @@ def _choice(what, text, listed, options):
     raise ValueError(f"{what} is {text!r}; {_near(text, shown)}it can be {', '.join(shown[:30])}{more}.")
 
 
-def _number(what, text, options, whole, broken):
-    number = None
-    for read in [int] * whole + [float] * broken:
+def _number(what: str, text: str, options: Record, whole: bool, broken: bool) -> int | float:
+    number: int | float | None = None
+    for read in (int,) * whole + (float,) * broken:
         try:
             number = read(text)
             break

@@ -1,4 +1,7 @@
-"""Run a workflow on a ComfyUI from the command line: queue it, follow it, fetch what it made. `python -m medtraverse run` calls this."""
+"""Run a workflow on a ComfyUI from the command line: queue it, follow it, fetch what it made.
+
+`python -m medtraverse run` calls this.
+"""
 
 import csv
 import io
@@ -8,35 +11,45 @@ import shutil
 import signal
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .. import __version__
 from ..notice import NOTICE
 from ..whole_file import write_bytes, write_text
 from .api_format import read_workflow, to_api
-from .node_inputs import input_specs, label, set_value, title_of
+from .node_inputs import Record, input_specs, label, set_value, title_of
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .events import GraphRejected, RunResult
+    from .events import Progress as Step
 
 DONE, FAILED, BAD, LOST, CANCELLED = 0, 1, 2, 3, 130
 MARKER = "run.json"  # written last: a folder that has one is finished
 SAMPLER = "PromptSwapKSampler"
+VIEWER = "medtraverse_view"  # files of the widgets on the canvas, of use to the page alone
 
 
-def run_command(arguments) -> int:
+class _NothingMade(Exception):
+    """A graph that ComfyUI refused, or whose node failed: the exit code, and what to say of it."""
+
+    def __init__(self, code: int, text: str) -> None:
+        self.code, self.text = code, text
+        super().__init__(text)
+
+
+def run_command(arguments: Namespace) -> int:
     """The subcommand `run`; returns the exit code and prints why it is not 0."""
-    from .client import GraphRejected, NodeFailed, RunInterrupted
+    from .client import RunInterrupted
 
     before = signal.signal(signal.SIGTERM, _interrupt)
-    graph = {}  # the one at work, for what is said of its nodes
     try:
-        _run(arguments, graph)
+        _run(arguments)
         return DONE
-    except NodeFailed as error:
-        code, text = (
-            FAILED,
-            f"{label(graph, error.node_id)} failed: {error.exception_message or error.exception_type}",
-        )
-    except GraphRejected as error:
-        code, text = BAD, "ComfyUI refused the graph.\n" + "\n".join(plain_errors(graph, error))
+    except _NothingMade as error:
+        code, text = error.code, error.text
     except ConnectionError as error:
         code, text = LOST, f"{error}\nStart ComfyUI (python run.py serve), or give its address by --server."
     except (RunInterrupted, TimeoutError) as error:
@@ -44,11 +57,10 @@ def run_command(arguments) -> int:
     except KeyboardInterrupt:
         code, text = (
             CANCELLED,
-            "cancelled, and gone from the server's queue. What is finished stays; the same command goes on from there.",
+            "cancelled, and gone from the server's queue. "
+            "What is finished stays; the same command goes on from there.",
         )
-    except ValueError as error:
-        code, text = BAD, str(error)
-    except OSError as error:
+    except (ValueError, OSError) as error:
         code, text = BAD, str(error)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -66,11 +78,11 @@ def run_command(arguments) -> int:
     return code
 
 
-def _interrupt(*_):
+def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _run(arguments, graph):
+def _run(arguments: Namespace) -> None:
     from .client import Client
 
     began = time.monotonic()
@@ -86,25 +98,16 @@ def _run(arguments, graph):
     versions = {"medtraverse": __version__, **client.versions()}
     records = []
     for number, (name, job) in enumerate(jobs.items(), 1):
-        graph.clear()
-        graph.update(job)
         record = finished(out / name, job)
         if record:
             _say(arguments, f"{name or out}: done already")
         else:
             if name:
                 _say(arguments, f"Seeds {name} ({number} of {len(jobs)})")
-            progress = Progress(job, sys.stderr if arguments.json else sys.stdout, arguments.quiet)
-            try:
-                result = client.run(job, progress, arguments.timeout)
-            except BaseException:
-                progress.stop()
-                raise
-            progress.end()
             record = gather(
                 client,
                 job,
-                result,
+                _followed(client, job, arguments),
                 out / name,
                 {"workflow": arguments.workflow, "set": arguments.set, "seeds": name or None},
                 versions,
@@ -135,12 +138,32 @@ def _run(arguments, graph):
         _say(arguments, f"{files} files are in {out}, {time.monotonic() - began:.1f} s in all.\n{NOTICE}")
 
 
-def _say(arguments, text):
+def _followed(client: "Client", graph: Record, arguments: Namespace) -> "RunResult":
+    """The result of a graph, its progress shown; raises _NothingMade where the graph is at fault."""
+    from .client import GraphRejected, NodeFailed
+
+    progress = Progress(graph, sys.stderr if arguments.json else sys.stdout, arguments.quiet)
+    try:
+        result = client.run(graph, progress, arguments.timeout)
+    except BaseException as error:
+        progress.stop()
+        if isinstance(error, NodeFailed):
+            reason = error.exception_message or error.exception_type
+            raise _NothingMade(FAILED, f"{label(graph, error.node_id)} failed: {reason}") from error
+        if isinstance(error, GraphRejected):
+            lines = ["ComfyUI refused the graph.", *plain_errors(graph, error)]
+            raise _NothingMade(BAD, "\n".join(lines)) from error
+        raise
+    progress.end()
+    return result
+
+
+def _say(arguments: Namespace, text: str) -> None:
     if not arguments.quiet:
         print(text, file=sys.stderr if arguments.json else sys.stdout, flush=True)
 
 
-def _folder(arguments, job):
+def _folder(arguments: Namespace, job: tuple[str, Record]) -> Path:
     """--out, or the first of output/NAME, NAME-2, … that is free or has outputs of this very graph."""
     name, graph = job
     if arguments.out:
@@ -155,8 +178,8 @@ def _folder(arguments, job):
             number += 1
 
 
-def finished(folder, graph):
-    """The run.json of a folder that holds this graph's outputs, or None. ValueError if they are another graph's."""
+def finished(folder: Path, graph: Record) -> Record | None:
+    """The run.json of a folder that holds this graph's outputs, or None. ValueError if they are another's."""
     try:
         record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -170,7 +193,7 @@ def finished(folder, graph):
     return record
 
 
-def parse_seeds(text) -> range:
+def parse_seeds(text: str) -> range:
     """ "1500-1999", or one seed."""
     match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", text)
     if not match or int(match[2] or match[1]) < int(match[1]):
@@ -180,11 +203,11 @@ def parse_seeds(text) -> range:
     return range(int(match[1]), int(match[2] or match[1]) + 1)
 
 
-def seed_jobs(graph, seeds, object_info) -> dict:
+def seed_jobs(graph: Record, seeds: range, object_info: Record) -> dict[str, Record]:
     """One graph for each block of seeds: folder name to graph.
 
-    A Prompt Swap KSampler samples as many seeds in one run as its `patients` say, and the last block has what is left. In a graph without one,
-    every input `seed` or `noise_seed` that is not linked gets one seed a run.
+    A Prompt Swap KSampler samples as many seeds in one run as its `patients` say, and the last block has what is left. In
+    a graph without one, every input `seed` or `noise_seed` that is not linked gets one seed a run.
 
     Raises
     ------
@@ -202,7 +225,8 @@ def seed_jobs(graph, seeds, object_info) -> dict:
     ]
     if not targets:
         raise ValueError(
-            f"--seeds: no node of the graph has a seed of its own (a {SAMPLER}, or any with an input seed or noise_seed)."
+            f"--seeds: no node of the graph has a seed of its own; add a {SAMPLER}, "
+            "or any node with an input seed or noise_seed."
         )
     blocks = [graph[key]["inputs"].get("patients", 1) for key in samplers] or [1]
     block = blocks[0]
@@ -211,7 +235,7 @@ def seed_jobs(graph, seeds, object_info) -> dict:
     jobs = {}
     for first in range(seeds.start, seeds.stop, block):
         last = min(first + block, seeds.stop) - 1
-        changed = {key: {"seed": first, "patients": last - first + 1} for key in samplers}
+        changed: dict[str, Record] = {key: {"seed": first, "patients": last - first + 1} for key in samplers}
         if not samplers:
             for key, name in targets:
                 changed.setdefault(key, {})[name] = first
@@ -221,16 +245,21 @@ def seed_jobs(graph, seeds, object_info) -> dict:
     return jobs
 
 
-def _is_number(node, name):
+def _is_number(node: Record, name: str) -> bool:
     return isinstance(node["inputs"].get(name), int)
 
 
-def gather(client, graph, result, folder, settings, versions) -> dict:
-    """Fetch all outputs of a run into a folder, write run.json last, and return what is in it."""
+def gather(
+    client: "Client", graph: Record, result: "RunResult", folder: Path, settings: Record, versions: Record
+) -> Record:
+    """Fetch the outputs of a run into a folder, write run.json last, and return what is in it.
+
+    The files of the viewers on the canvas stay on the server.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     taken, outputs = {MARKER}, []
 
-    def keep(key, kind, name, content):
+    def keep(key: str, kind: str, name: str, content: str | bytes) -> None:
         name = file_name(name)
         if name.casefold() in taken:
             name = file_name(f"{key}-{name}")
@@ -243,6 +272,8 @@ def gather(client, graph, result, folder, settings, versions) -> dict:
 
     for key, kinds in result.outputs.items():
         for kind, items in kinds.items():
+            if kind == VIEWER:
+                continue
             for item in items if isinstance(items, (list, tuple)) else [items]:
                 if isinstance(item, dict) and isinstance(item.get("filename"), str):
                     keep(key, kind, item["filename"], client.fetch(item))
@@ -262,7 +293,7 @@ def gather(client, graph, result, folder, settings, versions) -> dict:
     return record
 
 
-def file_name(name) -> str:
+def file_name(name: str) -> str:
     """A name that stays in its folder on every system, as near to the given one as can be."""
     name = (
         re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", name.replace("\\", "/").rsplit("/", 1)[-1]).strip().rstrip(".")
@@ -273,7 +304,7 @@ def file_name(name) -> str:
     return path.stem[: 200 - len(path.suffix)] + path.suffix if len(path.suffix) < 20 else name[:200]
 
 
-def text_suffix(text) -> str:
+def text_suffix(text: str) -> str:
     """.json for a JSON object or list, .csv for rows of equal length, .txt for the rest."""
     try:
         if isinstance(json.loads(text), (dict, list)):
@@ -284,7 +315,7 @@ def text_suffix(text) -> str:
     return ".csv" if len(rows) > 1 and len(rows[0]) > 1 and len({len(row) for row in rows}) == 1 else ".txt"
 
 
-def plain_errors(graph, rejected) -> list:
+def plain_errors(graph: Record, rejected: "GraphRejected") -> list[str]:
     """A rejected graph's errors, a line each, with the node's title and the input."""
     lines = []
     for key, record in rejected.node_errors.items():
@@ -292,23 +323,27 @@ def plain_errors(graph, rejected) -> list:
             extra = error.get("extra_info") or {}
             name, details = extra.get("input_name"), error.get("details") or ""
             text = error.get("message") or error.get("type")
-            lines.append(
-                f"{label(graph, key)}: {f'{name}: ' if name else ''}{text}{f' ({details})' if details and details != name else ''}"
-            )
+            place = f"{label(graph, key)}: {name}" if name else label(graph, key)
+            lines.append(f"{place}: {text}{f' ({details})' if details and details != name else ''}")
     if not lines:
         lines = [" ".join(filter(None, (rejected.error.get("message"), rejected.error.get("details"))))]
     return lines
 
 
 class Progress:
-    """One line for each node: title, percent and seconds. On a terminal the line counts up; elsewhere it appears when the node is done."""
+    """One line for each node: title, percent and seconds.
 
-    def __init__(self, graph, stream, quiet=False):
+    On a terminal the line counts up; elsewhere it appears when the node is done.
+    """
+
+    def __init__(self, graph: Record, stream: TextIO, quiet: bool = False) -> None:
         self.graph, self.stream, self.quiet = graph, stream, quiet
         self.live = stream.isatty()
-        self.node, self.since, self.width, self.shown, self.place = None, 0.0, 0, None, ""
+        self.node: str | None = None
+        self.shown: int | None = None
+        self.since, self.width, self.place = 0.0, 0, ""
 
-    def __call__(self, step):
+    def __call__(self, step: "Step") -> None:
         if step.node_id != self.node:
             self.end()
             self.node, self.since, self.place = (
@@ -321,21 +356,22 @@ class Progress:
             self.shown = percent
             self._print(f"{percent:3d} %", "")
 
-    def end(self):
+    def end(self) -> None:
         """Close the current node's line."""
         if self.node is not None:
             self._print("100 %", "\n")
             self.node, self.shown, self.width = None, None, 0
 
-    def stop(self):
+    def stop(self) -> None:
         """Leave the current node's line as it is: the run ended within it."""
         if self.node is not None and self.live and not self.quiet:
             print(file=self.stream)
 
-    def _print(self, percent, end):
+    def _print(self, percent: str, end: str) -> None:
         if self.quiet:
             return
-        line = f"{self.place:>7} {title_of(self.graph, self.node)}  {percent}  {time.monotonic() - self.since:.1f} s"
+        seconds = time.monotonic() - self.since
+        line = f"{self.place:>7} {title_of(self.graph, self.node)}  {percent}  {seconds:.1f} s"
         if self.live:
             line = line[: shutil.get_terminal_size().columns - 1]
         print(("\r" if self.live else "") + line.ljust(self.width), end=end, file=self.stream, flush=True)

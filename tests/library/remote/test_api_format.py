@@ -1,6 +1,8 @@
 """Workflows as the browser saves them, brought into API format, by hand-made graphs for each rule and by a round trip."""
 
 import json
+import re
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -117,6 +119,90 @@ def test_a_file_without_the_control_value_reads_as_well():
     ui = Ui()
     node = ui.add("Sample", [1500, 30, "euler", 0.5])
     assert inputs(ui, node)["steps"] == 30
+
+
+@pytest.mark.parametrize("control", [True, False])
+def test_a_control_saved_as_a_truth_in_2023_is_no_value(control):
+    ui = Ui()
+    node = ui.add("Sample", [1500, control, 30, "euler", 0.5])
+    assert inputs(ui, node) == {"seed": 1500, "steps": 30, "sampler": "euler", "strength": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ([7, True, False, 3], [7, False, 3]),  # a control and a switch
+        ([7, "fixed", False, 3], [7, False, 3]),
+        ([7, False, 3], [7, False, 3]),  # a switch, and no control in the file
+    ],
+)
+def test_a_truth_after_a_seed_is_a_switch_where_the_count_says_so(values, wanted):
+    spec = {"seed": ["INT", {}], "tiled": ["BOOLEAN", {}], "size": ["INT", {}]}
+    ui = Ui()
+    ui.add("Tiles", values)
+    assert list(to_api(ui.file(), {"Tiles": {"input": {"required": spec}}})["1"]["inputs"].values()) == wanted
+
+
+SAVE = {"input": {"required": {"images": ["IMAGE"], "filename_prefix": ["STRING", {"default": "ComfyUI"}]}}}
+KSAMPLER = {
+    "display_name": "KSampler",
+    "input": {
+        "required": {
+            "seed": ["INT", {"control_after_generate": True}],
+            "cfg": ["FLOAT", {"default": 8.0}],
+            "sampler_name": [["euler", "dpmpp_2m"], {}],
+        }
+    },
+}
+
+
+def prefix(text, kind="SaveImage", **more):
+    ui = Ui()
+    ui.add("KSampler", [5, "fixed", 7.0, "sample_dpmpp_2m"], mode=2, **more)
+    ui.add("Sample", [8, "fixed", 30, "euler", 0.00001], title="My: sampler")
+    node = ui.add(kind, [text])
+    info = INFO | {kind: SAVE, "KSampler": KSAMPLER}
+    return to_api(ui.file(), info)[str(node["id"])]["inputs"]["filename_prefix"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a-%KSampler.seed%-b", "a-5-b"),
+        ("%KSampler.cfg%", "7"),  # as JavaScript writes it
+        ("%KSampler.sampler_name%", "dpmpp_2m"),
+        ("%My: sampler.strength%", "0.00001"),
+        ("%Sample.sampler%/%Sample.seed%", "euler/8"),
+        ("%SaveImage.filename_prefix%", "%SaveImage.filename_prefix%"),  # saving nodes have no such name
+        ("%Nobody.seed%", "%Nobody.seed%"),
+        ("%KSampler.none%", "%KSampler.none%"),
+        ("%width%x%height% 100%", "%width%x%height% 100%"),
+        ("%year%-%a.b.c%", "%year%-%a.b.c%"),
+    ],
+)
+def test_a_file_name_takes_values_of_other_nodes_as_in_the_browser(text, wanted):
+    assert prefix(text) == wanted
+
+
+def test_a_file_name_goes_by_the_name_for_replacing_and_stays_in_its_folder():
+    named = {"properties": {"Node name for S&R": "first"}, "title": "a/b"}
+    assert prefix("%first.seed% %KSampler.seed% %a/b.seed%", **named) == "5 %KSampler.seed% 5"
+    ui = Ui()
+    ui.add("Sample", [8, "fixed", 30, "../a\\b:c", 1])
+    ui.add("SaveImage", ["%Sample.sampler%"])
+    graph = to_api(ui.file(), INFO | {"SaveImage": SAVE})
+    assert graph["2"]["inputs"]["filename_prefix"] == ".._a_b_c"
+
+
+def test_other_nodes_keep_the_text():
+    assert prefix("%KSampler.seed%", "SaveTraversalFigure") == "%KSampler.seed%"
+
+
+def test_a_file_name_takes_the_date():
+    before = datetime.now()
+    text = prefix("%date:yyyy-MM-dd%")
+    assert text in {f"{moment:%Y-%m-%d}" for moment in (before, datetime.now())}
+    assert re.fullmatch(r"\d\d [1-9]\d? [0-2]\d", prefix("%date:yy M hh%"))
 
 
 def test_controls_of_choices_and_of_named_numbers_are_no_values():
