@@ -1,4 +1,7 @@
-"""Chromium on the live server's page. MEDTRAVERSE_BROWSER names its program; without any browser these tests are skipped, unless it says "required"."""
+"""Chromium on the live server's page.
+
+MEDTRAVERSE_BROWSER names its program; without any browser these tests are skipped, unless it says "required".
+"""
 
 import json
 import os
@@ -45,11 +48,14 @@ def context(browser, server):
 
 
 class Page:
-    """The frontend in a tab; ``errors`` are the console's errors and deprecation warnings and the exceptions since it was opened."""
+    """The frontend in a tab.
+
+    ``errors`` are the console's errors and deprecation warnings and the exceptions since it was opened.
+    """
 
     def __init__(self, page, url):
         self.page, self.url, self.errors = page, url, []
-        # The frontend asks ComfyUI's registry about every pack that a workflow names, and its own policy forbids it.
+        # The frontend asks ComfyUI's registry about every pack of a workflow, and its own policy forbids it.
         page.on("console", self.log)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
@@ -69,6 +75,15 @@ class Page:
         self.page.wait_for_function("window.app.graph._nodes.length > 0", timeout=60_000)
         self.page.wait_for_timeout(300)
         return self
+
+    def wait_for_error(self, text):
+        """Wait until a failed run's words are seen; newer frontends hide them behind a button."""
+        words = self.page.get_by_text(text).filter(visible=True)
+        details = self.page.get_by_role("button", name="View details").filter(visible=True)
+        words.or_(details).first.wait_for(timeout=60_000)
+        if not words.count():
+            details.first.click()
+        words.first.wait_for(timeout=10_000)
 
     def evaluate(self, script):
         return self.page.evaluate(script)

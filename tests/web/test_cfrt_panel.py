@@ -1,4 +1,7 @@
-"""The CFRT Evaluator's panel alone in a page: its module is served as it is, with the evaluator's own figures and no ComfyUI."""
+"""The CFRT Evaluator's panel alone in a page.
+
+Its module is served as it is, with the evaluator's own figures and no ComfyUI.
+"""
 
 import json
 import mimetypes
@@ -13,12 +16,14 @@ from medtraverse.notice import NOTICE
 WEB = Path(__file__).resolve().parents[2] / "web"
 LABELS = ["hair", "gel bubble", "ruler", "ink"]
 COLOURS = ["#7A4B2A", "#3E8ED0", "#E0B400", "#2B2B55"]
-PAGE = """<!doctype html><meta charset="utf-8"><style id="css"></style><body><div id="room" style="width: 700px; height: 600px"></div><script type="module">
+PAGE = """<!doctype html><meta charset="utf-8"><style id="css"></style>
+<body><div id="room" style="width: 700px; height: 600px"></div><script type="module">
 import { CFRTView, css } from "/parts/cfrt.js"
 document.querySelector("#css").textContent = css
 window.saved = []
 window.heard = []
-for (const type of ["keydown", "keyup", "pointerdown", "click", "wheel"]) window.addEventListener(type, event => heard.push(event.key ?? type))
+for (const type of ["keydown", "keyup", "pointerdown", "click", "wheel"])
+  window.addEventListener(type, event => heard.push(event.key ?? type))
 window.host = { state: {}, t: text => text, save() { saved.push(JSON.stringify(host.state)) } }
 window.panel = new CFRTView(host)
 document.querySelector("#room").append(panel.element)
@@ -110,9 +115,11 @@ def test_bars_whiskers_and_published_ticks_stand_at_their_values(panel, patients
     assert bars.count() == len(LABELS)
     for number, result in enumerate(view["results"]):
         left, fill, low, high, tick = bars.nth(number).evaluate("""bar => {
-          const [track, fill, whisker, tick] = ['track', 'fill', 'whisker', 'published'].map(name => bar.querySelector('.mt-cfrt-' + name).getBoundingClientRect())
+          const [track, fill, whisker, tick] = ['track', 'fill', 'whisker', 'published'].map(name =>
+            bar.querySelector('.mt-cfrt-' + name).getBoundingClientRect())
           const inner = track.width - 1
-          return [fill.left - track.left, fill.width, whisker.left - track.left, whisker.right - track.left, (tick.left + tick.right) / 2 - track.left].map(x => x / inner)
+          return [fill.left - track.left, fill.width, whisker.left - track.left, whisker.right - track.left,
+            (tick.left + tick.right) / 2 - track.left].map(x => x / inner)
         }""")
         assert [left, fill, low, high, tick] == pytest.approx(
             [0, result["cfrt"], result["low"], result["high"], result["published"]], abs=0.01
@@ -171,7 +178,8 @@ def test_signed_bars_lie_on_their_side_of_the_zero(panel):
     view["results"][0]["deltas"] = [[-0.5, 0.25, 0.0, 0.5]] * 3
     view["results"][0].update(success=[False] * 3, leaked=[3] * 3, successes=0)
     shown(panel, view, {"open": "hair"})
-    places = panel.locator("tbody tr").first.evaluate("""row => [...row.querySelectorAll('.mt-cfrt-signed')].map(track => {
+    places = panel.locator("tbody tr").first.evaluate("""row =>
+      [...row.querySelectorAll('.mt-cfrt-signed')].map(track => {
       const [outer, inner] = [track, track.firstChild].map(one => one.getBoundingClientRect())
       return [(inner.left - outer.left) / outer.width, (inner.right - outer.left) / outer.width]
     })""")

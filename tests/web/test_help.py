@@ -1,7 +1,10 @@
 """The frontend's own help panel shows a node's page with its picture."""
 
-SELECT = """() => { const node = app.graph._nodes.find(node => node.type === 'TrajectoryGrid'); app.canvas.ds.scale = 1
-  app.canvas.ds.offset = [-node.pos[0] + 700, -node.pos[1] + 420]; app.canvas.selectNode(node); app.canvas.setDirty(true, true) }"""
+SELECT = """() => { const node = app.graph._nodes.find(node => node.type === 'TrajectoryGrid')
+  app.canvas.ds.scale = 1
+  app.canvas.ds.offset = [-node.pos[0] + 700, -node.pos[1] + 420]
+  app.canvas.selectNode(node)
+  app.canvas.setDirty(true, true) }"""
 
 
 def test_the_panel_shows_page_and_picture(tab):

@@ -1,4 +1,7 @@
-"""Every bundled workflow in the real frontend: found in the Templates browser, opened whole, laid out, and the same graph as its API file."""
+"""Every bundled workflow in the real frontend.
+
+It is found in the Templates browser, opens whole and laid out, and is the same graph as its API file.
+"""
 
 import json
 import urllib.request
@@ -10,8 +13,10 @@ from workflows.build import files
 from workflows.graphs import names
 
 FOLDER = PACK / "workflows"
-BOXES = """app.graph._nodes.map(node => ({title: node.title, box: [node.pos[0], node.pos[1] - 30, node.pos[0] + node.size[0], node.pos[1] + node.size[1]]}))"""
-GROUPS = "app.graph._groups.map(group => ({title: group.title, box: [group.pos[0], group.pos[1], group.pos[0] + group.size[0], group.pos[1] + group.size[1]]}))"
+BOXES = """app.graph._nodes.map(node => ({title: node.title,
+  box: [node.pos[0], node.pos[1] - 30, node.pos[0] + node.size[0], node.pos[1] + node.size[1]]}))"""
+GROUPS = """app.graph._groups.map(group => ({title: group.title,
+  box: [group.pos[0], group.pos[1], group.pos[0] + group.size[0], group.pos[1] + group.size[1]]}))"""
 
 
 def overlap(a, b):
@@ -49,7 +54,8 @@ def test_it_opens_whole_and_is_its_api_file(tab, bare_errors, name):
     assert [node["title"] for node in nodes] == [node["title"] for node in wanted["nodes"]]
     assert (
         tab.evaluate(
-            "app.graph._nodes.filter(node => node.has_errors || !LiteGraph.registered_node_types[node.type]).map(node => node.type)"
+            """app.graph._nodes.filter(node => node.has_errors || !LiteGraph.registered_node_types[node.type])
+              .map(node => node.type)"""
         )
         == []
     )
