@@ -9,7 +9,7 @@ draws nothing.
 import json
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 # pydantic reads typing's own TypedDict only from Python 3.12 on; torch brings typing_extensions everywhere.
 from typing_extensions import TypedDict
@@ -157,17 +157,18 @@ class CFRTFile(View):
 ViewFile = TrajectoryFile | MapFile | CFRTFile
 
 
-def adapter():
-    """Return pydantic's validator of a view's file: strict, and no field that is not named here."""
+def adapter() -> tuple[Any, Any]:
+    """Return pydantic's strict validators of a view's file and of ``ui``; other fields are refused."""
     from pydantic import TypeAdapter
 
     for name, kind in globals().copy().items():
         if name != "TypedDict" and isinstance(kind, type) and issubclass(kind, dict):
-            kind.__pydantic_config__ = {"extra": "forbid", "strict": True, "use_attribute_docstrings": True}
+            config = {"extra": "forbid", "strict": True, "use_attribute_docstrings": True}
+            setattr(kind, "__pydantic_config__", config)  # noqa: B010 — mypy knows no such attribute
     return TypeAdapter(ViewFile), TypeAdapter(Shown)
 
 
-def schema():
+def schema() -> dict[str, Any]:
     """Return the JSON schema of a view's file, with that of a node's ``ui`` beside it."""
     file, shown = adapter()
     made = file.json_schema()
@@ -176,7 +177,7 @@ def schema():
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ViewFile", **made}
 
 
-def typescript(schema):
+def typescript(schema: dict[str, Any]) -> str:
     """Return the types of a schema's definitions as a TypeScript declaration file."""
     lines = ["// Made from nodes/view_contract.py by `python nodes/view_contract.py`; not to be edited."]
     for name, made in sorted(schema["$defs"].items()):
@@ -189,9 +190,9 @@ def typescript(schema):
     return "\n".join([*lines, "", f"export type ViewFile = {_type(schema)}", ""])
 
 
-def _type(kind):
+def _type(kind: dict[str, Any]) -> str:
     if "$ref" in kind:
-        return kind["$ref"].rsplit("/", 1)[1]
+        return str(kind["$ref"]).rsplit("/", 1)[1]
     if "const" in kind or "enum" in kind:
         return " | ".join(json.dumps(value) for value in kind.get("enum", [kind.get("const")]))
     if "anyOf" in kind:
@@ -199,10 +200,10 @@ def _type(kind):
     if kind["type"] == "array":
         items = _type(kind["items"])
         return f"({items})[]" if " | " in items else f"{items}[]"
-    return {"integer": "number"}.get(kind["type"], kind["type"])
+    return "number" if kind["type"] == "integer" else str(kind["type"])
 
 
-def files():
+def files() -> dict[Path, str]:
     """Return the text of each file that is made from the contract, by its path."""
     made, folder = schema(), Path(__file__).resolve().parents[1] / "web" / "types"
     return {

@@ -64,6 +64,7 @@ def test_a_call_that_the_frontend_does_not_have_is_an_error(tmp_path, line, comp
 @pytest.fixture(scope="module")
 def contract():
     spec = importlib.util.spec_from_file_location("view_contract", CONTRACT)
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     # pydantic finds the fields' docstrings by it
     sys.modules[spec.name] = module
@@ -100,7 +101,7 @@ def trajectory_file(**change):
     }
 
 
-CHANGES = [
+CHANGES: list[dict[str, object]] = [
     {},
     {"format": 2},
     {"view": "map"},
