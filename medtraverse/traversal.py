@@ -1,12 +1,15 @@
-"""Traversal by prompt swap (section 3 of TehraniNasab, Kumar, Arbel 2025): which latent runs under which prompt at which step.
+"""Traversal by prompt swap (section 3 of TehraniNasab, Kumar, Arbel 2025).
 
-Every output latent of a run is a row. A patient has one neutral row and one row for each attribute and swap step λ. A row
-with swap step λ is denoised under the neutral prompt in steps 0…λ (λ + 1 of them: the reference swaps in a callback that
-runs *after* step λ) and under its attribute's prompt from step λ + 1 on. Up to its swap a row equals its patient's neutral
-row, so only the neutral row has to be computed.
+Which latent runs under which prompt at which step is said here; nothing is sampled.
+
+Every output latent of a run is a row. A patient has one neutral row and one row for each attribute and swap
+step λ. A row with swap step λ is denoised under the neutral prompt in steps 0…λ (λ + 1 of them: the reference
+swaps in a callback that runs *after* step λ) and under its attribute's prompt from step λ + 1 on. Up to its
+swap a row equals its patient's neutral row, so only the neutral row has to be computed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 
@@ -16,8 +19,8 @@ NEUTRAL = -1
 def parse_swap_steps(text, steps):
     """Read ``"45,40,…"`` into a tuple of swap steps.
 
-    Raises ValueError when it is empty, repeats a step, is not made of whole numbers, or holds one outside ``0…steps - 2``
-    (a swap after the last step would change nothing).
+    Raises ValueError when it is empty, repeats a step, is not made of whole numbers, or holds one outside
+    ``0…steps - 2`` (a swap after the last step would change nothing).
     """
     parts = [part.strip() for part in str(text).split(",") if part.strip()]
     if not parts:
@@ -42,7 +45,9 @@ def parse_swap_steps(text, steps):
 
 
 def ddim_timesteps(steps, train_steps=1000):
-    """Return diffusers' DDIM timesteps, descending, with leading spacing and an offset of 1 (981, 961, …, 1 for 50 steps).
+    """Return diffusers' DDIM timesteps, descending: 981, 961, …, 1 for 50 steps.
+
+    The spacing is "leading", the offset 1.
 
     Raises ValueError unless ``1 <= steps < train_steps``.
     """
@@ -55,9 +60,10 @@ def ddim_timesteps(steps, train_steps=1000):
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows of a run over ``patients`` patients, ``attributes`` attributes and the ``swap_steps``, in the order given.
+    """Rows of a run: patients, attributes and swap steps, in the order given.
 
-    Rows are ordered by patient; within a patient neutral, then every swap step of the first attribute, of the second, ….
+    Rows are ordered by patient; within a patient neutral, then every swap step of the first attribute, of the
+    second, ….
     """
 
     patients: int
@@ -87,16 +93,16 @@ class Plan:
         return torch.cat([torch.tensor([steps]), branches]).repeat(self.patients)
 
     def index(self):
-        """Return the row of every patient, attribute and trajectory point, long [patients, attributes, 1 + swap steps]."""
+        """Return the row of every point of a trajectory, long [patients, attributes, 1 + swap steps]."""
         first = (torch.arange(self.patients) * self.rows_per_patient)[:, None, None]
         branches = torch.arange(1, self.rows_per_patient).reshape(1, self.attributes, len(self.swap_steps))
         return torch.cat([first.expand(-1, self.attributes, 1), first + branches], dim=2)
 
     def sources(self, step, steps):
-        """Return the rows whose evaluation at ``step`` serves every row, as ``(conditional, unconditional)``, long [rows] each.
+        """Return whose evaluation at ``step`` serves each row: ``(conditional, unconditional)``, long [rows].
 
-        Up to its swap a row is served by its patient's neutral row. In the first step after the swap its latent is still
-        the neutral one, so the unconditional evaluation is shared for one step more.
+        Up to its swap a row is served by its patient's neutral row. In the first step after the swap its
+        latent is still the neutral one, so the unconditional evaluation is shared for one step more.
         """
         own = torch.arange(self.rows)
         neutral = self.patient() * self.rows_per_patient
@@ -107,8 +113,82 @@ class Plan:
 
     def evaluations(self, steps, guidance=True):
         """Return the number of U-Net rows that a run of ``steps`` single-evaluation steps needs."""
-        total = 0
+        # Patients share nothing, so one is counted: a hundred thousand have millions of rows.
+        patient, total = replace(self, patients=1), 0
         for step in range(steps):
-            conditional, unconditional = self.sources(step, steps)
+            conditional, unconditional = patient.sources(step, steps)
             total += conditional.unique().numel() + (unconditional.unique().numel() if guidance else 0)
-        return total
+        return self.patients * total
+
+
+@dataclass(frozen=True)
+class TraversalSettings:
+    """All that a traversal depends on beside model and conditionings.
+
+    Attributes
+    ----------
+    seed, patients : int
+        Patient p has the seed ``seed + p``.
+    steps : int
+    cfg : float
+        Weight of classifier-free guidance; 1 is none.
+    sampler, scheduler : str
+        Names in the host.
+    swap_steps : tuple of int
+        λ, in the order of the trajectory's points.
+    noise : str
+        Where noise is drawn, ``"cpu"`` or ``"gpu"``.
+    width, height : int
+        Of the images, in pixels.
+    domain, neutral, neutral_prompt : str
+        Names of the domain and of its neutral prompt, and the prompt.
+    prompts : tuple of (str, str)
+        Name and prompt of each attribute.
+    """
+
+    seed: int
+    patients: int
+    steps: int
+    cfg: float
+    sampler: str
+    scheduler: str
+    swap_steps: tuple[int, ...]
+    noise: str
+    width: int
+    height: int
+    domain: str
+    neutral: str
+    neutral_prompt: str
+    prompts: tuple[tuple[str, str], ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of every patient."""
+        return tuple(range(self.seed, self.seed + self.patients))
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The name of every attribute."""
+        return tuple(name for name, _ in self.prompts)
+
+    @property
+    def guided(self) -> bool:
+        """Whether the unconditional half of guidance is computed."""
+        return self.cfg != 1.0
+
+    @cached_property
+    def plan(self) -> "Plan":
+        """The rows of the traversal."""
+        return Plan(self.patients, len(self.prompts), self.swap_steps)
+
+    def block(self, first: int, patients: int) -> "TraversalSettings":
+        """Return the settings of ``patients`` patients, or as many as there are, from ``first`` on."""
+        return replace(self, seed=self.seed + first, patients=min(patients, self.patients - first))
+
+    def report(self) -> dict:
+        """Return the settings as a report holds them, JSON-serialisable."""
+        return {
+            **{item.name: getattr(self, item.name) for item in fields(self)},
+            "swap_steps": list(self.swap_steps),
+            "prompts": dict(self.prompts),
+        }

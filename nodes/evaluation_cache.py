@@ -1,7 +1,9 @@
-"""A bounded memory of U-Net outputs, so that a run which adds a swap step or an attribute computes only what is new.
+"""A bounded memory of U-Net outputs.
 
-What is kept is the raw conditional and unconditional output of one row at one evaluation. Served again, it leaves every
-number as it was, whatever the sampler; latents would lose the history of multistep samplers.
+A run that adds a swap step or an attribute computes only what is new.
+
+What is kept is the raw conditional and unconditional output of one row at one evaluation. Served again, it
+leaves every number as it was, whatever the sampler; latents would lose the history of multistep samplers.
 """
 
 import hashlib
@@ -48,8 +50,8 @@ class EvaluationCache:
 def cache_for(model, megabytes):
     """Return the cache of a MODEL, its limit set; None when it is off.
 
-    ``megabytes`` -1 takes a sixteenth of the machine's memory where that is 32 GiB or more, else none. A cache belongs to one
-    patched model and goes with it: another LoRA is another model.
+    ``megabytes`` -1 takes a sixteenth of the machine's memory where that is 32 GiB or more, else none. A
+    cache belongs to one patched model and goes with it: another LoRA is another model.
     """
     if megabytes < 0:
         total = psutil.virtual_memory().total
@@ -66,7 +68,7 @@ def cache_for(model, megabytes):
 
 
 def fingerprint(conditioning):
-    """Return a digest of a conditioning that is nothing but prompts; None for one with ControlNet, hooks, areas, masks…"""
+    """Return a digest of a conditioning of plain prompts; None for one with ControlNet, hooks, areas …"""
     digest = hashlib.sha256()
     for tensor, options in conditioning:
         if set(options) - {"pooled_output"}:

@@ -1,11 +1,13 @@
 """Shared-prefix sampling inside ComfyUI's own machinery.
 
-The latents of all rows go through an unchanged ComfyUI sampler from first step to last, so multistep history, previews and
-patches see full batches. What is shared are U-Net evaluations: a wrapper around ``calc_cond_batch`` sends only the distinct
-rows of a step (``Plan.sources``) to the U-Net, in chunks, and copies the results to the rows that they serve.
+The latents of all rows go through an unchanged ComfyUI sampler from first step to last, so multistep history,
+previews and patches see full batches. What is shared are U-Net evaluations: a wrapper around
+``calc_cond_batch`` sends only the distinct rows of a step (``Plan.sources``) to the U-Net, in chunks, and
+copies the results to the rows that they serve.
 """
 
 import itertools
+from enum import Enum
 
 import comfy.conds
 import comfy.ldm.modules.attention
@@ -31,20 +33,35 @@ PER_CONDITIONING = (
 )
 
 
-class TraversalGuider(comfy.samplers.CFGGuider):
-    """CFGGuider over the rows of a ``Plan``.
+class Role(Enum):
+    """What a conditioning stands for in a call of the model."""
 
-    ``progress(rows)`` is told of evaluated rows. ``cache`` and ``row_keys`` (one per row) let outputs be kept and served again.
-    TraversalSampler says with ``enter`` where the sampler is.
+    POSITIVE = "each row's own prompt"
+    NEGATIVE = "the unconditional prompt"
+    FOREIGN = "a patch's own prompt, the same for every row"
+    ABSENT = "none was given"
+    SKIPPED = "one was given, but is not wanted for these rows"
+
+    @property
+    def evaluated(self):
+        return self not in (Role.ABSENT, Role.SKIPPED)
+
+
+class TraversalGuider(comfy.samplers.CFGGuider):
+    """CFGGuider over the rows of a traversal's ``Plan``.
+
+    ``progress(rows)`` is told of evaluated rows. ``cache`` and ``row_keys`` (one per row) let outputs be kept
+    and served again. TraversalSampler says with ``enter`` where the sampler is.
     """
 
-    def __init__(self, model, plan, steps, rows_per_call, progress, cache=None, row_keys=None):
+    def __init__(self, model, settings, rows_per_call, progress, cache=None, row_keys=None):
         super().__init__(model)
         _refuse_recording(model)
-        self.plan, self.steps, self.rows_per_call, self.progress = plan, steps, rows_per_call, progress
+        self.plan, self.steps = settings.plan, settings.steps
+        self.rows_per_call, self.progress = rows_per_call, progress
         self.cache, self.row_keys = cache, row_keys
-        self.row_attribute = plan.attribute()
-        self.own_negative = torch.zeros(plan.rows, dtype=torch.bool)
+        self.row_attribute = self.plan.attribute()
+        self.own_negative = torch.zeros(self.plan.rows, dtype=torch.bool)
         self.step = self.evaluation = self.call = 0
         self.rows = self.calls = self.served = 0
 
@@ -52,15 +69,15 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         """The sampler begins an evaluation, numbered within its step."""
         self.step, self.evaluation, self.call = step, evaluation, 0
 
-    def set_traversal(self, neutral, attributes, negative):
-        """Set the conditionings: one neutral, one per attribute, one negative. Raises ValueError for one made for a batch."""
-        conds = {"positive": neutral, "negative": negative} | {
-            _key(number): attribute for number, attribute in enumerate(attributes)
+    def set_traversal(self, conditionings):
+        """Set the ``Conditionings``. Raises ValueError for one that was made for a batch."""
+        conds = {"positive": conditionings.neutral, "negative": conditionings.negative} | {
+            _key(number): attribute for number, attribute in enumerate(conditionings.attributes)
         }
         names = [
             "neutral",
             "negative",
-            *(f"attributes (number {number})" for number in range(1, len(attributes) + 1)),
+            *(f"attributes (number {number + 1})" for number in range(len(conditionings.attributes))),
         ]
         for name, conditioning in zip(names, conds.values()):
             _refuse_batch(conditioning, name)
@@ -69,7 +86,8 @@ class TraversalGuider(comfy.samplers.CFGGuider):
     def process_attributes(self, noise, latent_image, denoise_mask, seed):
         """Process each attribute with the negative alone, as core does in a run of its own.
 
-        Processed together, an area, GLIGEN or ControlNet of one would reach the neutral and the other attributes.
+        Processed together, an area, GLIGEN or ControlNet of one would reach the neutral and the other
+        attributes.
         """
         different = []
         for number in range(self.plan.attributes):
@@ -105,7 +123,10 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             self.model_options = original
 
     def _prepare(self, executor, model, noise_shape, conds, *args, **kwargs):
-        """Ask for the memory of one call (core would estimate it from all rows), and keep the attributes from core's processing."""
+        """Ask for the memory of one call, where core would ask for that of all rows at once.
+
+        The attributes are kept from core's processing; ``process_attributes`` does it.
+        """
         rows = min(noise_shape[0], self.rows_per_call)
         real_model, self.unprocessed, loaded = executor(
             model, [rows, *noise_shape[1:]], conds, *args, **kwargs
@@ -118,7 +139,8 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             return executor(model, conds, x, timestep, model_options)
         self._advance_hooks(model, timestep, model_options)
         conditional, unconditional = self.plan.sources(self.step, self.steps)
-        # The unconditional evaluation is shared for one step longer, unless the latents or the negatives differ already.
+        # The unconditional evaluation is shared for one step longer, unless the latents or the negatives
+        # differ already.
         unconditional = (
             conditional if self.evaluation else torch.where(self.own_negative, conditional, unconditional)
         )
@@ -128,7 +150,7 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         outputs = [torch.zeros_like(x) for _ in conds]
         for rows, wanted in (
             (shared, roles),
-            (only_conditional, [role if role == "positive" else "skip" for role in roles]),
+            (only_conditional, [role if role is Role.POSITIVE else Role.SKIPPED for role in roles]),
         ):
             for keys, group in self._groups(self._not_kept(rows, wanted, outputs)):
                 for chunk in group.split(self.rows_per_call):
@@ -136,16 +158,13 @@ class TraversalGuider(comfy.samplers.CFGGuider):
                         executor, model, conds, keys, chunk, wanted, x, timestep, model_options, outputs
                     )
         self.call += 1
-        served = {
-            "positive": conditional,
-            "negative": unconditional,
-            "foreign": unconditional,
-            "none": unconditional,
+        by_role = {
+            role: (conditional if role is Role.POSITIVE else unconditional).to(x.device) for role in roles
         }
-        return [output[served[role].to(x.device)] for output, role in zip(outputs, roles)]
+        return [output[by_role[role]] for output, role in zip(outputs, roles)]
 
     def _advance_hooks(self, model, timestep, model_options):
-        """Let scheduled hooks see every step: else an attribute's keyframes would begin at the first swap of the run."""
+        """Let scheduled hooks see every step; else an attribute's keyframes would begin at the first swap."""
         for hooks in {
             id(c["hooks"]): c["hooks"]
             for conds in self.conds.values()
@@ -157,30 +176,28 @@ class TraversalGuider(comfy.samplers.CFGGuider):
     def _role(self, cond):
         """Say what a conditioning stands for; a foreign one, from a patch, is the same for every row."""
         if cond is None:
-            return "none"
+            return Role.ABSENT
         if cond is self.conds["positive"] or cond is self.conds["negative"]:
-            return "positive" if cond is self.conds["positive"] else "negative"
+            return Role.POSITIVE if cond is self.conds["positive"] else Role.NEGATIVE
         if {c.get("uuid") for c in cond} & {c["uuid"] for c in self.conds["positive"]}:
             raise ValueError(
-                "model: one of its patches rewrites the positive prompt itself, which differs from row to row here; remove that patch."
+                "model: one of its patches rewrites the positive prompt itself, which differs from row to "
+                "row here; remove that patch."
             )
-        return "foreign"
+        return Role.FOREIGN
 
     def _kept_key(self, row, role):
-        """A patch may call more than once in an evaluation, with other weights or attention: hence the call's number."""
+        """Return the cache's key; a patch may call twice in an evaluation, hence the call's number."""
         return (self.row_keys[row], self.step, self.evaluation, self.call, role)
 
     def _not_kept(self, rows, roles, outputs):
-        """Write what the cache has to the outputs, and return the rows that it does not have for every role."""
-        if self.cache is None or "foreign" in roles:
+        """Write what the cache has to the outputs; return the rows that it does not have for every role."""
+        if self.cache is None or Role.FOREIGN in roles:
             return rows
         missing = []
         for row in rows.tolist():
-            kept = [
-                None if role in ("none", "skip") else self.cache.get(self._kept_key(row, role))
-                for role in roles
-            ]
-            if any(item is None and role not in ("none", "skip") for item, role in zip(kept, roles)):
+            kept = [self.cache.get(self._kept_key(row, role)) if role.evaluated else None for role in roles]
+            if any(item is None and role.evaluated for item, role in zip(kept, roles)):
                 missing.append(row)
                 continue
             for output, item in zip(outputs, kept):
@@ -190,7 +207,7 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         return torch.tensor(missing, dtype=torch.long)
 
     def _groups(self, rows):
-        """Split rows into those that one call can serve: all with plain prompts together, others by their conditioning."""
+        """Split rows into those that one call serves: plain prompts together, others by conditioning."""
         attribute = torch.where(
             self.step <= self.plan.swap_step(self.steps)[rows], NEUTRAL, self.row_attribute[rows]
         )
@@ -213,7 +230,7 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         comfy.model_management.throw_exception_if_processing_interrupted()
         keys_here = [keys[int(row)] for row in rows]
         conds = [
-            None if role in ("none", "skip") else cond if role == "foreign" else self._stack(keys_here, role)
+            None if not role.evaluated else cond if role is Role.FOREIGN else self._stack(keys_here, role)
             for cond, role in zip(given, roles)
         ]
         index = rows.to(x.device)
@@ -235,15 +252,15 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             output[index] = result
             self.rows += len(rows)
             for row, value in (
-                zip(rows.tolist(), result) if self.cache is not None and role != "foreign" else ()
+                zip(rows.tolist(), result) if self.cache is not None and role is not Role.FOREIGN else ()
             ):
                 self.cache.put(self._kept_key(row, role), value)
         self.calls += 1
         self.progress(self.rows + self.served)
 
     def _stack(self, keys, role):
-        """Return the conditioning of the rows: one for all, or a stack [rows, tokens, width] of their prompts."""
-        names = [key if role == "positive" else _negative(key) for key in keys]
+        """Return the rows' conditioning: one for all, or a stack [rows, tokens, width] of prompts."""
+        names = [key if role is Role.POSITIVE else _negative(key) for key in keys]
         first = self.conds[names[0]]
         if len(set(names)) == 1:
             return first
@@ -271,7 +288,7 @@ def _negative(key):
 
 
 def _plain(conds):
-    """Whether a conditioning is one prompt and nothing else, so that it can share a call with other prompts."""
+    """Whether a conditioning is one prompt and nothing else, so that it can share a call with others."""
     if len(conds) != 1 or any(conds[0].get(key) is not None for key in PER_CONDITIONING):
         return False
     model_conds = conds[0]["model_conds"]
@@ -288,17 +305,18 @@ def _same(first, second):
 
 
 def _refuse_recording(model):
-    """Raises ValueError for self-attention guidance: it keeps the attention of one call and lays it over all rows."""
+    """Raises ValueError for self-attention guidance, which lays the attention of one call over all rows."""
     for function in model.model_options.get("sampler_post_cfg_function", ()):
         if getattr(function, "__qualname__", "").startswith("SelfAttentionGuidance."):
             raise ValueError(
-                "model: Self-Attention Guidance keeps one U-Net call's attention, which here holds some of the rows only; remove that patch, "
+                "model: Self-Attention Guidance keeps one U-Net call's attention, which here holds some of "
+                "the rows only; remove that patch, "
                 "or use one without memory, such as Perturbed-Attention Guidance."
             )
 
 
 def _refuse_batch(conditioning, name):
-    """Raises ValueError for what core would deal out by place in the batch: here a place is a row, not a patient."""
+    """Raises ValueError for what core would deal out by place in the batch: a place is a row here."""
     for tensor, options in conditioning:
         control, hints = options.get("control"), 1
         while control is not None:
@@ -314,16 +332,18 @@ def _refuse_batch(conditioning, name):
         ):
             if count > 1:
                 raise ValueError(
-                    f"{name}: its conditioning has {count} {what}; a traversal takes one for all patients, so give one."
+                    f"{name}: its conditioning has {count} {what}; a traversal takes one for all patients, "
+                    "so give one."
                 )
 
 
 class TraversalSampler(comfy.samplers.KSAMPLER):
     """A ComfyUI sampler that tells the guider which step it is in.
 
-    A sampler with one evaluation a step runs as it is, the step read off σ. One with several, and no history, runs step by
-    step. ``noise_sampler`` draws a patient's noise once for all its rows. ``from_full_noise`` starts from noise·sqrt(1 + σ²)
-    also where the first σ, as diffusers' 981, is not σ_max; core's own schedulers start as core does.
+    A sampler with one evaluation a step runs as it is, the step read off σ. One with several, and no history,
+    runs step by step. ``noise_sampler`` draws a patient's noise once for all its rows. ``from_full_noise``
+    starts from noise·sqrt(1 + σ²) also where the first σ, as diffusers' 981, is not σ_max; core's own
+    schedulers start as core does.
     """
 
     def __init__(self, sampler, guider, stepwise, noise_sampler=None, from_full_noise=False):

@@ -1,4 +1,4 @@
-"""What a node shows while it samples: the branches of the first patient beside its neutral path, and a line of text."""
+"""What a node shows while it samples: the first patient's neutral path and branches, a line of text."""
 
 from comfy_execution.utils import get_executing_context
 from PIL import Image
@@ -7,12 +7,13 @@ from PIL import Image
 MOST_CELLS, SIDE = 40, 128
 
 
-def progress_text(seeds, attributes, swap_steps, step, steps):
-    """Return which patients, attributes and λ the batch of a step (from 0) holds: those after λ have left the neutral path."""
+def progress_text(settings, step):
+    """Return what the batch of a step (from 0) holds: patients, and what has left the neutral path."""
+    seeds = settings.seeds
     patients = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}–{seeds[-1]}"
-    joined = [str(swap) for swap in swap_steps if step > swap]
-    text = f"{patients} · step {step + 1}/{steps} · neutral"
-    return f"{text} and λ {', '.join(joined)} of {', '.join(attributes)}" if joined else text
+    joined = [str(swap) for swap in settings.swap_steps if step > swap]
+    text = f"{patients} · step {step + 1}/{settings.steps} · neutral"
+    return f"{text} and λ {', '.join(joined)} of {', '.join(settings.attributes)}" if joined else text
 
 
 def say(text):
@@ -25,7 +26,9 @@ def say(text):
 
 
 def traversal_preview(previewer, denoised, plan, step):
-    """Return core's preview triple of the first patient: rows are attributes, columns neutral and λ; a branch appears when it has left the neutral.
+    """Return core's preview triple of the first patient.
+
+    Rows of the picture are attributes, columns neutral and λ; a branch appears when it has left the neutral.
 
     ``denoised`` [rows, C, h, w] are the latents as the model would end now, in the order of ``plan``.
     """

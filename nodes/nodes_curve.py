@@ -1,4 +1,4 @@
-"""BezierLatentInterpolate and TrajectorySelect: join the latents of a trajectory, or any batch of latents, by a curve (Fig. 6); keep a part of it."""
+"""BezierLatentInterpolate joins latents by a curve (Fig. 6); TrajectorySelect keeps some of a trajectory."""
 
 import torch
 from comfy_api.latest import io
@@ -18,7 +18,10 @@ class BezierLatentInterpolate(io.ComfyNode):
             node_id="BezierLatentInterpolate",
             display_name="Bézier Latent Interpolate",
             category=CATEGORY,
-            description="One curve per patient and attribute through neutral, λ=45 … 5. The paper's is a Bézier curve of degree 9 with 50 frames.",
+            description=(
+                "One curve per patient and attribute through neutral, λ=45 … 5. The paper's is a Bézier "
+                "curve of degree 9 with 50 frames."
+            ),
             inputs=[
                 io.MultiType.Input(
                     "source",
@@ -36,13 +39,19 @@ class BezierLatentInterpolate(io.ComfyNode):
                     "method",
                     options=list(METHODS),
                     default="bezier",
-                    tooltip="bezier is the paper's and touches only the ends; linear, slerp and catmull-rom pass through every point.",
+                    tooltip=(
+                        "bezier is the paper's and touches only the ends; linear, slerp and catmull-rom "
+                        "pass through every point."
+                    ),
                 ),
                 io.Combo.Input(
                     "spacing",
                     options=list(SPACINGS),
                     default="parameter",
-                    tooltip="parameter: evenly in the curve's parameter, as in the paper. arc length: frames equally far apart.",
+                    tooltip=(
+                        "parameter: evenly in the curve's parameter, as in the paper. arc length: frames "
+                        "equally far apart."
+                    ),
                 ),
             ],
             outputs=[
@@ -64,7 +73,8 @@ class BezierLatentInterpolate(io.ComfyNode):
         if isinstance(source, Trajectory):
             if source.kind != SWAP:
                 raise ValueError(
-                    "source: these are frames of a curve already; wire the trajectory of Prompt Swap KSampler."
+                    "source: these are frames of a curve already; wire the trajectory of Prompt Swap "
+                    "KSampler."
                 )
             trajectory, kept = source, {}
         else:
@@ -90,7 +100,10 @@ class TrajectorySelect(io.ComfyNode):
             node_id="TrajectorySelect",
             display_name="Trajectory Select",
             category=CATEGORY,
-            description="Keeps some patients, attributes and points of a trajectory, so that only those are decoded and judged.",
+            description=(
+                "Keeps some patients, attributes and points of a trajectory, so that only those are decoded "
+                "and judged."
+            ),
             inputs=[
                 TrajectorySocket.Input("trajectory", tooltip="A trajectory, or curve frames."),
                 io.Int.Input(
@@ -106,7 +119,10 @@ class TrajectorySelect(io.ComfyNode):
                 io.String.Input(
                     "points",
                     default="",
-                    tooltip="Swap steps or frames to keep, such as 5,10,15 or 30-49, beside the neutral; empty keeps all.",
+                    tooltip=(
+                        "Swap steps or frames to keep, such as 5,10,15 or 30-49, beside the neutral; empty "
+                        "keeps all."
+                    ),
                 ),
             ],
             outputs=[

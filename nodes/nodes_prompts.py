@@ -1,4 +1,4 @@
-"""MedicalAttributePrompts and AttributeConditioning: the neutral, negative and attribute conditionings of a traversal."""
+"""MedicalAttributePrompts and AttributeConditioning: the conditionings of a traversal."""
 
 from dataclasses import replace
 
@@ -26,7 +26,10 @@ class MedicalAttributePrompts(io.ComfyNode):
             node_id="MedicalAttributePrompts",
             display_name="Medical Attribute Prompts",
             category=CATEGORY,
-            description="Encodes a domain's neutral prompt, the negative prompt and one prompt per attribute, letter by letter: (MEL) keeps its brackets.",
+            description=(
+                "Encodes a domain's neutral prompt, the negative prompt and one prompt per attribute, "
+                "letter by letter: (MEL) keeps its brackets."
+            ),
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the checkpoint."),
                 Domain.Input("domain", tooltip="The domain from Load Medical Checkpoint."),
@@ -34,7 +37,10 @@ class MedicalAttributePrompts(io.ComfyNode):
                     "neutral",
                     options=["auto", *neutrals],
                     default="auto",
-                    tooltip="Which neutral prompt: 'normal' (CheXpert), 'MEL' or 'NV' (ISIC). 'auto' takes the domain's first.",
+                    tooltip=(
+                        "Which neutral prompt: 'normal' (CheXpert), 'MEL' or 'NV' (ISIC). 'auto' takes the "
+                        "domain's first."
+                    ),
                 ),
                 io.String.Input(
                     "attributes",
@@ -50,7 +56,9 @@ class MedicalAttributePrompts(io.ComfyNode):
                 io.String.Input(
                     "neutral_prompt",
                     default="",
-                    tooltip="A neutral prompt of your own in place of the domain's; empty keeps the domain's.",
+                    tooltip=(
+                        "A neutral prompt of your own in place of the domain's; empty keeps the domain's."
+                    ),
                 ),
                 io.String.Input(
                     "negative_prompt", default="", tooltip="The unconditional prompt. The paper's is empty."
@@ -109,7 +117,10 @@ class AttributeConditioning(io.ComfyNode):
             node_id="AttributeConditioning",
             display_name="Attribute from Conditioning",
             category=CATEGORY,
-            description="Names a CONDITIONING (from CLIPTextEncode, ControlNet, hooks…) as an attribute, and adds it to others.",
+            description=(
+                "Names a CONDITIONING (from CLIPTextEncode, ControlNet, hooks…) as an attribute, and adds "
+                "it to others."
+            ),
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="Conditioning of the attribute's prompt."),
                 io.String.Input(

@@ -1,14 +1,14 @@
-"""PromptSwapKSampler: traverse from one noise under a neutral prompt to attributes, by swapping the prompt after step λ."""
+"""PromptSwapKSampler: from one noise to a neutral image and to attributes, prompts swapped after step λ."""
 
 from comfy_api.latest import io
 
 from ..medtraverse.digest import versions
 from ..medtraverse.prompts import AttributeSet, PromptedAttribute
 from ..medtraverse.trajectory import Trajectory
-from ..medtraverse.traversal import Plan, parse_swap_steps
+from ..medtraverse.traversal import TraversalSettings, parse_swap_steps
 from . import samplers
 from .model_building import origin
-from .run_traversal import traverse
+from .run_traversal import Conditionings, traverse
 from .sockets import CATEGORY, Attributes
 from .sockets import Trajectory as TrajectorySocket
 from .views import latent_view
@@ -23,8 +23,8 @@ class PromptSwapKSampler(io.ComfyNode):
             node_id="PromptSwapKSampler",
             display_name="Prompt Swap KSampler",
             category=CATEGORY,
-            description="Denoises each patient's noise under the neutral prompt, and again with the prompt swapped to an attribute after step λ. "
-            "Common steps are computed once.",
+            description="Denoises each patient's noise under the neutral prompt, and again with the prompt "
+            "swapped to an attribute after step λ. Common steps are computed once.",
             inputs=[
                 io.Model.Input("model", tooltip="The fine-tuned model."),
                 io.Conditioning.Input("neutral", tooltip="Conditioning of the neutral prompt."),
@@ -91,13 +91,19 @@ class PromptSwapKSampler(io.ComfyNode):
                 io.String.Input(
                     "swap_steps",
                     default=SWAP_STEPS,
-                    tooltip="Swap steps λ, absolute: steps 0…λ run under the neutral prompt. High λ changes little, low λ much.",
+                    tooltip=(
+                        "Swap steps λ, absolute: steps 0…λ run under the neutral prompt. High λ changes "
+                        "little, low λ much."
+                    ),
                 ),
                 io.Combo.Input(
                     "noise",
                     options=["cpu", "gpu"],
                     default="cpu",
-                    tooltip="Where noise is drawn. 'cpu' is the same on every machine; 'gpu' (CUDA) gives the paper's own seeds.",
+                    tooltip=(
+                        "Where noise is drawn. 'cpu' is the same on every machine; 'gpu' (CUDA) gives the "
+                        "paper's own seeds."
+                    ),
                 ),
                 io.Int.Input(
                     "rows_per_call",
@@ -111,14 +117,20 @@ class PromptSwapKSampler(io.ComfyNode):
                     default=-1,
                     min=-1,
                     max=1 << 20,
-                    tooltip="Memory for U-Net outputs, in MB, so that adding a λ or an attribute computes only what is new. 0: off; -1: on where there are 32 GB or more.",
+                    tooltip=(
+                        "Memory for U-Net outputs, in MB, so that adding a λ or an attribute computes only "
+                        "what is new. 0: off; -1: on where there are 32 GB or more."
+                    ),
                 ),
             ],
             outputs=[
                 io.Latent.Output(
                     "latent",
                     display_name="latent",
-                    tooltip="All latents: per patient neutral, then each attribute's swap steps in the order given.",
+                    tooltip=(
+                        "All latents: per patient neutral, then each attribute's swap steps in the order "
+                        "given."
+                    ),
                 ),
                 TrajectorySocket.Output(
                     "trajectory",
@@ -159,56 +171,42 @@ class PromptSwapKSampler(io.ComfyNode):
         width, height = width or attributes.size, height or attributes.size
         if not width or not height or width % 8 or height % 8:
             raise ValueError(
-                f"width, height: {width}×{height} cannot be used; give multiples of 8 (512 for the paper's models)."
+                f"width, height: {width}×{height} cannot be used; give multiples of 8 (512 for the paper's "
+                "models)."
             )
-        seeds = tuple(range(seed, seed + patients))
-        shape = (model.get_model_object("latent_format").latent_channels, height // 8, width // 8)
-        start = samplers.patient_noise(seeds, shape, noise)
-        conditionings = [item.conditioning for item in attributes.attributes]
-        latents, cost = traverse(
-            model,
-            neutral,
-            conditionings,
-            negative,
-            start,
-            seeds,
-            swaps,
-            steps,
-            cfg,
-            sampler,
-            scheduler,
-            rows_per_call,
-            cache_mb,
-            [item.name for item in attributes.attributes],
+        chosen = attributes.attributes
+        settings = TraversalSettings(
+            seed=seed,
+            patients=patients,
+            steps=steps,
+            cfg=cfg,
+            sampler=sampler,
+            scheduler=scheduler,
+            swap_steps=swaps,
+            noise=noise,
+            width=width,
+            height=height,
+            domain=attributes.domain,
+            neutral=attributes.neutral,
+            neutral_prompt=attributes.neutral_prompt,
+            prompts=tuple((item.name, item.prompt) for item in chosen),
         )
-        settings = {
-            "seed": seed,
-            "patients": patients,
-            "steps": steps,
-            "cfg": cfg,
-            "sampler": sampler,
-            "scheduler": scheduler,
-            "swap_steps": list(swaps),
-            "noise": noise,
-            "width": width,
-            "height": height,
-            "domain": attributes.domain,
-            "neutral": attributes.neutral,
-            "neutral_prompt": attributes.neutral_prompt,
-            "prompts": {item.name: item.prompt for item in attributes.attributes},
-            "unet": cost,
-            "model": origin(model),
-            "versions": versions(),
-        }
+        conditionings = Conditionings(neutral, tuple(item.conditioning for item in chosen), negative)
+        latents, cost = traverse(model, conditionings, settings, rows_per_call, cache_mb)
         trajectory = Trajectory(
             latents,
-            Plan(patients, len(conditionings), swaps).index(),
-            seeds,
-            tuple(item.name for item in attributes.attributes),
-            tuple(item.colour for item in attributes.attributes),
-            tuple(item.labels for item in attributes.attributes),
+            settings.plan.index(),
+            settings.seeds,
+            settings.attributes,
+            tuple(item.colour for item in chosen),
+            tuple(item.labels for item in chosen),
             ("neutral", *map(str, swaps)),
             neutral=attributes.neutral,
-            settings=settings,
+            settings={
+                **settings.report(),
+                "unet": cost,
+                "model": origin(model),
+                "versions": versions(),
+            },
         )
         return io.NodeOutput({"samples": latents}, trajectory, ui=latent_view(trajectory))

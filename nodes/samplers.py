@@ -1,5 +1,8 @@
 """Which samplers and schedulers a traversal takes, its noise and its σ."""
 
+from dataclasses import dataclass
+from enum import Enum
+
 import comfy.k_diffusion.sampling
 import comfy.model_management
 import comfy.samplers
@@ -8,54 +11,97 @@ import torch
 from ..medtraverse.traversal import ddim_timesteps
 
 DIFFUSERS_DDIM = "diffusers_ddim"
-ONE_EVALUATION = (
-    "ddim",
-    "euler",
-    "euler_cfg_pp",
-    "lms",
-    "dpmpp_2m",
-    "dpmpp_2m_cfg_pp",
-    "ipndm",
-    "ipndm_v",
-    "deis",
-    "res_multistep",
-    "res_multistep_cfg_pp",
-    "gradient_estimation",
-    "gradient_estimation_cfg_pp",
-    "euler_ancestral",
-    "euler_ancestral_cfg_pp",
-    "res_multistep_ancestral",
-    "res_multistep_ancestral_cfg_pp",
-    "ddpm",
-    "lcm",
-    "er_sde",
-    "sa_solver",
-    "dpmpp_2m_sde",
-    "dpmpp_2m_sde_gpu",
-    "dpmpp_2m_sde_heun",
-    "dpmpp_2m_sde_heun_gpu",
-    "dpmpp_3m_sde",
-    "dpmpp_3m_sde_gpu",
-)
-STEPWISE = (
-    "heun",
-    "dpm_2",
-    "dpm_2_ancestral",
-    "dpmpp_2s_ancestral",
-    "dpmpp_2s_ancestral_cfg_pp",
-    "dpmpp_sde",
-    "dpmpp_sde_gpu",
-    "seeds_2",
-    "seeds_3",
-)
-BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
-DETERMINISTIC = ONE_EVALUATION[:13] + STEPWISE[:2]
+
+
+class Noise(Enum):
+    """What noise a sampler draws between its steps."""
+
+    NONE = "none"
+    DRAWS = "independent draws"
+    BROWNIAN = "a Brownian path"
+
+
+@dataclass(frozen=True)
+class SamplerKind:
+    """What a traversal must know of a sampler.
+
+    Attributes
+    ----------
+    evaluations : int
+        Evaluations of the model that belong to one step.
+    history : bool
+        Whether a step uses those before it, so that steps cannot be run one by one.
+    noise : Noise
+    refusal : str
+        Why its evaluations cannot be shared; empty where they can.
+    """
+
+    evaluations: int = 1
+    history: bool = False
+    noise: Noise = Noise.NONE
+    refusal: str = ""
+
+    @property
+    def by_step(self):
+        """Whether it is called once for each step, so that an evaluation's step is known."""
+        return self.evaluations > 1
+
+
+# Samplers that one version of ComfyUI has and another has not are named all the same: see sampler_names.
+SAMPLERS = {
+    "ddim": SamplerKind(),
+    "euler": SamplerKind(),
+    "euler_cfg_pp": SamplerKind(),
+    "lms": SamplerKind(history=True),
+    "dpmpp_2m": SamplerKind(history=True),
+    "dpmpp_2m_cfg_pp": SamplerKind(history=True),
+    "ipndm": SamplerKind(history=True),
+    "ipndm_v": SamplerKind(history=True),
+    "deis": SamplerKind(history=True),
+    "res_multistep": SamplerKind(history=True),
+    "res_multistep_cfg_pp": SamplerKind(history=True),
+    "gradient_estimation": SamplerKind(history=True),
+    "gradient_estimation_cfg_pp": SamplerKind(history=True),
+    "euler_ancestral": SamplerKind(noise=Noise.DRAWS),
+    "euler_ancestral_cfg_pp": SamplerKind(noise=Noise.DRAWS),
+    "res_multistep_ancestral": SamplerKind(history=True, noise=Noise.DRAWS),
+    "res_multistep_ancestral_cfg_pp": SamplerKind(history=True, noise=Noise.DRAWS),
+    "ddpm": SamplerKind(noise=Noise.DRAWS),
+    "lcm": SamplerKind(noise=Noise.DRAWS),
+    "er_sde": SamplerKind(history=True, noise=Noise.DRAWS),
+    "sa_solver": SamplerKind(history=True, noise=Noise.DRAWS),
+    "dpmpp_2m_sde": SamplerKind(history=True, noise=Noise.BROWNIAN),
+    "dpmpp_2m_sde_gpu": SamplerKind(history=True, noise=Noise.BROWNIAN),
+    "dpmpp_2m_sde_heun": SamplerKind(history=True, noise=Noise.BROWNIAN),
+    "dpmpp_2m_sde_heun_gpu": SamplerKind(history=True, noise=Noise.BROWNIAN),
+    "dpmpp_3m_sde": SamplerKind(history=True, noise=Noise.BROWNIAN),
+    "dpmpp_3m_sde_gpu": SamplerKind(history=True, noise=Noise.BROWNIAN),
+    "heun": SamplerKind(2),
+    "dpm_2": SamplerKind(2),
+    "exp_heun_2_x0": SamplerKind(2),
+    "exp_heun_2_x0_sde": SamplerKind(2, noise=Noise.DRAWS),
+    "dpm_2_ancestral": SamplerKind(2, noise=Noise.DRAWS),
+    "dpmpp_2s_ancestral": SamplerKind(2, noise=Noise.DRAWS),
+    "dpmpp_2s_ancestral_cfg_pp": SamplerKind(2, noise=Noise.DRAWS),
+    "dpmpp_sde": SamplerKind(2, noise=Noise.BROWNIAN),
+    "dpmpp_sde_gpu": SamplerKind(2, noise=Noise.BROWNIAN),
+    "seeds_2": SamplerKind(2, noise=Noise.DRAWS),
+    "seeds_3": SamplerKind(3, noise=Noise.DRAWS),
+    "dpm_fast": SamplerKind(refusal="it chooses its own steps"),
+    "dpm_adaptive": SamplerKind(refusal="it adapts its step sizes to all latents at once"),
+    "heunpp2": SamplerKind(refusal="a step also evaluates the σ of the two steps after it"),
+    "uni_pc": SamplerKind(refusal="it corrects a step with the evaluation, and so the prompt, of the next"),
+    "uni_pc_bh2": SamplerKind(
+        refusal="it corrects a step with the evaluation, and so the prompt, of the next"
+    ),
+    "sa_solver_pece": SamplerKind(refusal="it has both a history and several evaluations in one step"),
+}
 
 
 def sampler_names():
     """Return the samplers of this ComfyUI that a traversal takes."""
     known = set(comfy.samplers.SAMPLER_NAMES)
-    return [name for name in (*ONE_EVALUATION, *STEPWISE) if name in known]
+    return [name for name, kind in SAMPLERS.items() if name in known and not kind.refusal]
 
 
 def scheduler_names():
@@ -66,14 +112,21 @@ def scheduler_names():
 def check_sampler(name):
     """Raises ValueError for a sampler that a traversal cannot share its steps in."""
     if name not in sampler_names():
+        kind = SAMPLERS.get(name)
+        reason = kind.refusal if kind and kind.refusal else "nothing is known of its evaluations"
+        if name not in comfy.samplers.SAMPLER_NAMES:
+            reason = "this ComfyUI has none of that name"
         raise ValueError(
-            f"sampler: {name!r} cannot be used for a traversal (adaptive step sizes, or evaluations that do not belong to one "
-            f"step); the choices are {', '.join(sampler_names())}."
+            f"sampler: {name!r} cannot be used for a traversal, because {reason}; choose one of "
+            f"{', '.join(sampler_names())}."
         )
 
 
 def sigmas_of(model, sampler, scheduler, steps):
-    """Return σ of every step and the last one, [steps + 1], float32. Raises ValueError when their number is another."""
+    """Return σ of every step and the last one, [steps + 1], float32.
+
+    Raises ValueError when the scheduler makes another number of steps.
+    """
     sampling = model.get_model_object("model_sampling")
     if scheduler == DIFFUSERS_DDIM:
         table = torch.as_tensor(sampling.sigmas).float().cpu()
@@ -87,21 +140,24 @@ def sigmas_of(model, sampler, scheduler, steps):
     )
     if len(sigmas) != steps + 1:
         raise ValueError(
-            f"steps: scheduler {scheduler!r} makes {len(sigmas) - 1} steps of {steps}, so swap steps would shift; choose another "
+            f"steps: scheduler {scheduler!r} makes {len(sigmas) - 1} steps of {steps}, so swap steps would "
+            "shift; choose another "
             f"number of steps, or the scheduler {DIFFUSERS_DDIM!r}, which takes any."
         )
     return sigmas
 
 
 def patient_noise(seeds, shape, device):
-    """Return float32 noise [patients, *shape], each patient's drawn by itself from its seed, on ``"cpu"`` or ``"gpu"``.
+    """Return float32 noise [patients, *shape], each patient's drawn by itself from its seed.
 
-    ``gpu`` draws on CUDA as the paper's scripts do; its numbers are others than the CPU's. Raises ValueError without CUDA.
+    ``gpu`` draws on CUDA as the paper's scripts do; its numbers are others than the CPU's. Raises ValueError
+    without CUDA.
     """
     if device == "gpu":
         if not torch.cuda.is_available():
             raise ValueError(
-                "noise: 'gpu' needs a CUDA device, and there is none; choose 'cpu' (other patients for the same seeds)."
+                "noise: 'gpu' needs a CUDA device, and there is none; choose 'cpu' (other patients for the "
+                "same seeds)."
             )
         place = "cuda"
     elif device == "cpu":
@@ -115,14 +171,17 @@ def patient_noise(seeds, shape, device):
 
 
 def noise_sampler(name, seeds, patient, shape, sigmas):
-    """Return the noise of an ancestral or SDE sampler, one draw a patient for all its rows; None for a deterministic one.
+    """Return the noise of an ancestral or SDE sampler; None for a deterministic one.
 
-    ``patient`` is long [rows]. Drawn on the CPU, so that the device does not matter; the seed is moved by one, else the first
-    draw would repeat the initial noise.
+    All rows of a patient share a draw.
+
+    ``patient`` is long [rows]. Drawn on the CPU, so that the device does not matter; the seed is moved by
+    one, else the first draw would repeat the initial noise.
     """
-    if name in DETERMINISTIC:
+    kind = SAMPLERS[name]
+    if kind.noise is Noise.NONE:
         return None
-    if name.removesuffix("_gpu").removesuffix("_heun") in BROWNIAN:
+    if kind.noise is Noise.BROWNIAN:
         like = torch.zeros(len(seeds), *shape)
         tree = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(
             like, sigmas[sigmas > 0].min(), sigmas.max(), seed=[seed + 1 for seed in seeds], cpu=True
@@ -140,7 +199,10 @@ def noise_sampler(name, seeds, patient, shape, sigmas):
 
 
 def rows_per_call(model, shape, asked):
-    """Return how many rows go to the U-Net at once: ``asked``, or for 0 what free memory (CPU: the caches) allows."""
+    """Return how many rows go to the U-Net at once: ``asked``, or for 0 what free memory allows.
+
+    On a CPU its caches decide: beyond them a row takes longer.
+    """
     if asked:
         return asked
     device = model.load_device

@@ -1,11 +1,14 @@
 """The plan of a traversal: which row is evaluated under which prompt at which step."""
 
+import json
+import time
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medtraverse.traversal import NEUTRAL, Plan, ddim_timesteps, parse_swap_steps
+from medtraverse.traversal import NEUTRAL, Plan, TraversalSettings, ddim_timesteps, parse_swap_steps
 
 PAPER = (45, 40, 35, 30, 25, 20, 15, 10, 5)
 swaps = st.lists(st.integers(0, 18), min_size=1, max_size=5, unique=True).map(tuple)
@@ -50,6 +53,41 @@ def test_a_row_is_served_by_its_own_patient_under_its_own_prompt(patients, attri
     swapped = step > plan.swap_step(20)
     assert (conditional[swapped] == torch.arange(plan.rows)[swapped]).all()
     assert torch.isin(unconditional.unique(), conditional.unique()).all()
+
+
+def test_the_evaluations_of_a_great_cohort_are_counted_at_once():
+    started = time.perf_counter()
+    assert Plan(100_000, 3, PAPER).evaluations(50, guidance=False) == 100_000 * 698
+    assert time.perf_counter() - started < 1
+
+
+def test_blocks_of_settings_have_each_patient_once():
+    settings = TraversalSettings(
+        seed=1500,
+        patients=7,
+        steps=50,
+        cfg=7.5,
+        sampler="ddim",
+        scheduler="diffusers_ddim",
+        swap_steps=PAPER,
+        noise="cpu",
+        width=512,
+        height=256,
+        domain="ISIC",
+        neutral="NV",
+        neutral_prompt="a nevus",
+        prompts=(("hair", "a nevus with hair"), ("ink", "a nevus with ink")),
+    )
+    blocks = [settings.block(first, 3) for first in (0, 3, 6)]
+    assert sum((block.seeds for block in blocks), ()) == settings.seeds == tuple(range(1500, 1507))
+    assert [block.plan.rows for block in blocks] == [3 * 19, 3 * 19, 19]
+    assert settings.plan is settings.plan and settings.plan.rows == 7 * 19
+    report = json.loads(json.dumps(settings.report()))
+    assert report["swap_steps"] == list(PAPER) and report["prompts"]["ink"] == "a nevus with ink"
+    assert list(report) == [
+        *("seed", "patients", "steps", "cfg", "sampler", "scheduler", "swap_steps", "noise"),
+        *("width", "height", "domain", "neutral", "neutral_prompt", "prompts"),
+    ]
 
 
 def test_evaluations_are_a_sum_over_the_attributes():

@@ -1,4 +1,4 @@
-"""Conditionings and model patches of ComfyUI in a traversal, each against stock runs that swap by handing the latent over."""
+"""Conditionings of ComfyUI in a traversal, each against stock runs that swap by handing the latent over."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def with_options(conditioning, **options):
 
 @pytest.fixture(scope="module")
 def stock(demo):
-    """``stock(neutral, attribute, negative, swap_step)``: core's own sampler up to the swap, and from there on."""
+    """``stock(neutral, attribute, negative, swap_step)``: core's sampler to the swap, and from there on."""
     import comfy.sample
     import comfy.samplers
 

@@ -144,7 +144,9 @@ REFUSED = {"dpm_fast", "dpm_adaptive", "heunpp2", "uni_pc", "uni_pc_bh2", "sa_so
 
 
 def test_every_sampler_equals_its_unshared_run_or_is_refused(traverse, unshared, prompts, sampler):
-    """At the model's own size and low guidance: else these amplify the rounding of other batch sizes (at 7.5, dpm_2 to 3e-4).
+    """At the model's own size and low guidance.
+
+    Else these amplify the rounding of other batch sizes: at 7.5, dpm_2 to 3e-4.
 
     The difference is in diffusers' scale.
     """

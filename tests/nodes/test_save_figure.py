@@ -38,16 +38,18 @@ def output(tmp_path, monkeypatch):
 
 @pytest.fixture
 def save(node_classes):
-    """``save(prompt, workflow, **inputs)`` executes the node as ComfyUI does, with its hidden inputs, and returns its ui."""
-    from comfy_api.latest import io as core
+    """``save(drawing, prompt, workflow, **inputs)`` executes the node as ComfyUI does, and returns its ui."""
+    import execution
+    from comfy_execution.graph import DynamicPrompt
+
+    node = node_classes["SaveTraversalFigure"]
+    defaults = {item.id: item.default for item in node.GET_SCHEMA().inputs[1:]}
 
     def call(drawing, prompt=None, workflow=None, **inputs):
-        hidden = {core.Hidden.prompt: prompt, core.Hidden.extra_pnginfo: workflow and {"workflow": workflow}}
-        node = node_classes["SaveTraversalFigure"]
-        defaults = {item.id: item.default for item in node.GET_SCHEMA().inputs[1:]}
-        return (
-            node.PREPARE_CLASS_CLONE(hidden).EXECUTE_NORMALIZED(drawing=drawing, **{**defaults, **inputs}).ui
-        )
+        extra = {"extra_pnginfo": workflow and {"workflow": workflow}}
+        _, _, hidden = execution.get_input_data({}, node, "1", None, DynamicPrompt(prompt), extra)
+        clone = node.PREPARE_CLASS_CLONE(hidden)
+        return clone.EXECUTE_NORMALIZED(drawing=drawing, **{**defaults, **inputs}).ui
 
     return call
 

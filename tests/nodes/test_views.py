@@ -270,11 +270,24 @@ def test_the_panel_has_each_rows_own_probabilities(views, trajectory, pack):
 
 def test_the_line_of_text_names_the_batch(pack):
     live = importlib.import_module(f"{pack.__name__}.nodes.live")
-    assert live.progress_text((7,), ["a"], (4, 1), 0, 9) == "seed 7 · step 1/9 · neutral"
-    assert (
-        live.progress_text((7, 8), ["a", "b"], (4, 1), 3, 9)
-        == "seeds 7–8 · step 4/9 · neutral and λ 1 of a, b"
+    two = pack.medtraverse.traversal.TraversalSettings(
+        seed=7,
+        patients=2,
+        steps=9,
+        cfg=7.5,
+        sampler="ddim",
+        scheduler="diffusers_ddim",
+        swap_steps=(4, 1),
+        noise="cpu",
+        width=64,
+        height=64,
+        domain="",
+        neutral="neutral",
+        neutral_prompt="",
+        prompts=(("a", ""), ("b", "")),
     )
+    assert live.progress_text(two.block(0, 1), 0) == "seed 7 · step 1/9 · neutral"
+    assert live.progress_text(two, 3) == "seeds 7–8 · step 4/9 · neutral and λ 1 of a, b"
 
 
 def test_the_preview_shows_a_branch_once_it_has_left_the_neutral_path(pack):
