@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 
 NEUTRAL = -1
+TRAIN_STEPS = 1000
 
 
 def parse_swap_steps(text, steps):
@@ -44,7 +45,7 @@ def parse_swap_steps(text, steps):
     return swap_steps
 
 
-def ddim_timesteps(steps, train_steps=1000):
+def ddim_timesteps(steps, train_steps=TRAIN_STEPS):
     """Return diffusers' DDIM timesteps, descending: 981, 961, …, 1 for 50 steps.
 
     The spacing is "leading", the offset 1.

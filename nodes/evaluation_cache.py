@@ -18,37 +18,50 @@ _models = weakref.WeakKeyDictionary()
 
 
 class EvaluationCache:
-    """Outputs by key, the least recently used dropped first; ``limit`` is in bytes."""
+    """Outputs by key, those of earlier runs dropped first; ``limit`` is in bytes.
+
+    A run larger than the limit keeps its first outputs, not its last. The same run again finds them; it
+    would find nothing if the least recently used were dropped.
+    """
 
     def __init__(self):
-        self.limit, self.size, self.served = 0, 0, 0
-        self._outputs = OrderedDict()
+        self.limit, self.size, self.served, self.run = 0, 0, 0, 0
+        self._outputs, self._used = OrderedDict(), {}
 
     def get(self, key):
         """Return the output [C, h, w] kept under a key, or None."""
         output = self._outputs.get(key)
         if output is not None:
             self._outputs.move_to_end(key)
+            self._used[key] = self.run
             self.served += 1
         return output
 
     def put(self, key, output):
         """Keep a copy of an output on the CPU."""
-        if key in self._outputs or not self.limit:
+        if key in self._outputs or output.nbytes > self.limit:
             return
-        kept = output.detach().to("cpu", copy=True)
-        self._outputs[key] = kept
-        self.size += kept.nbytes
-        self.shrink()
+        while self.size + output.nbytes > self.limit and self._outputs:
+            if self._used[next(iter(self._outputs))] == self.run:
+                return
+            self._drop()
+        self._outputs[key] = output.detach().to("cpu", copy=True)
+        self._used[key] = self.run
+        self.size += output.nbytes
 
     def shrink(self):
         """Drop the oldest outputs until the limit holds."""
         while self.size > self.limit and self._outputs:
-            self.size -= self._outputs.popitem(last=False)[1].nbytes
+            self._drop()
+
+    def _drop(self):
+        key, output = self._outputs.popitem(last=False)
+        del self._used[key]
+        self.size -= output.nbytes
 
 
 def cache_for(model, megabytes):
-    """Return the cache of a MODEL, its limit set; None when it is off.
+    """Return the cache of a MODEL for a new run, its limit set; None when it is off.
 
     ``megabytes`` -1 takes a sixteenth of the machine's memory where that is 32 GiB or more, else none. A
     cache belongs to one patched model and goes with it: another LoRA is another model.
@@ -63,6 +76,7 @@ def cache_for(model, megabytes):
         return None
     cache = _models.setdefault(model, EvaluationCache())
     cache.limit = limit
+    cache.run += 1
     cache.shrink()
     return cache
 

@@ -18,6 +18,7 @@ import comfy.samplers
 import torch
 
 from ..medtraverse.traversal import NEUTRAL
+from .model_patches import refuse_patches
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
 PER_CONDITIONING = (
@@ -56,7 +57,7 @@ class TraversalGuider(comfy.samplers.CFGGuider):
 
     def __init__(self, model, settings, rows_per_call, progress, cache=None, row_keys=None):
         super().__init__(model)
-        _refuse_recording(model)
+        refuse_patches(model)
         self.plan, self.steps = settings.plan, settings.steps
         self.rows_per_call, self.progress = rows_per_call, progress
         self.cache, self.row_keys = cache, row_keys
@@ -98,6 +99,9 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             self.conds[_key(number)], self.conds[_negative(_key(number))] = pair["positive"], pair["negative"]
             different.append(not _same(pair["negative"], self.conds["negative"]))
         self.own_negative = torch.tensor([*different, False])[self.row_attribute]
+        for conds in self.conds.values():
+            for cond in conds:
+                _move_prompt(cond, noise.device)
 
     def sample(self, *args, **kwargs):
         original = self.model_options
@@ -236,8 +240,8 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         index = rows.to(x.device)
         try:
             results = executor(model, conds, x[index], timestep[index], model_options)
-        except comfy.model_management.OOM_EXCEPTION:
-            if len(rows) == 1:
+        except Exception as error:
+            if len(rows) == 1 or not _out_of_memory(error):
                 raise
             results = None
         if results is None:
@@ -251,10 +255,9 @@ class TraversalGuider(comfy.samplers.CFGGuider):
                 continue
             output[index] = result
             self.rows += len(rows)
-            for row, value in (
-                zip(rows.tolist(), result) if self.cache is not None and role is not Role.FOREIGN else ()
-            ):
-                self.cache.put(self._kept_key(row, role), value)
+            if self.cache is not None and role is not Role.FOREIGN:
+                for row, value in zip(rows.tolist(), result.cpu()):
+                    self.cache.put(self._kept_key(row, role), value)
         self.calls += 1
         self.progress(self.rows + self.served)
 
@@ -274,9 +277,25 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         ]
 
 
+def _out_of_memory(error):
+    """Whether the device is out of memory; newer versions of core know more such errors."""
+    known = getattr(comfy.model_management, "is_oom", None)
+    return isinstance(error, comfy.model_management.OOM_EXCEPTION) or bool(known and known(error))
+
+
 def _scaled_dot_product(attention, *args, **kwargs):
     """On a CPU core chooses sub-quadratic attention, which takes a sixth longer at these sizes."""
     return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
+
+
+def _move_prompt(cond, device):
+    """Keep a prompt where the latents are: core leaves it on the CPU and sends it up in every call."""
+    prompt = cond.get("model_conds", {}).get("c_crossattn")
+    if isinstance(prompt, comfy.conds.CONDCrossAttn) and prompt.cond.device != device:
+        cond["model_conds"] = {
+            **cond["model_conds"],
+            "c_crossattn": comfy.conds.CONDCrossAttn(prompt.cond.to(device)),
+        }
 
 
 def _key(number):
@@ -302,17 +321,6 @@ def _same(first, second):
         a.keys() == b.keys() and all(a[key] is b[key] for key in a.keys() - own)
         for a, b in zip(first, second)
     )
-
-
-def _refuse_recording(model):
-    """Raises ValueError for self-attention guidance, which lays the attention of one call over all rows."""
-    for function in model.model_options.get("sampler_post_cfg_function", ()):
-        if getattr(function, "__qualname__", "").startswith("SelfAttentionGuidance."):
-            raise ValueError(
-                "model: Self-Attention Guidance keeps one U-Net call's attention, which here holds some of "
-                "the rows only; remove that patch, "
-                "or use one without memory, such as Perturbed-Attention Guidance."
-            )
 
 
 def _refuse_batch(conditioning, name):

@@ -1,5 +1,8 @@
 """What a node shows while it samples: the first patient's neutral path and branches, a line of text."""
 
+import math
+import time
+
 from comfy_execution.utils import get_executing_context
 from PIL import Image
 
@@ -23,6 +26,20 @@ def say(text):
         from server import PromptServer
 
         PromptServer.instance.send_progress_text(text, context.node_id)
+
+
+class Pace:
+    """Says whether it is time again: ``seconds`` have passed since it last was, or it never was."""
+
+    def __init__(self, seconds):
+        self.seconds, self.last = seconds, -math.inf
+
+    def due(self):
+        now = time.monotonic()
+        if now - self.last < self.seconds:
+            return False
+        self.last = now
+        return True
 
 
 def traversal_preview(previewer, denoised, plan, step):

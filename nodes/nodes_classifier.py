@@ -11,7 +11,8 @@ from ..medtraverse.flip_rate import THRESHOLD
 from . import sources
 from .figure_image import drawing, figure_image
 from .managed import managed, progress_of
-from .sockets import CATEGORY, Classifier, Figure, Trajectory
+from .schema import schema
+from .sockets import CATEGORY, Classifier, Figure, Trajectory, checked_sockets
 from .views import cfrt_view, preview
 
 NONE = "none"
@@ -44,10 +45,12 @@ class MedicalClassifierLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         names = list(sources.classifier_paths())
-        return io.Schema(
+        return schema(
             node_id="MedicalClassifierLoader",
             display_name="Load Medical Classifier",
             category=CATEGORY,
+            search_aliases=["EfficientNet", "chest X-ray classifier", "pathology classifier"],
+            essentials_category="Medical",
             description="Loads an EfficientNet attribute classifier (models/classifiers): one with several logits, or the paper's CheXpert pair of one-logit models.",
             inputs=[
                 io.Combo.Input(
@@ -104,10 +107,17 @@ class MedicalClassifierLoader(io.ComfyNode):
 class CFRTEvaluator(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="CFRTEvaluator",
             display_name="CFRT Evaluator",
             category=CATEGORY,
+            search_aliases=[
+                "classifier flip rate",
+                "counterfactual",
+                "disentanglement",
+                "evaluate attributes",
+            ],
+            essentials_category="Medical",
             description="CFRT (Classifier Flip Rate along a Trajectory): the share of patients in whom the "
             "target attribute rose more than every other, averaged over the far part. Beside it the flip rate: "
             "in whom it passes a threshold.",
@@ -165,6 +175,7 @@ class CFRTEvaluator(io.ComfyNode):
         )
 
     @classmethod
+    @checked_sockets
     def execute(cls, trajectory, images, image_classifier, far_points, threshold=THRESHOLD):
         result = evaluate(
             trajectory,

@@ -6,7 +6,8 @@ from comfy_api.latest import io
 from ..medtraverse.curve import METHODS, SPACINGS, interpolate
 from ..medtraverse.predictions import far_points
 from ..medtraverse.trajectory import SWAP, Trajectory, control_points
-from .sockets import CATEGORY
+from .schema import schema
+from .sockets import CATEGORY, checked_sockets
 from .sockets import Trajectory as TrajectorySocket
 from .views import latent_view
 
@@ -14,10 +15,12 @@ from .views import latent_view
 class BezierLatentInterpolate(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="BezierLatentInterpolate",
             display_name="Bézier Latent Interpolate",
             category=CATEGORY,
+            search_aliases=["interpolate latents", "slerp", "morph", "latent curve"],
+            has_intermediate_output=True,
             description=(
                 "One curve per patient and attribute through neutral, λ=45 … 5. The paper's is a Bézier "
                 "curve of degree 9 with 50 frames."
@@ -69,6 +72,7 @@ class BezierLatentInterpolate(io.ComfyNode):
         )
 
     @classmethod
+    @checked_sockets
     def execute(cls, source, frames, method, spacing):
         if isinstance(source, Trajectory):
             if source.kind != SWAP:
@@ -79,7 +83,7 @@ class BezierLatentInterpolate(io.ComfyNode):
             trajectory, kept = source, {}
         else:
             trajectory, kept = (
-                control_points(source["samples"]),
+                control_points(source["samples"].cpu()),
                 {k: v for k, v in source.items() if k not in ("samples", "noise_mask", "batch_index")},
             )
         points = trajectory.gather(trajectory.latents)
@@ -96,10 +100,11 @@ class BezierLatentInterpolate(io.ComfyNode):
 class TrajectorySelect(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="TrajectorySelect",
             display_name="Trajectory Select",
             category=CATEGORY,
+            search_aliases=["pick patients", "latent from batch"],
             description=(
                 "Keeps some patients, attributes and points of a trajectory, so that only those are decoded "
                 "and judged."
@@ -136,6 +141,7 @@ class TrajectorySelect(io.ComfyNode):
         )
 
     @classmethod
+    @checked_sockets
     def execute(cls, trajectory, patients, attributes, points):
         names = [name.strip() for name in attributes.split(",") if name.strip()]
         chosen = far_points(points, trajectory.points[1:]) if points.strip() else None

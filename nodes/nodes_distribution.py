@@ -15,7 +15,8 @@ from ..medtraverse.distribution import (
 from ..medtraverse.notice import NOTICE
 from ..medtraverse.weights import find_weights
 from .managed import managed, progress_of
-from .sockets import CATEGORY, Classifier
+from .schema import schema
+from .sockets import CATEGORY, Classifier, checked_sockets
 from .sources import fingerprint, metric_folders
 
 EXTRACTORS = ("classifier", "inception")
@@ -24,10 +25,11 @@ EXTRACTORS = ("classifier", "inception")
 class DistributionDistance(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DistributionDistance",
             display_name="FID / KID",
             category=CATEGORY,
+            search_aliases=["FID", "KID", "image quality"],
             description="FID and KID: how far generated images as a set lie from reference images, on a network's features.",
             inputs=[
                 io.Image.Input("images", tooltip="The generated images, all patients in one batch."),
@@ -88,6 +90,7 @@ class DistributionDistance(io.ComfyNode):
         return json.dumps([fingerprint(file), kid_subsets, kid_subset_size, seed])
 
     @classmethod
+    @checked_sockets
     def execute(
         cls, images, reference_images, extractor, kid_subsets, kid_subset_size, seed, image_classifier=None
     ):

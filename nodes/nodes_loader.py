@@ -18,6 +18,7 @@ from .model_building import (
     reload_model,
     reload_vae,
 )
+from .schema import schema
 from .sockets import CATEGORY, Domain
 
 AUTO = "auto"
@@ -26,10 +27,19 @@ AUTO = "auto"
 class MedicalCheckpointLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="MedicalCheckpointLoader",
             display_name="Load Medical Checkpoint",
             category=CATEGORY,
+            search_aliases=[
+                "chest X-ray",
+                "dermoscopy",
+                "CheXpert",
+                "ISIC",
+                "medical diffusion",
+                "load checkpoint",
+            ],
+            essentials_category="Medical",
             description="Loads a Stable Diffusion 1.x model of any size that was fine-tuned on medical images: a diffusers folder "
             "(models/diffusers), a single file (models/checkpoints), or a U-Net alone (models/diffusion_models) laid over one of these.",
             inputs=[

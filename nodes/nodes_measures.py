@@ -19,7 +19,8 @@ from ..medtraverse.trajectory import SWAP
 from ..medtraverse.weights import find_weights
 from .figure_image import drawing, figure_image
 from .managed import managed, progress_of
-from .sockets import CATEGORY, Figure, Trajectory
+from .schema import schema
+from .sockets import CATEGORY, Figure, Trajectory, checked_sockets
 from .sources import fingerprint, metric_folders
 from .views import map_view, preview
 
@@ -42,10 +43,11 @@ def row_names(trajectories):
 class LatentDirectionCosine(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="LatentDirectionCosine",
             display_name="Latent Direction Cosine",
             category=CATEGORY,
+            search_aliases=["disentanglement", "latent direction", "cosine similarity"],
             description="Cosine between the direction from neutral to λ and that to the largest λ: how far the trajectory bends (Fig. 5).",
             inputs=[
                 Trajectory.Input("trajectory", tooltip="Trajectory of Prompt Swap KSampler."),
@@ -85,6 +87,7 @@ class LatentDirectionCosine(io.ComfyNode):
         )
 
     @classmethod
+    @checked_sockets
     def execute(cls, trajectory, published, trajectory_2=None, trajectory_3=None, trajectory_4=None):
         trajectories = [
             item for item in (trajectory, trajectory_2, trajectory_3, trajectory_4) if item is not None
@@ -147,10 +150,11 @@ class LatentDirectionCosine(io.ComfyNode):
 class LatentTSNE(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="LatentTSNE",
             display_name="Latent t-SNE",
             category=CATEGORY,
+            search_aliases=["t-SNE", "latent map", "embedding plot", "disentanglement"],
             description="t-SNE of final latents; each trajectory is joined from neutral to its smallest λ (Fig. 4).",
             inputs=[
                 Trajectory.Input(
@@ -199,6 +203,7 @@ class LatentTSNE(io.ComfyNode):
         )
 
     @classmethod
+    @checked_sockets
     def execute(cls, trajectory, perplexity, seed, thumbnails, images=None):
         coordinates = latent_map(trajectory.latents, perplexity, seed)
         places = trajectory.gather(coordinates)
@@ -222,10 +227,11 @@ class LatentTSNE(io.ComfyNode):
 class IdentityPreservation(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="IdentityPreservation",
             display_name="Identity Preservation",
             category=CATEGORY,
+            search_aliases=["LPIPS", "SSIM", "patient identity", "similarity"],
             description="SSIM, MSE, correlation and LPIPS (or ST-LPIPS) of every point's image to the patient's own neutral, beside those to other patients'.",
             inputs=[
                 Trajectory.Input(
@@ -270,6 +276,7 @@ class IdentityPreservation(io.ComfyNode):
         return json.dumps([fingerprint(find_weights(ALEXNET, metric_folders())), controls, perceptual])
 
     @classmethod
+    @checked_sockets
     def execute(cls, trajectory, images, controls, perceptual=CHOICES[0]):
         distance = perceptual_distance(perceptual, metric_folders())
         if distance:

@@ -7,7 +7,8 @@ from ..medtraverse.figures.film import film
 from ..medtraverse.figures.grid import grid_table, strip, strip_frames, trajectory_grid
 from ..medtraverse.trajectory import CURVE
 from .figure_image import drawing, figure_image
-from .sockets import CATEGORY, Figure, Trajectory
+from .schema import schema
+from .sockets import CATEGORY, Figure, Trajectory, checked_sockets
 from .views import preview, trajectory_view
 
 IMAGES = "Its images: VAE Decode of the LATENT beside it, in the same order."
@@ -22,10 +23,12 @@ def shown(trajectory, images, max_patients):
 class TrajectoryGrid(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="TrajectoryGrid",
             display_name="Trajectory Grid",
             category=CATEGORY,
+            search_aliases=["figure", "image grid", "counterfactual figure", "contact sheet"],
+            essentials_category="Medical",
             description="Rows are patients and attributes, columns neutral and λ = 45 … 5, or frames of a curve.",
             inputs=[
                 Trajectory.Input(
@@ -68,6 +71,7 @@ class TrajectoryGrid(io.ComfyNode):
         )
 
     @classmethod
+    @checked_sockets
     def execute(cls, trajectory, images, max_patients, frames_shown, title, dpi):
         pictures, seeds = shown(trajectory, images, max_patients)
         if trajectory.kind == CURVE:
@@ -93,10 +97,11 @@ class TrajectoryGrid(io.ComfyNode):
 class TrajectoryFilm(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="TrajectoryFilm",
             display_name="Trajectory Film",
             category=CATEGORY,
+            search_aliases=["animation", "video frames", "morph"],
             description="Pictures for a video: per frame of the curve, each patient's neutral image and every attribute beside it.",
             inputs=[
                 Trajectory.Input("trajectory", tooltip="Curve frames from Bézier Latent Interpolate."),
@@ -120,6 +125,7 @@ class TrajectoryFilm(io.ComfyNode):
         )
 
     @classmethod
+    @checked_sockets
     def execute(cls, trajectory, images, max_patients, there_and_back):
         pictures, seeds = shown(trajectory, images, max_patients)
         frames = torch.from_numpy(film(pictures, trajectory.attributes, trajectory.colours, seeds))

@@ -1,31 +1,67 @@
 """MedicalAttributePrompts and AttributeConditioning: the conditionings of a traversal."""
 
+import re
 from dataclasses import replace
 
+import torch
 from comfy_api.latest import io
 
 from ..medtraverse.domain import check_colour, parse_attributes
 from ..medtraverse.prompts import AttributeSet, PromptedAttribute, literal
 from . import sources
-from .sockets import CATEGORY, Attributes, Domain
+from .schema import schema
+from .sockets import CATEGORY, Attributes, Domain, checked_sockets
 
 
 def encode(clip, prompt):
-    """Encode a plain prompt exactly as transformers' CLIP does. Raises ValueError for one over 75 tokens."""
+    """Encode a plain prompt exactly as transformers' CLIP does.
+
+    Raises ValueError for one over 75 tokens, and for one that names an embedding which core would leave out.
+    """
     tokens = clip.tokenize(literal(prompt))
+    _check_embeddings(clip, prompt, tokens)
     if any(len(chunks) > 1 for chunks in tokens.values()):
         raise ValueError(f"prompt: {prompt!r} has more than 75 tokens, CLIP's limit; shorten it.")
     return clip.encode_from_tokens_scheduled(tokens)
+
+
+def _check_embeddings(clip, prompt, tokens):
+    """Raises ValueError for ``embedding:name`` that is not there, or not of the text encoder's width."""
+    for name in re.findall(r"(?<!\S)embedding:(\S*)", prompt):
+        # Core's tokenizer gives vectors for an embedding that it finds, and nothing for one that it does not.
+        if not any(_vectors(chunks) for chunks in clip.tokenize(literal(f"embedding:{name}")).values()):
+            raise ValueError(
+                f"prompt: there is no embedding {name!r}; put its file into models/embeddings, or "
+                "take it out."
+            )
+    for encoder, chunks in tokens.items():
+        module = getattr(clip.cond_stage_model, f"clip_{encoder}", None)
+        if module is None:
+            continue
+        width = module.transformer.get_input_embeddings().embedding_dim
+        other = {vector.shape[-1] for vector in _vectors(chunks)} - {width}
+        if other:
+            raise ValueError(
+                f"prompt: {prompt!r} has an embedding of width {min(other)}, and the text encoder's is "
+                f"{width}; take one that was trained for this model."
+            )
+
+
+def _vectors(chunks):
+    """Return the vectors of embeddings among tokens."""
+    return [token[0] for chunk in chunks for token in chunk if isinstance(token[0], torch.Tensor)]
 
 
 class MedicalAttributePrompts(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         neutrals = dict.fromkeys(name for domain in sources.domains().values() for name in domain.neutrals)
-        return io.Schema(
+        return schema(
             node_id="MedicalAttributePrompts",
             display_name="Medical Attribute Prompts",
             category=CATEGORY,
+            search_aliases=["chest X-ray prompt", "pathology prompt", "skin lesion prompt", "text encode"],
+            essentials_category="Medical",
             description=(
                 "Encodes a domain's neutral prompt, the negative prompt and one prompt per attribute, "
                 "letter by letter: (MEL) keeps its brackets."
@@ -85,6 +121,7 @@ class MedicalAttributePrompts(io.ComfyNode):
         )
 
     @classmethod
+    @checked_sockets
     def execute(cls, clip, domain, neutral, attributes, extra_attributes, neutral_prompt, negative_prompt):
         name, prompt = domain.neutral(neutral)
         if neutral_prompt.strip():
@@ -113,10 +150,11 @@ class MedicalAttributePrompts(io.ComfyNode):
 class AttributeConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="AttributeConditioning",
             display_name="Attribute from Conditioning",
             category=CATEGORY,
+            search_aliases=["name conditioning", "attribute prompt"],
             description=(
                 "Names a CONDITIONING (from CLIPTextEncode, ControlNet, hooks…) as an attribute, and adds "
                 "it to others."
@@ -144,6 +182,7 @@ class AttributeConditioning(io.ComfyNode):
         )
 
     @classmethod
+    @checked_sockets
     def execute(cls, conditioning, name, colour, labels, others=None):
         named = tuple(label.strip() for label in labels.split(",") if label.strip()) or (name.strip(),)
         if not name.strip():

@@ -1,5 +1,7 @@
 """PromptSwapKSampler: from one noise to a neutral image and to attributes, prompts swapped after step λ."""
 
+import math
+
 from comfy_api.latest import io
 
 from ..medtraverse.digest import versions
@@ -9,7 +11,8 @@ from ..medtraverse.traversal import TraversalSettings, parse_swap_steps
 from . import samplers
 from .model_building import origin
 from .run_traversal import Conditionings, traverse
-from .sockets import CATEGORY, Attributes
+from .schema import schema
+from .sockets import CATEGORY, Attributes, checked_sockets
 from .sockets import Trajectory as TrajectorySocket
 from .views import latent_view
 
@@ -19,10 +22,19 @@ SWAP_STEPS = "45,40,35,30,25,20,15,10,5"
 class PromptSwapKSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="PromptSwapKSampler",
             display_name="Prompt Swap KSampler",
             category=CATEGORY,
+            search_aliases=[
+                "counterfactual",
+                "latent traversal",
+                "prompt switching",
+                "chest X-ray",
+                "dermoscopy",
+            ],
+            essentials_category="Medical",
+            has_intermediate_output=True,
             description="Denoises each patient's noise under the neutral prompt, and again with the prompt "
             "swapped to an attribute after step λ. Common steps are computed once.",
             inputs=[
@@ -141,6 +153,7 @@ class PromptSwapKSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked_sockets
     def execute(
         cls,
         model,
@@ -166,6 +179,8 @@ class PromptSwapKSampler(io.ComfyNode):
             )
         if not attributes.attributes:
             raise ValueError("attributes: none is given; name at least one in Medical Attribute Prompts.")
+        if not math.isfinite(cfg):
+            raise ValueError(f"cfg: {cfg} is no weight of guidance; give a number such as 7.5.")
         swaps = parse_swap_steps(swap_steps, steps)
         samplers.check_sampler(sampler)
         width, height = width or attributes.size, height or attributes.size

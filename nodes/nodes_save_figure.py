@@ -8,16 +8,18 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..medtraverse.figures.drawing import VECTORS, write
-from .sockets import CATEGORY, Figure
+from .schema import schema
+from .sockets import CATEGORY, Figure, checked_sockets
 
 
 class SaveTraversalFigure(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="SaveTraversalFigure",
             display_name="Save Figure",
             category=CATEGORY,
+            search_aliases=["save plot", "SVG", "PDF", "CSV"],
             description="Saves a figure for a paper: PNG with graph, settings and hashes in it, SVG or PDF, and its numbers as CSV, all by one name.",
             inputs=[
                 Figure.Input("drawing", tooltip="The drawing of a figure node."),
@@ -51,6 +53,7 @@ class SaveTraversalFigure(io.ComfyNode):
         )
 
     @classmethod
+    @checked_sockets
     def execute(cls, drawing, filename_prefix, vector, table, dpi):
         if not filename_prefix.strip():
             raise ValueError("filename_prefix: it is empty; give a name such as medtraverse/figure.")

@@ -13,7 +13,7 @@ from ..medtraverse.traversal import NEUTRAL
 from . import samplers
 from .evaluation_cache import cache_for, fingerprint
 from .guider import TraversalGuider, TraversalSampler
-from .live import progress_text, say, traversal_preview
+from .live import Pace, progress_text, say, traversal_preview
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0):
     latents : Tensor [rows, C, h, w], float32 on the CPU
         In the order of the settings' ``plan``.
     cost : dict
-        ``rows`` and ``calls`` of the U-Net, ``reused`` rows that the cache served.
+        ``rows`` and ``calls`` of the U-Net, ``reused`` rows that the cache served, and what rounding depends
+        on: ``rows_per_call`` at the end, ``dtype`` and ``device``.
     """
     sigmas = samplers.sigmas_of(model, settings.sampler, settings.scheduler, settings.steps)
     channels = model.get_model_object("latent_format").latent_channels
@@ -60,11 +61,13 @@ def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0):
     exact_ends = settings.scheduler == samplers.DIFFUSERS_DDIM
     total = settings.plan.evaluations(settings.steps, settings.guided) * kind.evaluations
     bar, done = comfy.utils.ProgressBar(total), {"rows": 0, "calls": 0, "reused": 0}
+    pace = Pace(0.5)
     previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
     latents = []
     first = 0
     while first < settings.patients:
-        block = settings.block(first, limit)
+        together = samplers.patients_per_block(model, settings.plan.rows_per_patient, shape, limit)
+        block = settings.block(first, together)
         plan = block.plan
         noise = samplers.patient_noise(block.seeds, shape, settings.noise)
         shown = done["rows"] + done["reused"]
@@ -86,10 +89,12 @@ def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0):
 
         def preview(step, denoised, x, total_steps, guider=guider, block=block, shown=shown):
             say(progress_text(block, step))
-            if previewer:
+            if previewer and pace.due():
                 picture = traversal_preview(previewer, denoised, block.plan, step)
                 bar.update_absolute(min(shown + guider.rows + guider.served, total), total, picture)
 
+        # As core does: a patch may draw from the global generator.
+        torch.manual_seed(block.seed)
         sampled = guider.sample(
             rows,
             torch.zeros_like(rows),
@@ -106,7 +111,13 @@ def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0):
     joined = torch.cat(latents)
     if exact_ends:
         joined /= (1 + sigmas[-1] ** 2) ** 0.5
-    return joined, done
+    dtype = getattr(model.model, "manual_cast_dtype", None) or model.model.get_dtype()
+    how = {
+        "rows_per_call": limit,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": str(model.load_device),
+    }
+    return joined, {**done, **how}
 
 
 def _context(conditionings, settings, sigmas):

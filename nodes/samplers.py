@@ -1,5 +1,6 @@
 """Which samplers and schedulers a traversal takes, its noise and its σ."""
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -8,9 +9,11 @@ import comfy.model_management
 import comfy.samplers
 import torch
 
-from ..medtraverse.traversal import ddim_timesteps
+from ..medtraverse.traversal import TRAIN_STEPS, ddim_timesteps
 
 DIFFUSERS_DDIM = "diffusers_ddim"
+# Rows of one U-Net call: twice as many latents with guidance, which saturates any card.
+MOST_ROWS = 64
 
 
 class Noise(Enum):
@@ -129,7 +132,13 @@ def sigmas_of(model, sampler, scheduler, steps):
     """
     sampling = model.get_model_object("model_sampling")
     if scheduler == DIFFUSERS_DDIM:
-        table = torch.as_tensor(sampling.sigmas).float().cpu()
+        table = torch.as_tensor(getattr(sampling, "sigmas", ())).float().cpu()
+        if len(table) != TRAIN_STEPS:
+            raise ValueError(
+                f"scheduler: {DIFFUSERS_DDIM!r} needs the {TRAIN_STEPS} σ of training, and a patch on the "
+                "model "
+                f"leaves {len(table)}; remove it, or choose another scheduler."
+            )
         return torch.cat([table[ddim_timesteps(steps)], table[:1]])
     if scheduler not in comfy.samplers.SCHEDULER_NAMES:
         raise ValueError(
@@ -212,12 +221,23 @@ def rows_per_call(model, shape, asked):
     loaded = (
         held.model_loaded_memory()
         for held in comfy.model_management.current_loaded_models
-        if held.device == device
+        if held.device == device and held.model is not None
     )
     free = (
         comfy.model_management.get_free_memory(device)
         + sum(loaded)
         - comfy.model_management.module_size(model.model)
     )
-    one = max(1, model.memory_required([2, *shape]))
-    return int(max(1, min(256, 0.6 * free / one)))
+    # Of the model, not of its patcher: a dynamic one adds a constant gigabyte.
+    one = max(1, model.model.memory_required([2, *shape]))
+    rows = int(max(1, min(MOST_ROWS, 0.6 * free / one)))
+    # A power of two: sizes choose kernels, and so rounding, which free memory should not decide from run to
+    # run.
+    return 1 << (rows.bit_length() - 1)
+
+
+def patients_per_block(model, rows_per_patient, shape, limit):
+    """Return how many patients are sampled together: ``limit``, or fewer if their latents fill memory."""
+    held = 12 * 4 * math.prod(shape) * rows_per_patient
+    free = comfy.model_management.get_free_memory(model.load_device)
+    return int(max(1, min(limit, 0.1 * free / held)))

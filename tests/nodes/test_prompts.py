@@ -1,5 +1,7 @@
 """Attribute prompts: embeddings equal transformers' CLIP on the plain prompt."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -64,11 +66,37 @@ def test_own_attributes_and_neutral(run, demo):
             "attributes: 'pleural effusion' is given twice",
         ),
         ({"neutral_prompt": "lung " * 80}, "prompt: .*more than 75 tokens"),
+        ({"extra_attributes": "x = "}, "extra_attributes: 'x =' has no prompt"),
+        ({"neutral_prompt": "a chest embedding:missing now"}, "prompt: there is no embedding 'missing'"),
     ],
 )
 def test_bad_inputs_are_named(run, demo, inputs, fault):
     with pytest.raises(ValueError, match=fault):
         run("MedicalAttributePrompts", clip=demo[1], domain=demo[3], **inputs)
+
+
+def test_an_embedding_is_used_or_its_width_is_told(run, demo):
+    """Files as textual inversion of diffusers saves them: one vector, or several, under the token's name."""
+    import folder_paths
+    from safetensors.torch import save_file
+
+    folder = Path(folder_paths.get_folder_paths("embeddings")[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    width = run("MedicalAttributePrompts", clip=demo[1], domain=demo[3])[0][0][0].shape[-1]
+    vectors = torch.randn(2, width, generator=torch.Generator().manual_seed(0))
+    files = {"fits": vectors, "other": torch.zeros(1, width + 8)}
+    try:
+        for name, tensor in files.items():
+            save_file({"<x>": tensor}, folder / f"{name}.safetensors")
+        plain = run("MedicalAttributePrompts", clip=demo[1], domain=demo[3], neutral_prompt="a chest (MEL)")
+        inputs = {"clip": demo[1], "domain": demo[3]}
+        with_it = run("MedicalAttributePrompts", **inputs, neutral_prompt="a chest (MEL) embedding:fits")
+        assert (with_it[0][0][0] - plain[0][0][0]).abs().max() > 1e-2
+        with pytest.raises(ValueError, match=f"an embedding of width {width + 8}, .* is {width}; take one"):
+            run("MedicalAttributePrompts", **inputs, negative_prompt="bad embedding:other")
+    finally:
+        for name in files:
+            (folder / f"{name}.safetensors").unlink()
 
 
 def test_named_conditionings_chain(run, prompts):

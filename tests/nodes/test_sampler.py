@@ -1,5 +1,7 @@
 """PromptSwapKSampler against the reference method, against itself unshared, and its errors."""
 
+import math
+
 import pytest
 import torch
 
@@ -302,6 +304,8 @@ def test_noise_on_the_gpu_without_one_is_an_error(traverse):
         ({"swap_steps": "4,4"}, "swap_steps: 4 is given twice"),
         ({"swap_steps": "a"}, "swap_steps: 'a' is not"),
         ({"width": 100}, "width, height: 100×64"),
+        ({"cfg": math.nan}, "cfg: nan is no weight"),
+        ({"cfg": math.inf}, "cfg: inf is no weight"),
         ({"scheduler": "bogus"}, "scheduler: there is no 'bogus'"),
         ({"sampler": "bogus"}, "sampler: 'bogus' cannot"),
         ({"noise": "tpu"}, "noise: there is no 'tpu'"),

@@ -1,0 +1,68 @@
+"""Rough colours of latents, for previews: a linear map from latent to RGB, fitted to the VAE at hand.
+
+ComfyUI has one such map for all of Stable Diffusion 1.x. On a medical VAE, whose latents mean something else, it shows
+red and cyan noise.
+"""
+
+import copy
+import weakref
+
+import torch
+import torch.nn.functional as F
+
+_SIDE = 128
+_fits = weakref.WeakKeyDictionary()
+
+
+def fitted_format(latent_format, vae):
+    """Return a latent format like the one given, whose rough colours are fitted to a VAE.
+
+    The map is a least-squares fit, once for each loaded VAE, on what the VAE makes of a few soft pictures.
+    """
+    fitted = copy.copy(latent_format)
+    weights = vae.first_stage_model
+    if weights not in _fits:
+        _fits[weights] = _fit(latent_format, vae)
+    fitted.latent_rgb_factors, fitted.latent_rgb_factors_bias = _fits[weights]
+    return fitted
+
+
+def colour_map(latent_format):
+    """Return the map of a latent format from a LATENT to RGB in 0…1, [C + 1, 3], the constant last; None without one."""
+    if latent_format.latent_rgb_factors is None:
+        return None
+    factors = torch.tensor(latent_format.latent_rgb_factors)
+    bias = torch.tensor(latent_format.latent_rgb_factors_bias or [0.0, 0.0, 0.0])
+    channels = len(factors)
+    # Factors are for the model's scale; what they do to zero and to each channel says what they do to a LATENT.
+    points = torch.cat([torch.eye(channels), torch.zeros(1, channels)])[:, :, None, None]
+    seen = (latent_format.process_in(points)[:, :, 0, 0] @ factors + bias + 1) / 2
+    return torch.cat([seen[:-1] - seen[-1], seen[-1:]])
+
+
+def coloured(latents, colours):
+    """Return rough pictures [N, h, w, 3] of a LATENT [N, C, h, w] by a ``colour_map``."""
+    return torch.einsum("nchw,cd->nhwd", latents.float(), colours[:-1]) + colours[-1]
+
+
+def _fit(latent_format, vae):
+    """Return factors [C][3] and bias [3] from the model's latents to RGB in -1…1."""
+    latents = vae.encode(_soft_pictures())
+    pictures = vae.decode(latents)
+    x = latent_format.process_in(latents.float().cpu()).movedim(1, -1).flatten(0, -2)
+    size = latents.shape[-2:]
+    seen = F.interpolate(pictures.float().cpu().movedim(-1, 1), size, mode="area").movedim(1, -1).flatten(0, -2)
+    design = torch.cat([x, torch.ones(len(x), 1)], dim=1).double()
+    ridge = 1e-3 * len(x) * torch.eye(design.shape[1], dtype=torch.float64)
+    ridge[-1, -1] = 0
+    solved = torch.linalg.solve(design.T @ design + ridge, design.T @ (2 * seen.double() - 1)).float()
+    return solved[:-1].tolist(), solved[-1].tolist()
+
+
+def _soft_pictures():
+    """Return four pictures [4, H, W, 3] in 0…1 of soft blobs: two grey, as films are, and two in colour."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(4, 3, 6, 6, generator=generator)
+    coarse[:2] = coarse[:2, :1]
+    soft = F.interpolate(coarse, (_SIDE, _SIDE), mode="bicubic", align_corners=False).clamp(0, 1)
+    return soft.movedim(1, -1)
