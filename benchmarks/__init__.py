@@ -1,1 +1,1 @@
-"""Side-by-side benchmarks: ``python -m benchmarks.trajectory`` and ``python -m benchmarks.exactness`` (see README.md here)."""
+"""Side-by-side benchmarks: ``python -m benchmarks.trajectory``, ``.exactness`` and ``.page`` (README.md)."""

@@ -1,4 +1,7 @@
-"""Largest difference of every method to the reference, for every swap step, from the same noise and weights, in float32."""
+"""Largest difference of every method to the reference, for every swap step, in float32.
+
+All start from the same noise and weights.
+"""
 
 import argparse
 import json
@@ -49,9 +52,8 @@ def main(argv=None):
     if arguments.json:
         print(json.dumps(report, indent=2))
         return
-    print(
-        f"largest |difference| to diffusers, latents in diffusers' scale (largest {report['largest_latent']:.2f})"
-    )
+    largest = report["largest_latent"]
+    print(f"largest |difference| to diffusers, latents in diffusers' scale (largest {largest:.2f})")
     print(f"{'':12}" + "".join(f"{point:>9}" for point in points))
     for name, row in table.items():
         print(f"{name:12}" + "".join(f"{value:9.1e}" for value in row.values()))

@@ -17,7 +17,7 @@ DEMO = PACK / "demo" / "weights" / "phantom-sd"
 
 @dataclass
 class Host:
-    """The pack's node classes, the models as ComfyUI holds them, and diffusers' pipeline on the same weights."""
+    """The pack's node classes, the models as ComfyUI holds them, and diffusers' pipeline on their weights."""
 
     nodes: dict
     model: object
@@ -42,7 +42,10 @@ class Host:
 
 
 def start(folder=DEMO, cpu=True, size=None):
-    """Return a Host over a diffusers folder. ``size`` is the image side in pixels, None for the model's own."""
+    """Return a Host over a diffusers folder.
+
+    ``size`` is the image side in pixels, None for the model's own.
+    """
     sys.path.insert(0, str(installation().folder))
     arguments, sys.argv = sys.argv, sys.argv[:1]
     import comfy.cli_args
@@ -104,7 +107,10 @@ class Counter:
 
 @contextlib.contextmanager
 def peak_memory(device):
-    """Yield a dict whose ``bytes`` becomes the peak beyond the start: allocated on CUDA, resident of the process on a CPU."""
+    """Yield a dict whose ``bytes`` becomes the peak beyond the start.
+
+    Allocated memory on CUDA, resident memory of the process on a CPU.
+    """
     import torch
 
     peak = {"bytes": 0}

@@ -1,7 +1,7 @@
 """Four ways to the images of trajectories, from the same noise, prompts and settings, decoding included.
 
-Each takes a Host, the noise [patients, C, h, w], attributes and swap steps, and returns latents in diffusers' scale,
-[patients, attributes, 1 + swap steps, C, h, w], on the CPU.
+Each takes a Host, the noise [patients, C, h, w], attributes and swap steps, and returns latents in diffusers'
+scale, [patients, attributes, 1 + swap steps, C, h, w], on the CPU.
 """
 
 import torch
@@ -10,7 +10,10 @@ STEPS, CFG, SCALE = 50, 7.5, 0.18215
 
 
 def reference(host, noise, attributes, swap_steps):
-    """(a) The reference scripts: diffusers, one patient at a time, neutral run again for every λ; every image decoded."""
+    """(a) The reference scripts: diffusers, one patient at a time, neutral run again for every λ.
+
+    Every image decoded.
+    """
     pipe = host.pipe
     negative, neutral = (
         pipe.encode_prompt(text, host.device, 1, False)[0] for text in ("", host.domain.neutral()[1])
@@ -55,7 +58,10 @@ def _pipeline(pipe, prompt, negative, start, callback=None):
 
 
 def stock(host, noise, attributes, swap_steps):
-    """(b) Stock nodes: one KSampler per attribute and λ, the prompts on timestep ranges; patients as a batch."""
+    """(b) Stock nodes: one KSampler per attribute and λ, the prompts on timestep ranges.
+
+    Patients as a batch.
+    """
     import comfy.sample
     import node_helpers
 
@@ -85,7 +91,10 @@ def stock(host, noise, attributes, swap_steps):
 
 
 def chained(host, noise, attributes, swap_steps):
-    """(c) The best stock graph: KSamplerAdvanced segments of one neutral prefix, a branch off each; patients as a batch."""
+    """(c) The best stock graph: KSamplerAdvanced segments of one neutral prefix, a branch off each.
+
+    Patients as a batch.
+    """
     import comfy.sample
 
     neutral, negative = _encode(host, host.domain.neutral()[1]), _encode(host, "")

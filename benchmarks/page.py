@@ -1,7 +1,8 @@
 """The widgets on the canvas in Chromium: ``python -m benchmarks.page``.
 
-Frames a second of the latent map at 37,000 points while it pans and zooms, time from "the node has ended" to the viewer's first picture, and the page's memory
-after 5 to 45 runs, beside that of the same page without the pack's scripts. Needs Playwright and Chromium; software rendering, so a machine with a GPU does better.
+Frames a second of the latent map at 37,000 points while it pans and zooms, time from "the node has ended" to
+the viewer's first picture, and the page's memory after 5 to 45 runs, beside that of the same page without the
+pack's scripts. Needs Playwright and Chromium; software rendering, so a machine with a GPU does better.
 """
 
 import os
@@ -15,23 +16,35 @@ from launcher.comfyui import start_server
 POINTS = (3_700, 37_000)
 MAP = """async ([count, frames]) => {
   const { LatentMapView } = await import('/extensions/MedTraverse/parts/map.js')
-  const points = 10, attributes = 2, patients = count / (1 + attributes * (points - 1)) | 0, x = [], y = [], index = []
+  const points = 10, attributes = 2, patients = count / (1 + attributes * (points - 1)) | 0
+  const x = [], y = [], index = []
   for (let p = 0; p < patients; p++) {
     const base = x.length, angle = p * 2.4, r = Math.sqrt(p)
     x.push(r * Math.cos(angle)); y.push(r * Math.sin(angle))
-    index.push(Array.from({ length: attributes }, (_, a) => [base, ...Array.from({ length: points - 1 }, (_, n) => {
-      x.push(x[base] + n * Math.cos(a + p)); y.push(y[base] + n * Math.sin(a + p)); return x.length - 1 })]))
+    const place = (a, n) => {
+      x.push(x[base] + n * Math.cos(a + p)); y.push(y[base] + n * Math.sin(a + p))
+      return x.length - 1
+    }
+    index.push(Array.from({ length: attributes },
+      (_, a) => [base, ...Array.from({ length: points - 1 }, (_, n) => place(a, n))]))
   }
   const view = new LatentMapView({ state: {}, save() {}, t: text => text })
   const box = document.createElement('div')
   box.style = 'position: fixed; inset: 50px auto auto 50px; width: 700px; height: 700px; z-index: 9999'
   box.append(view.element); document.body.append(box)
-  view.show({ view: 'map', key: 'benchmark', kind: 'swap', neutral: 'normal', notice: '', seeds: index.map((_, p) => p), index, x, y, sheets: null, perplexity: 2, seed: 0,
-    attributes: [{ name: 'a', colour: '#00CC00', labels: ['a'] }, { name: 'b', colour: '#CC00CC', labels: ['b'] }], points: ['neutral', 45, 40, 35, 30, 25, 20, 15, 10, 5].map(String) })
+  view.show({
+    view: 'map', key: 'benchmark', kind: 'swap', neutral: 'normal', notice: '', sheets: null, perplexity: 2,
+    seed: 0, seeds: index.map((_, p) => p), index, x, y,
+    points: ['neutral', 45, 40, 35, 30, 25, 20, 15, 10, 5].map(String),
+    attributes: [
+      { name: 'a', colour: '#00CC00', labels: ['a'] }, { name: 'b', colour: '#CC00CC', labels: ['b'] }
+    ]
+  })
   await new Promise(done => setTimeout(done, 500))
   const canvas = view.element.querySelector('canvas'), rect = canvas.getBoundingClientRect(), times = []
+  const middle = { clientX: rect.x + 350, clientY: rect.y + 350 }
   const event = (type, more) => canvas.dispatchEvent(new (type === 'wheel' ? WheelEvent : PointerEvent)(type,
-    { bubbles: true, cancelable: true, pointerId: 1, button: 0, buttons: 1, clientX: rect.x + 350, clientY: rect.y + 350, ...more }))
+    { bubbles: true, cancelable: true, pointerId: 1, button: 0, buttons: 1, ...middle, ...more }))
   let last = performance.now()
   for (let i = 0; i < frames; i++) {
     event('wheel', { deltaY: i % 20 < 10 ? -40 : 40, clientX: rect.x + 200 + 10 * (i % 30) })
@@ -44,9 +57,11 @@ MAP = """async ([count, frames]) => {
 FEWER = """for (const node of app.graph._nodes) for (const widget of node.widgets ?? []) {
   if (node.type === 'PromptSwapKSampler' && widget.name === 'steps') widget.value = 10
   if (widget.name === 'swap_steps') widget.value = '7,4,1' }"""
-SEED = "seed => { app.graph._nodes.find(node => node.type === 'PromptSwapKSampler').widgets.find(widget => widget.name === 'seed').value = seed }"
-# From the message that the grid has ended until a fifth of its viewer is painted, which labels alone do not do; what a run before has left is wiped.
-# Without the pack's scripts, until the run has ended.
+SEED = """seed => {
+  const sampler = app.graph._nodes.find(node => node.type === 'PromptSwapKSampler')
+  sampler.widgets.find(widget => widget.name === 'seed').value = seed }"""
+# From the message that the grid has ended until a fifth of its viewer is painted, which labels alone do not
+# do; what a run before has left is wiped. Without the pack's scripts, until the run has ended.
 WATCH = """() => new Promise(done => {
   const find = () => document.querySelector('.mt-view[data-mt-node=TrajectoryGrid] .mt-viewer canvas')
   const ended = ({ detail }) => {
@@ -55,7 +70,8 @@ WATCH = """() => new Promise(done => {
     const begun = performance.now(), before = find()
     if (before) before.width = 0
     const look = () => {
-      const canvas = find(), data = canvas?.width ? canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data : []
+      const canvas = find(), pen = canvas?.width && canvas.getContext('2d')
+      const data = pen ? pen.getImageData(0, 0, canvas.width, canvas.height).data : []
       let painted = 0
       for (let i = 3; i < data.length; i += 4) painted += data[i] > 0
       painted && painted > data.length / 20 ? done(performance.now() - begun) : requestAnimationFrame(look)
@@ -63,7 +79,8 @@ WATCH = """() => new Promise(done => {
     look()
   }
   const whole = () => { app.api.removeEventListener('execution_success', whole); done(0) }
-  window.bare ? app.api.addEventListener('execution_success', whole) : app.api.addEventListener('executed', ended)
+  if (window.bare) app.api.addEventListener('execution_success', whole)
+  else app.api.addEventListener('executed', ended)
 })"""
 RUNS, LOOKED_AT = 45, (5, 15, 25, 35, 45)
 
@@ -129,12 +146,14 @@ def main():
             measured = page.evaluate(MAP, [count, 90])
             times = sorted(measured["times"][10:])
             print(
-                f"map of {measured['points']} points: {1000 / statistics.mean(times):.0f} frames/s; slowest of twenty {times[int(len(times) * 0.95)]:.0f} ms",
+                f"map of {measured['points']} points: {1000 / statistics.mean(times):.0f} frames/s; "
+                f"slowest of twenty {times[int(len(times) * 0.95)]:.0f} ms",
                 flush=True,
             )
         waits, heaps = runs(page, 7000)
         print(
-            f"first picture {statistics.median(waits):.0f} ms after its node had ended (greatest of {len(waits)}: {max(waits):.0f} ms)",
+            f"first picture {statistics.median(waits):.0f} ms after its node had ended "
+            f"(greatest of {len(waits)}: {max(waits):.0f} ms)",
             flush=True,
         )
         _, bare = runs(opened(browser, url, bare=True), 8000)

@@ -1,4 +1,7 @@
-"""Stable Diffusion 1.5's architecture with random weights, as a diffusers folder: it times exactly like trained weights."""
+"""Stable Diffusion 1.5's architecture with random weights, as a diffusers folder.
+
+It times exactly like trained weights.
+"""
 
 import tempfile
 from pathlib import Path

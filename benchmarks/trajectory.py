@@ -1,4 +1,7 @@
-"""Time, U-Net rows and memory of a trajectory: the reference, two stock graphs, and PromptSwapKSampler, in one process."""
+"""Time, U-Net rows and memory of a trajectory: the reference, two stock graphs, and PromptSwapKSampler.
+
+All run in one process.
+"""
 
 import argparse
 import json
@@ -92,7 +95,8 @@ def main(argv=None):
         print(json.dumps(report, indent=2))
     else:
         print(
-            f"{report['device']}, {report['dtype']}, {report['threads']} threads; one U-Net row {operations / 1e9:.2f} Gop, matmul {rate / 1e9:.0f} Gop/s"
+            f"{report['device']}, {report['dtype']}, {report['threads']} threads; "
+            f"one U-Net row {operations / 1e9:.2f} Gop, matmul {rate / 1e9:.0f} Gop/s"
         )
 
 
@@ -100,7 +104,8 @@ def print_table(patients, attributes, measured):
     """Print one comparison, ratios to ours in the last column."""
     ours = measured.get("medtraverse", {}).get("median")
     print(
-        f"\n{patients} patients, K = {attributes}\n{'':12}{'rows':>8}{'calls':>7}{'seconds':>9}{'s/patient':>11}{'peak MB':>9}{'matmul':>8}{'difference':>12}{'time / ours':>13}"
+        f"\n{patients} patients, K = {attributes}\n{'':12}{'rows':>8}{'calls':>7}{'seconds':>9}"
+        f"{'s/patient':>11}{'peak MB':>9}{'matmul':>8}{'difference':>12}{'time / ours':>13}"
     )
     for name, entry in measured.items():
         difference = "" if entry["difference"] is None else f"{entry['difference']:.1e}"

@@ -1,4 +1,6 @@
-"""Contact sheets of the model card: phantoms, and patients that the model draws, ``python -m demo.judging.contact_sheet chexpert --out sheet.jpg``.
+"""Contact sheets of the model card: phantoms, and patients that the model draws.
+
+    python -m demo.judging.contact_sheet chexpert --out sheet.jpg
 
 Patients are the first of `demo.judging.evaluate`, not chosen. Synthetic images. Not for clinical use.
 """

@@ -1,9 +1,10 @@
-"""Judge the demo model: the table of goals, each figure with its number, on generated patients and on phantoms that no training saw.
+"""Judge the demo model: the table of goals, on generated patients and on phantoms that no training saw.
 
     python -m demo.judging.evaluate --patients 500 --json evaluation.json [--device cuda] [--resume]
 
-Chest and dermoscopy, and a confounded chest model where there is one. Patients are sampled without ComfyUI; what is measured on them goes
-to a file a block, so that a run can be stopped and continued with --resume. Synthetic images. Not for clinical use.
+Chest and dermoscopy, and a confounded chest model where there is one. Patients are sampled without ComfyUI;
+what is measured on them goes to a file a block, so that a run can be stopped and continued with --resume.
+Synthetic images. Not for clinical use.
 """
 
 from __future__ import annotations
@@ -36,13 +37,17 @@ from demo.training.architecture import WEIGHTS
 from medtraverse.notice import NOTICE
 from medtraverse.whole_file import write_text
 
-# Where both attributes of a confounded model appear in the same images, which rose more is a matter of the judges' last digits.
+# Where both attributes of a confounded model appear in the same images, which rose more is a matter of the
+# judges' last digits.
 CLEAR = 0.05
 THIN = {"support devices": "wires", "ruler": "ticks", "hair": "hairs"}
 
 
 def classifier_figures(study, report: dict, count: int) -> list:
-    """AUC and calibration of each label on unseen phantoms, and on the same through the VAE; `report` from `demo.training.train_classifier.measure`."""
+    """AUC and calibration of each label on unseen phantoms, and on the same through the VAE.
+
+    `report` from `demo.training.train_classifier.measure`.
+    """
     group, figures = f"{study.domain}: classifier on unseen phantoms", []
     for label, row in report["phantoms"].items():
         figures += [
@@ -56,7 +61,10 @@ def classifier_figures(study, report: dict, count: int) -> list:
 
 
 def verdicts(study, data: dict, judge: str, target: int, curve: bool = False):
-    """CFRT's verdict on each patient for attribute `target`, by the "classifier" or the "oracle"; see `demo.judging.scores.Verdicts`."""
+    """CFRT's verdict on each patient for attribute `target`, by the "classifier" or the "oracle".
+
+    See `demo.judging.scores.Verdicts`.
+    """
     start = data[judge][:, target, 0]
     if curve:
         return successes(data[f"curve_{judge}"][:, target], start, target)
@@ -117,7 +125,8 @@ def control_figures(study, data: dict) -> list:
 def identity_figures(study, data: dict, phantoms: np.ndarray, drawn: np.ndarray) -> list:
     """How far anatomy moved along the swaps, against different patients.
 
-    `phantoms` is the anatomy [M, A] of unseen neutrals; `drawn` [M, 1 + K, A] that of phantoms without and with each attribute.
+    `phantoms` is the anatomy [M, A] of unseen neutrals; `drawn` [M, 1 + K, A] that of phantoms without and
+    with each attribute.
     """
     group, anatomy = f"{study.domain}: identity and diversity", data["anatomy"]
     n = len(anatomy)
@@ -217,7 +226,10 @@ def memorisation_figures(study, found: dict) -> list:
 
 
 def confounded_figures(study, data: dict, plain_study, plain: dict) -> list:
-    """CFRT with correlated attributes, beside that of the plain model on the same patients, and whether the oracle sees the same failures."""
+    """CFRT with correlated attributes, beside that of the plain model on the same patients.
+
+    Also whether the oracle sees the same failures.
+    """
     group, labels, figures, drops, judged = f"{study.domain}, confounded", study.labels, [], [], []
     for target, label in enumerate(labels):
         by = {judge: verdicts(study, data, judge, target) for judge in ("classifier", "oracle")}

@@ -1,4 +1,7 @@
-"""What `demo.judging.evaluate` measures on generated patients, block by block, in files that a stopped run continues from."""
+"""What `demo.judging.evaluate` measures on generated patients.
+
+It is measured block by block, in files that a stopped run continues from.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ CONTROLS = 100  # patients whose neutral is swapped to itself: no win in a hundr
 class Study:
     """A model that is judged: its domain, its patients, and what of the trajectory is needed.
 
-    `curve` asks for Bézier frames, whose control points are all nine swaps, and for the neutral-to-neutral control.
+    `curve` asks for Bézier frames, whose control points are all nine swaps, and for the neutral-to-neutral
+    control.
     """
 
     name: str
@@ -57,7 +61,8 @@ class Study:
         return tuple(attribute.labels[0] for attribute in load_domains()[self.domain].select())
 
 
-# The confounded model draws the same patients as CheXpert's, so that the two can be compared patient by patient.
+# The confounded model draws the same patients as CheXpert's, so that the two can be compared patient by
+# patient.
 STUDIES = {
     "chexpert": Study("chexpert", "CheXpert", "chest", "chexpert", 1500),
     "isic": Study("isic", "ISIC", "dermoscopy", "isic", 3000),
@@ -66,7 +71,10 @@ STUDIES = {
 
 
 def read_one(domain: str, labels: tuple, image: np.ndarray) -> np.ndarray:
-    """Oracle's score of each label, then the anatomy, of an image uint8 [H, W, 3]; NaN where it cannot be read."""
+    """Oracle's score of each label, then the anatomy, of an image uint8 [H, W, 3].
+
+    NaN where it cannot be read.
+    """
     found = oracle.read(image.astype(np.float32) / 255, domain)
     names = [label.replace(" ", "_") for label in labels]
     return np.array([found[name] for name in (*names, *oracle.DOMAINS[domain][1].ANATOMY)], np.float32)
@@ -108,9 +116,10 @@ def measure(
     Returns
     -------
     dict of ndarray
-        "number" [P]; "neutral" uint8 [P, H, W, 3]; "classifier" and "oracle" [P, K, 1 + swaps, L] (point 0 the neutral), "anatomy"
-        [P, K, 1 + swaps, A]; with the study's `curve` also "curve_classifier", "curve_oracle" [P, K, 20, L] of the far frames, and
-        "control" [P, 2, L], the classifier on a neutral and on its swap to the neutral prompt itself at λ = 5; NaN from patient `CONTROLS` on.
+        "number" [P]; "neutral" uint8 [P, H, W, 3]; "classifier" and "oracle" [P, K, 1 + swaps, L] (point 0
+        the neutral), "anatomy" [P, K, 1 + swaps, A]; with the study's `curve` also "curve_classifier",
+        "curve_oracle" [P, K, 20, L] of the far frames, and "control" [P, 2, L], the classifier on a neutral
+        and on its swap to the neutral prompt itself at λ = 5; NaN from patient `CONTROLS` on.
     """
     labels = study.labels
     columns = [classifier.labels.index(label) for label in labels]
@@ -171,7 +180,8 @@ class Store:
         text = json.dumps(settings, indent=2) + "\n"
         if resume and note.exists() and note.read_text() != text:
             raise ValueError(
-                f"out: {folder} holds measurements of another model or other settings; give another folder, or leave out --resume"
+                f"out: {folder} holds measurements of another model or other settings; "
+                "give another folder, or leave out --resume"
             )
         folder.mkdir(parents=True, exist_ok=True)
         if not resume:

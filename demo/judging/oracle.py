@@ -1,10 +1,12 @@
-"""An oracle for the demo's phantoms: factors read back from an image by geometry and matched filters. Synthetic images. Not for clinical use.
+"""An oracle for the demo's phantoms: factors read back from an image by geometry and matched filters.
 
-    python -m demo.judging.oracle --domain chest --count 300 --seed 5000000 [--blur 1 --noise 0.02] [--vae FOLDER]
+Synthetic images. Not for clinical use.
 
-It shares nothing with the classifiers: no weights, no labels, so that it can judge them, and it measures identity: how far the
-anatomy moved along a trajectory, in units of the spread between patients. The command draws phantoms and prints how well each
-factor is read.
+    python -m demo.judging.oracle --domain chest --count 300 [--blur 1 --noise 0.02] [--vae FOLDER]
+
+It shares nothing with the classifiers: no weights, no labels, so that it can judge them, and it measures
+identity: how far the anatomy moved along a trajectory, in units of the spread between patients. The command
+draws phantoms and prints how well each factor is read.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ DOMAINS = {"chest": (chest, oracle_chest), "dermoscopy": (dermoscopy, oracle_der
 
 
 def read_chest(image: np.ndarray) -> dict[str, float]:
-    """Read a chest film, [H, W, 3] in 0..1, square; see `demo.judging.oracle_chest.read_chest` for what comes back.
+    """Read a chest film, [H, W, 3] in 0..1, square.
+
+    See `demo.judging.oracle_chest.read_chest` for what comes back.
 
     Raises
     ------
@@ -38,7 +42,9 @@ def read_chest(image: np.ndarray) -> dict[str, float]:
 
 
 def read_dermoscopy(image: np.ndarray) -> dict[str, float]:
-    """Read a dermoscopic image, [H, W, 3] in 0..1, square; see `demo.judging.oracle_dermoscopy.read_dermoscopy` for what comes back.
+    """Read a dermoscopic image, [H, W, 3] in 0..1, square.
+
+    See `demo.judging.oracle_dermoscopy.read_dermoscopy` for what comes back.
 
     Raises
     ------
@@ -56,13 +62,18 @@ def read(image: np.ndarray, domain: str) -> dict[str, float]:
 
 
 def anatomy(image: np.ndarray, domain: str) -> np.ndarray:
-    """The patient in numbers, whatever the finding: float64 [A], in the order of the domain module's ``ANATOMY``; NaN where hidden."""
+    """The patient in numbers, whatever the finding: float64 [A]; NaN where hidden.
+
+    In the order of the domain module's ``ANATOMY``.
+    """
     found = read(image, domain)
     return np.array([found[name] for name in DOMAINS[domain][1].ANATOMY])
 
 
 def spread(vectors: np.ndarray) -> np.ndarray:
-    """Between-patient spread [A] of anatomy vectors [N, A]: half the distance from their 16th to their 84th percentile.
+    """Between-patient spread [A] of anatomy vectors [N, A].
+
+    Half the distance from their 16th to their 84th percentile.
 
     Raises
     ------
@@ -85,8 +96,9 @@ def spread(vectors: np.ndarray) -> np.ndarray:
 def moved(vectors: np.ndarray, reference: np.ndarray, between: np.ndarray) -> np.ndarray:
     """How far anatomy moved from a reference: 0 for the same, about 1 for another patient.
 
-    Root mean square of the differences in units of `between` (from `spread`), over sqrt(2), which is what two unrelated patients are
-    apart. Entries that either image hides do not count. Shapes [..., A], [..., A] and [A] give [...].
+    Root mean square of the differences in units of `between` (from `spread`), over sqrt(2), which is what two
+    unrelated patients are apart. Entries that either image hides do not count. Shapes [..., A], [..., A] and
+    [A] give [...].
     """
     difference = (np.asarray(vectors, float) - np.asarray(reference, float)) / between
     return np.sqrt(np.nanmean(difference**2, axis=-1) / 2)
@@ -145,7 +157,8 @@ def evaluate(images, factors, domain: str) -> dict[str, dict]:
     Returns
     -------
     dict
-        "attributes": per name the AUC of the raw statistic, recall and false-positive rate at 0.5, and the number read;
+        "attributes": per name the AUC of the raw statistic, recall and false-positive rate at 0.5, and the
+        number read;
         "readouts": per name Pearson's correlation with the factor over the images that show it.
     """
     found = [read(image, domain) for image in images]
@@ -246,7 +259,8 @@ def main(argv=None) -> int:
     print(f"{'attribute':20}    AUC  recall  false+  read")
     for name, row in table["attributes"].items():
         print(
-            f"{name:20} {row['auc']:6.3f}  {row['recall']:6.3f}  {row['false_positives']:6.3f}  {row['read']:4d}"
+            f"{name:20} {row['auc']:6.3f}  {row['recall']:6.3f}  "
+            f"{row['false_positives']:6.3f}  {row['read']:4d}"
         )
     print(f"\n{'read-out':20}      r")
     for name, value in table["readouts"].items():

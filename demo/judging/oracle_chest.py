@@ -1,7 +1,9 @@
-"""Read-outs of a phantom chest film by geometry and matched filters; nothing here is trained. Synthetic images. Not for clinical use.
+"""Read-outs of a phantom chest film by geometry and matched filters; nothing here is trained.
 
-Everything is measured on a 128 x 128 grid in the phantoms' own coordinates: -1..1, x to the viewer's right, y downwards. "Left" and
-"right" are the patient's, so the right lung is on the viewer's left.
+Synthetic images. Not for clinical use.
+
+Everything is measured on a 128 x 128 grid in the phantoms' own coordinates: -1..1, x to the viewer's right, y
+downwards. "Left" and "right" are the patient's, so the right lung is on the viewer's left.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from scipy import ndimage
 
 SIZE = 128
 PX = 2.0 / SIZE
-# Raw statistic at which the score is 0.5, and the width of the logistic around it. Set on phantoms 4,000,000 and up, drawn plainly, blurred
-# by 1 pixel with noise of 0.02, and decoded by the demo's VAE.
+# Raw statistic at which the score is 0.5, and the width of the logistic around it. Set on phantoms 4,000,000
+# and up, drawn plainly, blurred by 1 pixel with noise of 0.02, and decoded by the demo's VAE.
 THRESHOLDS = {
     "support_devices": (70.0, 15.0),  # pixels on a bright line
     "pacemaker": (0.39, 0.03),  # grey of the best box above its surroundings
@@ -25,7 +27,8 @@ THRESHOLDS = {
     ),  # height at which the lateral lung ends, with half its rise over the medial lung
     "cardiomegaly": (0.51, 0.01),  # heart width / thorax width
 }
-# What tells patients apart whatever the finding. The others are read too, but devices and fluid disturb them where they are seen.
+# What tells patients apart whatever the finding. The others are read too, but devices and fluid disturb them
+# where they are seen.
 ANATOMY = (
     "midline",
     "thorax_width",
@@ -58,10 +61,10 @@ def read_chest(image: np.ndarray) -> dict[str, float]:
     Returns
     -------
     dict of float
-        Scores in 0..1 (0.5 at the threshold) named in `THRESHOLDS`, `wires` (share of the pixels on a bright line), the raw
-        statistic of each score as `<name>_raw`, and `READOUTS`: lengths in half-image units (`heart_width` as a share of the thorax),
-        areas as shares of the image, grey in 0..1. What fluid hides is NaN: diaphragm, lung and heart border on its side, and the
-        heart's width.
+        Scores in 0..1 (0.5 at the threshold) named in `THRESHOLDS`, `wires` (share of the pixels on a bright
+        line), the raw statistic of each score as `<name>_raw`, and `READOUTS`: lengths in half-image units
+        (`heart_width` as a share of the thorax), areas as shares of the image, grey in 0..1. What fluid hides
+        is NaN: diaphragm, lung and heart border on its side, and the heart's width.
     """
     grey = ndimage.gaussian_filter(image, 0.6)
     out = _devices(grey)
@@ -113,7 +116,10 @@ def _spectra(length, count):
 
 
 def line_response(ridges: np.ndarray, length: int = 13, count: int = 12) -> np.ndarray:
-    """Largest mean of `ridges` [128, 128] along a straight line of `length` pixels through each pixel, over `count` angles."""
+    """Largest mean of `ridges` [128, 128] along a straight line through each pixel.
+
+    The line is `length` pixels long and turns through `count` angles.
+    """
     summed = np.fft.irfft2(np.fft.rfft2(ridges)[None] * _spectra(length, count), (SIZE, SIZE))
     return np.roll(summed, (-(length // 2),) * 2, (1, 2)).max(0)
 
@@ -150,7 +156,8 @@ def _geometry(grey):
     air = float(np.percentile(upper, 20))
     cut = 0.5 * (wall + air)
 
-    # Outer edge of the rib cage: coming from outside, the first change from the wall's grey, to lung, fluid or abdomen alike.
+    # Outer edge of the rib cage: coming from outside, the first change from the wall's grey, to lung, fluid
+    # or abdomen alike.
     inside = np.flatnonzero((axis > -0.35) & (axis < 0.60))
     edges = {}
     for side in (-1, 1):
@@ -218,7 +225,10 @@ def _geometry(grey):
 
 
 def _heart_border(flat, rows, side, centre, slope, width, air):
-    """Widest distance from the midline at which the heart's grey has fallen half way to the lung's, in quarters of a pixel."""
+    """Widest distance from the midline at which the heart's grey has fallen half way to the lung's.
+
+    Read to a quarter of a pixel.
+    """
     away = np.arange(0.06, 0.95 * width, PX / 4)
     across = centre + slope * rows[:, None] + side * away
     grey = ndimage.map_coordinates(
@@ -232,7 +242,10 @@ def _heart_border(flat, rows, side, centre, slope, width, air):
 
 
 def _flanks(soft):
-    """Brightest grey of each flank in each row between shoulder and armpit: the chest wall, or a generator that lies there."""
+    """Brightest grey of each flank in each row between shoulder and armpit.
+
+    That is the chest wall, or a generator that lies there.
+    """
     axis = _grid()[0][0]
     rows = soft[(axis > -0.52) & (axis < -0.25)]
     return np.concatenate([rows[:, (side * axis > 0.60) & (side * axis < 0.96)].max(1) for side in (-1, 1)])
@@ -259,7 +272,10 @@ def _line(t, values):
 
 
 def _last(marked, heights):
-    """Height of the last marked row of each column [rows, columns], as a mean; the first height where a column has none."""
+    """Height of the last marked row of each column [rows, columns], as a mean.
+
+    The first height where a column has none.
+    """
     return float(
         np.mean(np.where(marked.any(0), heights[len(heights) - 1 - marked[::-1].argmax(0)], heights[0]))
     )

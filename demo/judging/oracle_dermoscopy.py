@@ -1,4 +1,6 @@
-"""Read-outs of a phantom dermoscopic image by geometry and matched filters; nothing here is trained. Synthetic images. Not for clinical use.
+"""Read-outs of a phantom dermoscopic image by geometry and matched filters; nothing here is trained.
+
+Synthetic images. Not for clinical use.
 
 Everything is measured on a 128 x 128 grid; lengths are fractions of the side, as in the phantoms' factors.
 """
@@ -13,8 +15,8 @@ from scipy import ndimage
 from demo.judging.oracle_chest import line_response
 
 SIZE = 128
-# Raw statistic at which the score is 0.5, and the width of the logistic around it. Set on phantoms 4,000,000 and up, drawn plainly, and
-# blurred by 1 pixel with noise of 0.02.
+# Raw statistic at which the score is 0.5, and the width of the logistic around it. Set on phantoms 4,000,000
+# and up, drawn plainly, and blurred by 1 pixel with noise of 0.02.
 THRESHOLDS = {
     "hair": (90.0, 20.0),  # pixels on a dark line, away from the border
     "gel_bubble": (280.0, 60.0),  # pixels on a white rim
@@ -23,7 +25,8 @@ THRESHOLDS = {
     "dark_corner": (0.75, 0.06),  # darkness of the corners
     "melanoma": (0.068, 0.004),  # spread of the lesion's chromaticity
 }
-# What tells patients apart whatever the artefact. `lesion_elongation` and `lesion_irregularity` are read too, but bubbles disturb them.
+# What tells patients apart whatever the artefact. `lesion_elongation` and `lesion_irregularity` are read too,
+# but bubbles disturb them.
 ANATOMY = (
     "skin_tone",
     "skin_cast",
@@ -58,8 +61,9 @@ def read_dermoscopy(image: np.ndarray) -> dict[str, float]:
     Returns
     -------
     dict of float
-        Scores in 0..1 (0.5 at the threshold) named in `THRESHOLDS`, the raw statistic of each as `<name>_raw`, and `READOUTS`: lengths as
-        shares of the side, `lesion_area` of the image, `lesion_asymmetry` of the lesion (what its mirror images miss); NaN without a lesion.
+        Scores in 0..1 (0.5 at the threshold) named in `THRESHOLDS`, the raw statistic of each as
+        `<name>_raw`, and `READOUTS`: lengths as shares of the side, `lesion_area` of the image,
+        `lesion_asymmetry` of the lesion (what its mirror images miss); NaN without a lesion.
     """
     smooth = ndimage.gaussian_filter(image, (0.6, 0.6, 0))
     out, cover = _artefacts(smooth)
@@ -115,7 +119,7 @@ def _artefacts(image):
 
 
 def _comb(dark, edge):
-    """Amplitude, in grey, of the best comb of ticks along an edge, at the pitches and the phase of a ruler."""
+    """Amplitude, in grey, of the best comb of ticks along an edge, at a ruler's pitches and phase."""
     strip = {"top": dark, "bottom": dark[::-1], "left": dark.T, "right": dark.T[::-1]}[edge][5:10]
     profile = np.minimum(strip, 0.5).mean(0)
     position = (np.arange(SIZE) + 0.5) / SIZE

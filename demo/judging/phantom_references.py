@@ -1,4 +1,7 @@
-"""What `demo.judging.evaluate` compares generated patients with: phantoms that no training saw, and every image that a training did see."""
+"""What `demo.judging.evaluate` compares generated patients with.
+
+Phantoms that no training saw, and every image that a training did see.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from demo.training.architecture import SCALING
 from medtraverse.pixels import to_bytes
 from medtraverse.whole_file import whole_file
 
-# Apart from the base's patients (1,000,000 and up), the fine-tunes' (2,000,000), the oracle's (4,000,000) and the classifiers' (5,000,000 to 7,000,000).
+# Apart from the base's patients (1,000,000 and up), the fine-tunes' (2,000,000), the oracle's (4,000,000) and
+# the classifiers' (5,000,000 to 7,000,000).
 UNSEEN_SEED = 7_000_000
 UNSEEN = 300
 NEUTRAL = {
@@ -44,7 +48,9 @@ def _draw_thumbnail(domain, correlation, seed):
 
 
 def training_images(folder: Path, unet: Path | None, domain: str) -> list[tuple]:
-    """Which phantoms the model was trained on, from the logs beside its weights: (first seed, count, correlation) of each set.
+    """Which phantoms the model was trained on, from the logs beside its weights.
+
+    (first seed, count, correlation) of each set.
 
     Raises
     ------
@@ -102,15 +108,19 @@ def unseen_neutrals(domain: str, count: int, readers: Readers) -> np.ndarray:
 
 
 def draw_with(domain: str, label: str, seed: int) -> np.ndarray:
-    """The patient's phantom with one attribute, named as the classifier's label, and no other; with none for "". uint8 [H, W, 3]."""
+    """The patient's phantom with one attribute, named as the classifier's label, and no other.
+
+    With none for "". uint8 [H, W, 3].
+    """
     flags = NEUTRAL[domain] | ({label.replace(" ", "_"): True} if label else {})
     return to_bytes(MODULES[domain].render(MODULES[domain].sample_factors(seed, **flags), SIZE).image)
 
 
 def drawn_attributes(model, domain: str, labels, count: int, readers: Readers) -> np.ndarray:
-    """Anatomy [count, 1 + K, A] of unseen phantoms drawn without and with each of K attributes, through the VAE.
+    """Anatomy [count, 1 + K, A] of unseen phantoms drawn without and with each of K attributes.
 
-    Nothing has moved between them: what the read-outs differ by is the oracle's own error.
+    All are read through the VAE. Nothing has moved between them: what the read-outs differ by is the oracle's
+    own error.
     """
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + count)
     drawn = [
@@ -126,9 +136,10 @@ def memorisation(model, neutrals: np.ndarray, sets, domain: str, cache: Path, re
     Returns
     -------
     dict
-        "nearest" [N]; "threshold", how far two renderings of one patient lie apart: a training image, and the same as the VAE gives
-        it back, which is what a memorised patient would look like (95th percentile of 200); "unseen", the nearest training image of
-        unseen neutral phantoms through the VAE, which cannot have been memorised; "training", how many images there are.
+        "nearest" [N]; "threshold", how far two renderings of one patient lie apart: a training image, and the
+        same as the VAE gives it back, which is what a memorised patient would look like (95th percentile of
+        200); "unseen", the nearest training image of unseen neutral phantoms through the VAE, which cannot
+        have been memorised; "training", how many images there are.
     """
     training = training_thumbnails(sets, domain, cache, readers)
     first, _, correlation = sets[-1]

@@ -1,4 +1,7 @@
-"""The figures of `demo.judging.evaluate`, computed from arrays of measurements; nothing here samples, loads or draws."""
+"""The figures of `demo.judging.evaluate`, computed from arrays of measurements.
+
+Nothing here samples, loads or draws.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ RESOLUTION = 4
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table: a value, how many it rests on, and its goal as a closed range; without one, `met` is None."""
+    """One line of the table: a value, how many it rests on, and its goal as a closed range.
+
+    Without one, `met` is None.
+    """
 
     group: str
     name: str
@@ -66,7 +72,8 @@ def to_text(figures) -> str:
             lines += ["", group]
         value = "–" if figure.value is None else f"{figure.value:.3f}"
         interval = f"{figure.interval[0]:.3f}–{figure.interval[1]:.3f}" if figure.interval else ""
-        line = f"  {figure.name:58} {value:>7} {interval:>13} {figure.n:6}  {figure.goal:10} {words[figure.met]:6} {figure.note}"
+        line = f"  {figure.name:58} {value:>7} {interval:>13} {figure.n:6}  "
+        line += f"{figure.goal:10} {words[figure.met]:6} {figure.note}"
         lines.append(line.rstrip())
     judged = [figure.met for figure in figures if figure.met is not None]
     return "\n".join(
@@ -96,8 +103,9 @@ def share_figure(group: str, name: str, flags, **more) -> Figure:
 class Verdicts(NamedTuple):
     """CFRT's verdict on each patient.
 
-    `won`, bool [P]; `leaked`, the index of what leaked, int [P], -1 for successes and for the unread; `lead`, how much more the target rose,
-    on average, than whatever else rose most, float [P] in -2..2, NaN for the unread. CFRT asks for its sign alone.
+    `won`, bool [P]; `leaked`, the index of what leaked, int [P], -1 for successes and for the unread; `lead`,
+    how much more the target rose, on average, than whatever else rose most, float [P] in -2..2, NaN for the
+    unread. CFRT asks for its sign alone.
     """
 
     won: np.ndarray
@@ -106,7 +114,10 @@ class Verdicts(NamedTuple):
 
 
 def successes(far, neutral, target: int) -> Verdicts:
-    """Verdicts on `far` [P, points, L] and `neutral` [P, L], as for `medtraverse.cfrt.cfrt`; a patient with an image that could not be read (NaN) fails."""
+    """Verdicts on `far` [P, points, L] and `neutral` [P, L], as for `medtraverse.cfrt.cfrt`.
+
+    A patient with an image that could not be read (NaN) fails.
+    """
     far, neutral = np.asarray(far, float), np.asarray(neutral, float)
     read = np.isfinite(far).all((1, 2)) & np.isfinite(neutral).all(1)
     found = Verdicts(np.zeros(len(far), bool), np.full(len(far), -1), np.full(len(far), np.nan))
@@ -123,14 +134,19 @@ def agreement(first, second) -> np.ndarray:
 
 
 def difference(first, second) -> tuple[float, tuple]:
-    """How far the share of true flags falls from the first to the second, with Newcombe's interval (1998, method 10)."""
+    """How far the share of true flags falls from the first to the second, with its interval.
+
+    Newcombe 1998, "Interval estimation for the difference between independent proportions", method 10.
+    """
     (p, (p_low, p_high), _), (q, (q_low, q_high), _) = share(first), share(second)
     drop = p - q
     return drop, (drop - math.hypot(p - p_low, q_high - q), drop + math.hypot(p_high - p, q - q_low))
 
 
 def wins(after, before) -> np.ndarray:
-    """Whether any attribute wins in a swap that changes nothing: bool [P], of probabilities [P, L] after and before.
+    """Whether any attribute wins in a swap that changes nothing: bool [P].
+
+    Of probabilities [P, L] after and before.
 
     A win is CFRT's: one attribute's rise above all others', here of probabilities to `RESOLUTION` decimals.
     """
@@ -145,7 +161,10 @@ def falls(values) -> int:
 
 
 def spread_ratios(generated, phantoms) -> np.ndarray:
-    """Half the 16th-to-84th percentile range of each anatomy entry, generated [N, A] over phantoms [M, A]: [A]."""
+    """Spread of each anatomy entry, generated [N, A] over phantoms [M, A]: [A].
+
+    A spread is half the range from the 16th to the 84th percentile.
+    """
     (low, high), (phantom_low, phantom_high) = (
         np.nanpercentile(part, (16, 84), axis=0) for part in (generated, phantoms)
     )

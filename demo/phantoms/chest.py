@@ -1,7 +1,8 @@
 """Phantom frontal chest radiographs, drawn from an explicit factor record.
 
-Every anatomical quantity, every attribute flag and every attribute extent is a field of :class:`ChestFactors`, so the same patient can be drawn
-with and without a finding. Coordinates run over -1..1, x to the viewer's right (the patient's left), y downwards.
+Every anatomical quantity, every attribute flag and every attribute extent is a field of
+:class:`ChestFactors`, so the same patient can be drawn with and without a finding. Coordinates run over
+-1..1, x to the viewer's right (the patient's left), y downwards.
 """
 
 from __future__ import annotations
@@ -219,7 +220,10 @@ def _over(under, value, mask):
 
 
 def _diaphragm(f, x):
-    """Height of the diaphragm at x: two domes, the patient's right (viewer's left) the higher, falling into the costophrenic angles."""
+    """Height of the diaphragm at x: two domes, falling into the costophrenic angles.
+
+    The patient's right one (viewer's left) is the higher.
+    """
     right = x < 0
     top = f.lung_bottom - f.dome_difference * right
     t = (np.abs(x) - 0.45 * f.lung_width) / (0.62 * f.lung_width)
@@ -272,7 +276,10 @@ def _bump(value, width):
 
 
 def _ribs(f, x, y, cage):
-    """Posterior ribs (fall laterally) and fainter anterior ribs (rise laterally), as periodic functions of a bent height."""
+    """Posterior ribs, which fall laterally, and fainter anterior ones, which rise.
+
+    Both are periodic functions of a bent height.
+    """
     ax = np.abs(x)
     posterior = (y + 0.30 * ax - f.rib_slope * 1.5 * ax * ax) / f.rib_spacing + f.rib_phase
     anterior = (y - 0.75 * (0.72 - ax) + 0.2) / (f.rib_spacing * 1.08) + f.rib_phase + 0.4
@@ -311,7 +318,10 @@ def _vessels(f, x, y):
 
 
 def _effusion(f, x, y, soft):
-    """Fluid with a meniscus: a level that climbs the lateral wall; its extent is the share of lung height it hides."""
+    """Fluid with a meniscus: a level that climbs the lateral wall.
+
+    Its extent is the share of lung height it hides.
+    """
     fluid = np.zeros_like(x)
     for side, extent in ((1, f.effusion_left), (-1, f.effusion_right)):
         if extent <= 0:

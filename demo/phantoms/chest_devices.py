@@ -1,4 +1,4 @@
-"""Masks of the linear structures of a phantom chest: clavicles, wires, tubes and the devices that they hang on."""
+"""Masks of the linear structures of a phantom chest: clavicles, wires, tubes, and devices on them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ def clavicles(f, x, y, px):
 
 
 def devices(f, x, y, px):
-    """Yield (mask, grey value) of each device, tubes before the brighter wires that cross them. Wires are 3 pixels wide at 128."""
+    """Yield (mask, grey value) of each device, tubes before the brighter wires that cross them.
+
+    Wires are 3 pixels wide at 128.
+    """
     wire, side, shift, bend = 0.0245, f.device_side, 0.05 * f.device_offset, 0.06 * f.device_bend
     if f.endotracheal_tube:
         yield (

@@ -1,7 +1,8 @@
 """Procedural dermoscopy phantoms with known factors. Synthetic images. Not for clinical use.
 
-Lengths are fractions of the image side, so that a record renders alike at any size. Every structure draws from a
-random stream of its own, seeded by the record: switching one attribute on leaves the rest of the image as it was.
+Lengths are fractions of the image side, so that a record renders alike at any size. Every structure draws
+from a random stream of its own, seeded by the record: switching one attribute on leaves the rest of the image
+as it was.
 """
 
 from __future__ import annotations

@@ -1,18 +1,21 @@
-"""Phantoms in the folder layouts of CheXpert and ISIC 2019, so that fine-tuning reads them as it reads the real sets.
+"""Phantoms in the folder layouts of CheXpert and ISIC 2019; fine-tuning reads them as it reads the real sets.
 
-    python -m demo.phantoms.layouts chexpert --count 2000 --seed 0 --out data [--correlation 0.8 --unmentioned 0.6]
-    python -m demo.phantoms.layouts isic --count 2000 --seed 0 --out data
+    python -m demo.phantoms.layouts chexpert --count 2000 --out data [--correlation 0.8 --unmentioned 0.6]
+    python -m demo.phantoms.layouts isic --count 2000 --out data
 
-Synthetic images. Not for clinical use. A run that was stopped goes on where it was; the CSV file is written last.
+Synthetic images. Not for clinical use. A run that was stopped goes on where it was; the CSV file is written
+last.
 
-How CheXpert's labels are written: a finding that is drawn is 1. One that is not drawn is blank, 0 or -1 (uncertain) as
-`ABSENT` says, so that a caption, which counts only 1, always tells what the film shows. The labels that phantoms do not draw
-are written as findings not drawn. `No Finding` is 1 on a share (`NO_FINDING`) of the films on which no pathology is 1 or -1, as
-CheXpert's labeller has it: devices are no pathology, so the two may stand together. It is blank otherwise, which leaves films
-for the paper's neutral sentence. Sex, age and projection are drawn at random and show in nothing.
+How CheXpert's labels are written: a finding that is drawn is 1. One that is not drawn is blank, 0 or -1
+(uncertain) as `ABSENT` says, so that a caption, which counts only 1, always tells what the film shows. The
+labels that phantoms do not draw are written as findings not drawn. `No Finding` is 1 on a share
+(`NO_FINDING`) of the films on which no pathology is 1 or -1, as CheXpert's labeller has it: devices are no
+pathology, so the two may stand together. It is blank otherwise, which leaves films for the paper's neutral
+sentence. Sex, age and projection are drawn at random and show in nothing.
 
-`unmentioned` breaks the rule that a caption tells what the film shows, as hospitals do: CheXpert's labels come from reports, and one
-about a patient's fluid may say nothing of the drain and the leads. On that share of the films that show both, the devices are left blank.
+`unmentioned` breaks the rule that a caption tells what the film shows, as hospitals do: CheXpert's labels
+come from reports, and one about a patient's fluid may say nothing of the drain and the leads. On that share
+of the films that show both, the devices are left blank.
 """
 
 from __future__ import annotations
@@ -77,7 +80,9 @@ _LABELS, _DEVICES, _UNMENTIONED = 0x1AB, 0xDE1, 0x0FF
 def write_chexpert(
     out: Path, count: int, seed: int = 0, correlation: float = 0.0, size: int = 128, unmentioned: float = 0.0
 ) -> Path:
-    """Write ``CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg`` ... and ``CheXpert-v1.0/train.csv``.
+    """Write ``CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg`` ...
+
+    and ``CheXpert-v1.0/train.csv``.
 
     Parameters
     ----------
@@ -86,7 +91,8 @@ def write_chexpert(
     count, seed : int
         1..100,000 patients; set 0..19. Sets share no patient.
     correlation : float
-        Pearson's correlation of the flags support devices and pleural effusion, 0..1. Their prevalences do not change.
+        Pearson's correlation of the flags support devices and pleural effusion, 0..1. Their prevalences do
+        not change.
     size : int
         Side of the images, 64 or more.
     unmentioned : float
@@ -127,7 +133,9 @@ def write_chexpert(
 
 
 def write_isic(out: Path, count: int, seed: int = 0, size: int = 128) -> Path:
-    """Write ``ISIC_2019_Training_Input/ISIC_0000001.jpg`` ... and ``ISIC_2019_Training_GroundTruth.csv`` with artefact columns.
+    """Write ``ISIC_2019_Training_Input/ISIC_0000001.jpg`` ...
+
+    and ``ISIC_2019_Training_GroundTruth.csv`` with artefact columns.
 
     Parameters, result and errors as for `write_chexpert`; the CSV is for `medtraverse.captions.read_isic`.
     """
@@ -156,7 +164,7 @@ def write_isic(out: Path, count: int, seed: int = 0, size: int = 128) -> Path:
 
 
 def chest_factors(patient: int, correlation: float = 0.0) -> chest.ChestFactors:
-    """The patient, with support devices drawn given the effusion so that the two flags have this correlation."""
+    """The patient, its support devices drawn given the effusion so that the flags have this correlation."""
     factors = chest.sample_factors(patient)
     if not correlation:
         return factors

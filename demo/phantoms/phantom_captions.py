@@ -1,4 +1,7 @@
-"""Training captions: the paper's templates, and paraphrases of them, because the paper samples with prompts off its template."""
+"""Training captions: the paper's templates, and paraphrases of them.
+
+Paraphrases, because the paper samples with prompts off its template.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def chest_caption(present: Sequence[str]) -> str:
 
 
 def dermoscopy_caption(diagnosis: str, present: Sequence[str]) -> str:
-    """The paper's ISIC caption for a diagnosis (MEL or NV) and the present artefacts, keys of `DERMOSCOPY`."""
+    """The paper's ISIC caption for a diagnosis, MEL or NV, and artefacts, keys of `DERMOSCOPY`."""
     return isic_caption(diagnosis, (DERMOSCOPY[key] for key in present))
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from demo.phantoms import chest, dermoscopy
-from medtraverse.whole_file import whole_files
+from medtraverse.whole_file import whole_files, write_text
 
 DOMAINS = {"chest": chest, "dermoscopy": dermoscopy}
 CACHE = Path(__file__).parents[1] / "cache"
@@ -22,12 +22,20 @@ _CHUNK = 200
 
 
 class PhantomSet(NamedTuple):
-    """``images`` uint8 [N, H, W, 3], ``thin`` uint8 [N, H, W] (memory maps) and the ``factors`` of each patient."""
+    """Phantoms of one domain: memory maps, and the ``factors`` of each patient.
+
+    ``images`` uint8 [N, H, W, 3]; ``thin`` uint8 [N, H, W], where thin structures lie.
+    """
 
     domain: str
     images: np.ndarray
     thin: np.ndarray
     factors: list
+
+
+def held_out(count: int) -> int:
+    """How many of `count` patients, the last ones, are kept out of training for the figures in its log."""
+    return min(256, count // 2)
 
 
 def phantom_set(domain: str, count: int, seed: int = 0, cache: Path = CACHE, workers: int = 2) -> PhantomSet:
@@ -45,7 +53,7 @@ def phantom_set(domain: str, count: int, seed: int = 0, cache: Path = CACHE, wor
     note = cache / f"{domain}.json"
     if not note.exists() or json.loads(note.read_text()) != stamp:
         _render_all(domain, count, first, paths, workers)
-        note.write_text(json.dumps(stamp))
+        write_text(note, json.dumps(stamp))
     images, thin = (np.load(path, mmap_mode="r") for path in paths)
     return PhantomSet(domain, images, thin, [module.sample_factors(first + i) for i in range(count)])
 

@@ -1,6 +1,7 @@
 """Stable Diffusion 1's architecture, scaled down: the parts of the demo model and their diffusers folder.
 
-Channels stay multiples of 32 (GroupNorm has 32 groups) and the VAE keeps its four levels, so that everything which loads SD 1.x loads this.
+Channels stay multiples of 32 (GroupNorm has 32 groups) and the VAE keeps its four levels, so that everything
+which loads SD 1.x loads this.
 """
 
 from __future__ import annotations
@@ -37,11 +38,14 @@ def build_vae():
 
 
 def build_unet():
-    """Noise predictor on 4x16x16 latents. ``attention_head_dim`` is the number of heads, as in SD 1's own config.
+    """Noise predictor on 4x16x16 latents.
 
-    9.5 MB in fp16, so that the base's and three fine-tuned ones stay under 60 MB with all else. Width falls only where most of the weights
-    are, below 16x16: 0.60 GFLOP a row by torch's FlopCounterMode. Measured beside it: (64, 128, 192) 17.4 MB and 0.88; (64, 64, 96) in two
-    layers a block, as in SD 1, 8.4 MB and 0.69; (96, 96, 96) in one, 9.5 MB and 0.93; (64, 96, 96) in two, 11.0 MB and 0.87.
+    ``attention_head_dim`` is the number of heads, as in SD 1's own config.
+
+    9.5 MB in fp16, so that the base's and three fine-tuned ones stay under 60 MB with all else. Width falls
+    only where most of the weights are, below 16x16: 0.60 GFLOP a row by torch's FlopCounterMode. Measured
+    beside it: (64, 128, 192) 17.4 MB and 0.88; (64, 64, 96) in two layers a block, as in SD 1, 8.4 MB and
+    0.69; (96, 96, 96) in one, 9.5 MB and 0.93; (64, 96, 96) in two, 11.0 MB and 0.87.
     """
     from diffusers import UNet2DConditionModel
 
@@ -97,12 +101,16 @@ def build_scheduler():
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write CLIP's BPE tokenizer, from the shipped weights or from ComfyUI, whose copy claims 8192 tokens where the model has 77."""
+    """Write CLIP's BPE tokenizer, from the shipped weights or from ComfyUI.
+
+    ComfyUI's copy claims 8192 tokens where the model has 77.
+    """
     sources = [WEIGHTS / "tokenizer", ROOT / ".comfyui" / "comfy" / "sd1_tokenizer"]
     source = next((s for s in sources if (s / "merges.txt").exists()), None)
     if source is None:
         raise FileNotFoundError(
-            f"CLIP's vocabulary is in neither {sources[0]} nor {sources[1]}; check out the weights or set up ComfyUI"
+            f"CLIP's vocabulary is in neither {sources[0]} nor {sources[1]}; "
+            "check out the weights or set up ComfyUI"
         )
     folder.mkdir(parents=True, exist_ok=True)
     if source.resolve() == folder.resolve():
@@ -122,7 +130,10 @@ def load_tokenizer(cache: Path):
 
 
 def half_precision(name: str, part):
-    """The network in fp16, in place. Raises ValueError that names the part if a weight is not finite there."""
+    """The network in fp16, in place.
+
+    Raises ValueError that names the part if a weight is not finite there.
+    """
     part = part.to(torch.float16)
     bad = [key for key, value in part.state_dict().items() if not torch.isfinite(value).all()]
     if bad:

@@ -1,12 +1,15 @@
-"""Fine-tune the demo model's U-Net on a set in the real CheXpert or ISIC 2019 layout; text encoder and VAE stay as they are.
+"""Fine-tune the demo model's U-Net on a set in the real CheXpert or ISIC 2019 layout.
+
+Text encoder and VAE stay as they are.
 
     python -m demo.training.finetune chexpert --steps 1000 --out demo/weights/phantom-chexpert.safetensors
-    python -m demo.training.finetune isic --data /data/ISIC_2019 --base demo/weights/phantom-sd --minutes 20 --batch 128 --device cuda --out isic.safetensors
+    python -m demo.training.finetune isic --data /data/ISIC_2019 --device cuda --out isic.safetensors
 
-The second stage of the paper (TehraniNasab, Kumar, Arbel 2025, section 3). Images and captions come from the files alone: without
-`--data`, phantoms are first written in that layout. `confounded` is CheXpert's layout with support devices and pleural effusion correlated, and most devices beside effusions unmentioned.
-The result is the U-Net alone, fp16 safetensors in diffusers keys, as the authors' checkpoints are; its log lies beside it.
-Synthetic images. Not for clinical use.
+The second stage of the paper (TehraniNasab, Kumar, Arbel 2025, section 3). Images and captions come from the
+files alone: without `--data`, phantoms are first written in that layout. `confounded` is CheXpert's layout
+with support devices and pleural effusion correlated, and most devices beside effusions unmentioned. The
+result is the U-Net alone, fp16 safetensors in diffusers keys, as the authors' checkpoints are; its log lies
+beside it. Synthetic images. Not for clinical use.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +27,7 @@ import torch
 from demo.phantoms.layouts import write_chexpert, write_isic
 from demo.phantoms.phantom_set import CACHE
 from demo.training.architecture import SCALING, WEIGHTS, build_scheduler, half_precision
-from demo.training.loop import Run, write_json
+from demo.training.loop import Recipe, Run, write_json
 from demo.training.train_base import require_device
 from demo.training.train_unet import denoising_loss
 from medtraverse.captions import image_file, read_chexpert, read_isic
@@ -31,20 +35,24 @@ from medtraverse.digest import sha256_of
 from medtraverse.notice import NOTICE
 from medtraverse.whole_file import whole_file
 
-# Set of `demo.phantoms.layouts` (they share no patient), correlation of devices and effusion, and share of the effusions beside devices that no label mentions.
-# Correlation alone is no confounder: while every caption names both, the model learns them apart.
+# Set of `demo.phantoms.layouts` (they share no patient), correlation of devices and effusion, and share of
+# the effusions beside devices that no label mentions. Correlation alone is no confounder: while every caption
+# names both, the model learns them apart.
 SETS = {"chexpert": (0, 0.0, 0.0), "isic": (0, 0.0, 0.0), "confounded": (1, 0.9, 0.6)}
-MINUTES, BATCH, PEAK_RATE, AVERAGING = 20.0, 16, 3e-4, 0.998
+RECIPE = Recipe(3e-4, averaging=0.998)
+MINUTES, BATCH = 20.0, 16
 # The paper has no caption dropout; guidance by the empty caption needs some.
 DROPOUT = 0.05
-GREATEST_WEIGHT = (
-    10.0  # of high noise, where an attribute's presence is decided; see demo/training/train_unet.py
-)
+# Of high noise, where an attribute's presence is decided; see demo/training/train_unet.py.
+GREATEST_WEIGHT = 10.0
 _BLOCK = 256
 
 
 class Pairs(NamedTuple):
-    """Moments of each image's latent, fp16 [N, 8, h, w] memory map; sentence of each, long [N]; embeddings [sentences + 1, 77, C], the empty one last."""
+    """Moments of each image's latent, fp16 [N, 8, h, w] memory map.
+
+    Sentence of each, long [N]; embeddings [sentences + 1, 77, C], the empty one last.
+    """
 
     moments: np.ndarray
     sentence: torch.Tensor
@@ -54,8 +62,9 @@ class Pairs(NamedTuple):
 def read_table(kind: str, data: Path) -> tuple[list, Path]:
     """Captions of a folder in the layout of `kind`, and the folder below which their images lie.
 
-    CheXpert: ``train.csv`` in `data` or one folder below, frontal films only. ISIC: ``ISIC_2019_Training_GroundTruth.csv`` with artefact
-    columns in `data`, images in `data` or in ``ISIC_2019_Training_Input``, once or twice below.
+    CheXpert: ``train.csv`` in `data` or one folder below, frontal films only. ISIC:
+    ``ISIC_2019_Training_GroundTruth.csv`` with artefact columns in `data`, images in `data` or in
+    ``ISIC_2019_Training_Input``, once or twice below.
 
     Raises
     ------
@@ -110,7 +119,10 @@ def read_image(path: Path, size: int) -> np.ndarray:
 
 
 def encode_images(vae, captions, root: Path, size: int, path: Path) -> np.ndarray:
-    """Latent moments of all images as a memory map at `path`, made block by block; a run that was stopped goes on where it was."""
+    """Latent moments of all images as a memory map at `path`, made block by block.
+
+    A run that was stopped goes on where it was.
+    """
     if path.exists():
         return np.load(path, mmap_mode="r")
     device, part, note = vae.device, path.with_suffix(".part"), path.with_suffix(".done")
@@ -141,7 +153,10 @@ def encode_images(vae, captions, root: Path, size: int, path: Path) -> np.ndarra
 
 @torch.no_grad()
 def encode_captions(base: Path, captions, device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sentence of every caption, long [N] on `device`, and the frozen encoder's embeddings, the empty caption's last."""
+    """Sentence of every caption, long [N] on `device`, and the frozen encoder's embeddings.
+
+    The empty caption's embedding comes last.
+    """
     from transformers import CLIPTextModel, CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
@@ -156,7 +171,10 @@ def encode_captions(base: Path, captions, device) -> tuple[torch.Tensor, torch.T
 
 
 def draw_batch(pairs: Pairs, count: int, seed: int, step: int):
-    """Latents, noise, timesteps and contexts of one step, drawn on the device that the captions lie on; a function of seed and step."""
+    """Latents, noise, timesteps and contexts of one step, drawn on the device that the captions lie on.
+
+    A function of seed and step.
+    """
     device = pairs.sentence.device
     draw = torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
     chosen = torch.randint(len(pairs.sentence), (count,), generator=draw, device=device)
@@ -183,11 +201,12 @@ def finetune(
     device="cpu",
     resume=False,
     batch=BATCH,
-    rate=PEAK_RATE,
+    rate=RECIPE.peak,
 ):
     """Train the U-Net of the diffusers folder `base` on `data`; returns (U-Net with averaged weights, log).
 
-    `folder` keeps latents and checkpoint. Without `resume` the checkpoint is left aside; latents of the same images and VAE serve again.
+    `folder` keeps latents and checkpoint. Without `resume` the checkpoint is left aside; latents of the same
+    images and VAE serve again.
 
     Raises
     ------
@@ -207,14 +226,13 @@ def finetune(
     del vae
     pairs = Pairs(_near(moments, device), *encode_captions(base, captions, device))
     alphas = build_scheduler().alphas_cumprod.to(device)
-    run = Run(
-        kind, {"unet": unet}, folder / "unet.pt", minutes, steps, device, resume, rate, AVERAGING, warm=50
-    )
+    recipe = replace(RECIPE, peak=rate)
+    run = Run(kind, {"unet": unet}, folder / "unet.pt", recipe, minutes, steps, device, resume)
 
     def loss(latent, noise, step, context):
         return denoising_loss(unet, alphas, latent, noise, step, context, GREATEST_WEIGHT)
 
-    while run.clock.fraction < 1:
+    while not run.done:
         run.step(loss, *draw_batch(pairs, batch, seed, run.clock.step))
     run.finish()
     return unet, {"images": len(captions), "batch": batch, "rate": rate, "dropout": DROPOUT} | run.clock.log(
@@ -223,7 +241,10 @@ def finetune(
 
 
 def _near(moments, device):
-    """The moments in a GPU's memory if they take less than half of what is free there; else the memory map."""
+    """The moments in a GPU's memory if they take less than half of what is free there.
+
+    Else the memory map.
+    """
     if torch.device(device).type == "cuda" and 2 * moments.nbytes < torch.cuda.mem_get_info(device)[0]:
         return torch.from_numpy(np.array(moments)).to(device)
     return moments
@@ -320,7 +341,8 @@ def main(argv=None) -> int:
     except ValueError as error:
         raise SystemExit(f"demo.training.finetune: {error}") from error
     print(
-        f"{args.kind}: {log['steps']} steps, {log['minutes']} min, loss {log['loss']}; {args.out}, {args.out.stat().st_size / 1e6:.1f} MB\n{NOTICE}"
+        f"{args.kind}: {log['steps']} steps, {log['minutes']} min, loss {log['loss']}; "
+        f"{args.out}, {args.out.stat().st_size / 1e6:.1f} MB\n{NOTICE}"
     )
     return 0
 
@@ -346,7 +368,7 @@ def _arguments(argv):
     )
     parser.add_argument("--steps", type=int, help="steps, in place of minutes: the same on every machine")
     parser.add_argument("--batch", type=int, default=BATCH, help="images a step, an even number")
-    parser.add_argument("--rate", type=float, default=PEAK_RATE, help="peak learning rate")
+    parser.add_argument("--rate", type=float, default=RECIPE.peak, help="peak learning rate")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.add_argument("--seed", type=int, default=0, help="of the batches")
@@ -367,7 +389,8 @@ def _arguments(argv):
     parser.add_argument(
         "--unmentioned",
         type=float,
-        help="share of the devices beside effusions without a label, without --data (default: 0, confounded 0.6)",
+        help="share of the devices beside effusions without a label, without --data "
+        "(default: 0, confounded 0.6)",
     )
     args = parser.parse_args(argv)
     if (args.minutes is not None and args.minutes <= 0) or (args.steps is not None and args.steps <= 0):

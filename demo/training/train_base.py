@@ -1,6 +1,7 @@
 """Train the demo model: ``python -m demo.training.train_base {data,vae,unet,export,all}``.
 
-Stages leave checkpoints under ``--cache`` and end in a diffusers folder at ``--out``. A stage that was broken off continues with ``--resume``.
+Stages leave checkpoints under ``--cache`` and end in a diffusers folder at ``--out``. A stage that was broken
+off continues with ``--resume``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from demo.phantoms.phantom_set import CACHE, DOMAINS, phantom_set
 from demo.training.architecture import WEIGHTS, build_text_encoder, build_unet, build_vae, write_folder
 from demo.training.loop import save_atomically, write_json
+from medtraverse.notice import NOTICE
 
 MINUTES = {"vae": 36.0, "unet": 52.0}
 
@@ -51,10 +53,8 @@ def _arguments(argv):
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for phantoms and checkpoints")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="diffusers folder that export writes")
     args = parser.parse_args(argv)
-    if args.count < 512:
-        parser.error(
-            f"--count is {args.count}; 256 patients are held out and the rest are for training: give 512 or more"
-        )
+    if args.count < 32:
+        parser.error(f"--count is {args.count}; up to half of the patients are held out: give 32 or more")
     if not 0 <= args.seed <= 9:
         parser.error(
             f"--seed is {args.seed}; give 0 to 9: further patients are for fine-tuning (demo/DATA_CARD.md)"
@@ -140,9 +140,8 @@ def _export(args):
     text.load_state_dict(state["text"])
     write_folder(args.out, load_vae(args), unet, text)
     logs = {stage: json.loads((args.cache / f"{stage}-log.json").read_text()) for stage in ("vae", "unet")}
-    notice = "Synthetic images. Not for clinical use."
     write_json(
-        {"notice": notice, "seed": args.seed, "phantoms_per_domain": args.count} | logs,
+        {"notice": NOTICE, "seed": args.seed, "phantoms_per_domain": args.count} | logs,
         args.out / "training-log.json",
     )
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())

@@ -1,19 +1,18 @@
 """Train and evaluate the demo's attribute classifiers on phantoms. Synthetic images. Not for clinical use.
 
-    python -m demo.training.train_classifier train --domain isic --minutes 8 --vae demo/cache/snapshot/vae --vae-minutes 4
-    python -m demo.training.train_classifier evaluate --domain isic --weights demo/weights/classifier-isic.safetensors
+    python -m demo.training.train_classifier train --domain isic --vae VAE_FOLDER --out isic.safetensors
+    python -m demo.training.train_classifier evaluate --domain isic --weights isic.safetensors
 
-Two stages: phantoms, then an equal mix of phantoms and of their VAE reconstructions, so that the classifier judges
-decoded images by the same measure. No generated image is used, and no patient of the diffusion model's training.
+Two stages: phantoms, then an equal mix of phantoms and of their VAE reconstructions, so that the classifier
+judges decoded images by the same measure. No generated image is used, and no patient of the diffusion model's
+training.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import platform
-import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +21,10 @@ import torch
 from torch.nn import functional as F
 
 from demo.phantoms import chest, dermoscopy
+from demo.phantoms.phantom_set import CACHE
+from demo.training.loop import Recipe, Run, write_json
 from medtraverse.notice import NOTICE
-from medtraverse.whole_file import whole_file, write_text
+from medtraverse.whole_file import whole_file
 
 DOMAINS = {
     "chexpert": (chest, ("support devices", "pleural effusion"), False),
@@ -33,7 +34,9 @@ IMAGE_SIZE = 128
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 16
 TRAINING_SEEDS, EVALUATION_SEEDS = (5_000_000, 6_000_000), 6_000_000  # apart from the diffusion model's
-STAGES = {"phantoms": 2e-3, "reconstructions": 5e-4}  # name: peak learning rate
+# One slice: batch normalisation sees the whole batch, and dropout draws from the global random state.
+_RECIPE = Recipe(2e-3, warm=100, floor=0.01, betas=(0.9, 0.999), weight_decay=1e-2, half=False, slices=1)
+STAGES = {"phantoms": _RECIPE, "reconstructions": replace(_RECIPE, peak=5e-4)}
 
 
 def build(labels: int, width: float, dropout: float = 0.3) -> torch.nn.Module:
@@ -74,7 +77,10 @@ def draw(domain: str, seeds: np.ndarray, note: str = "") -> tuple[torch.Tensor, 
 def reconstruct(
     images: torch.Tensor, folder: str, wobble: float = 0.0, seed: int = 0, note: str = ""
 ) -> torch.Tensor:
-    """Images uint8 [N, 3, H, W] through the VAE and back; `wobble` is latent noise in latent standard deviations."""
+    """Images uint8 [N, 3, H, W] through the VAE and back.
+
+    `wobble` is latent noise in latent standard deviations.
+    """
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval()
@@ -92,7 +98,10 @@ def reconstruct(
 
 
 def augment(images: torch.Tensor, vertical: bool, rng: torch.Generator) -> torch.Tensor:
-    """Flips, small affine maps, exposure, and the blur and noise that a ×8 VAE adds. float [B, 3, H, W] in 0..1."""
+    """Flips, small affine maps, exposure, and the blur and noise that a ×8 VAE adds.
+
+    float [B, 3, H, W] in 0..1.
+    """
     count = len(images)
 
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
@@ -142,116 +151,116 @@ def save_weights(network: torch.nn.Module, domain: str, path: Path) -> None:
         save_file(state, str(part), metadata=metadata)
 
 
-class Run:
-    """A resumable training run: network, optimiser and how far each stage has come."""
-
-    def __init__(self, args):
-        torch.manual_seed(args.seed)
-        self.args = args
-        self.network = build(len(DOMAINS[args.domain][1]), args.width)
-        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=1e-3, weight_decay=1e-2)
-        self.record = {"stages": {name: {"steps": 0, "seconds": 0.0, "loss": None} for name in STAGES}}
-        self.checkpoint = Path(args.checkpoint or f"demo/cache/classifier-{args.domain}.pt")
-        if self.checkpoint.exists() and not args.restart:
-            state = torch.load(self.checkpoint, weights_only=True)
-            if state["identity"] != self.identity():
-                raise SystemExit(
-                    f"{self.checkpoint} belongs to {state['identity']}; pass --restart or another --checkpoint"
-                )
-            for name in ("network", "optimiser"):
-                getattr(self, name).load_state_dict(state[name])
-            self.record = state["record"]
-
-    def identity(self) -> dict:
-        return {key: getattr(self.args, key) for key in ("domain", "seed", "width", "pool")}
-
-    def save(self) -> None:
-        state = {name: getattr(self, name).state_dict() for name in ("network", "optimiser")}
-        state |= {"record": self.record, "identity": self.identity()}
-        with whole_file(self.checkpoint) as part:
-            torch.save(state, part)
-        save_weights(self.network, self.args.domain, Path(self.args.out))
-
-    def pending(self, name: str, minutes: float) -> bool:
-        return self.record["stages"][name]["seconds"] < 60 * minutes
-
-    def stage(self, name: str, minutes: float, images: torch.Tensor, truth: torch.Tensor) -> None:
-        """Train until the stage has had `minutes`, cosine-annealed over them."""
-        vertical = DOMAINS[self.args.domain][2]
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
-        state, peak, saved = self.record["stages"][name], STAGES[name], time.monotonic()
-        self.network.train()
-        while self.pending(name, minutes):
-            began = time.monotonic()
-            done = state["seconds"] / (60 * minutes)
-            rate = (
-                peak
-                * min(1, (state["steps"] + 1) / 100)
-                * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-            )
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
-            rng = torch.Generator().manual_seed(1 + 1_000_003 * self.args.seed + state["steps"])
-            torch.manual_seed(state["steps"])
-            chosen = torch.randint(len(images), (BATCH,), generator=rng)
-            batch = augment(images[chosen].float() / 255, vertical, rng)
-            loss = F.binary_cross_entropy_with_logits(self.network((batch - mean) / std), truth[chosen])
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-            self.optimiser.step()
-            state["steps"] += 1
-            state["loss"] = (
-                loss.item() if state["loss"] is None else 0.98 * state["loss"] + 0.02 * loss.item()
-            )
-            state["seconds"] += time.monotonic() - began
-            if state["steps"] % 50 == 0:
-                print(
-                    f"{name}: step {state['steps']}  loss {state['loss']:.4f}  {state['seconds'] / 60:.1f}/{minutes} min",
-                    flush=True,
-                )
-            if time.monotonic() - saved > 60:
-                self.save()
-                saved = time.monotonic()
-        self.save()
+def settle(network: torch.nn.Module, step: int) -> None:
+    """Set the global random state, which dropout draws from, to that of a step; a resumed run needs it."""
+    torch.manual_seed(step)
+    network.train()
 
 
-def train(args) -> None:
-    run, seeds = Run(args), np.random.default_rng(args.seed).integers(*TRAINING_SEEDS, args.pool)
-    if run.pending("phantoms", args.minutes):
-        run.stage("phantoms", args.minutes, *draw(args.domain, seeds, "pool"))
-    if args.vae and run.pending("reconstructions", args.vae_minutes):
-        images, truth = draw(args.domain, seeds[: args.reconstructions], "pool")
-        decoded = reconstruct(images, args.vae, wobble=0.2, seed=args.seed, note="pool")
-        run.stage("reconstructions", args.vae_minutes, torch.cat([images, decoded]), truth.repeat(2, 1))
+def fit(run: Run, images: torch.Tensor, truth: torch.Tensor, domain: str, seed: int) -> None:
+    """Train the network of `run` to its end.
+
+    Parameters
+    ----------
+    run : Run
+        Of one network, named "network".
+    images : Tensor [N, 3, H, W]
+        uint8.
+    truth : Tensor [N, L]
+        Labels, 0 or 1.
+    domain : str
+        Of `DOMAINS`.
+    seed : int
+        Of the batches.
+    """
+    network, vertical = run.networks["network"], DOMAINS[domain][2]
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+
+    def loss(batch, labels):
+        return F.binary_cross_entropy_with_logits(network((batch - mean) / std), labels)
+
+    while not run.done:
+        step = run.clock.step
+        rng = torch.Generator().manual_seed(1 + 1_000_003 * seed + step)
+        settle(network, step)
+        chosen = torch.randint(len(images), (BATCH,), generator=rng)
+        run.step(loss, augment(images[chosen].float() / 255, vertical, rng), truth[chosen])
+    run.finish()
+
+
+def train(args: argparse.Namespace) -> dict:
+    """Both stages; writes the weights and their log, and returns the log.
+
+    Raises
+    ------
+    ValueError
+        `--resume` finds the checkpoint of other settings.
+    """
+    torch.manual_seed(args.seed)
+    network = build(len(DOMAINS[args.domain][1]), args.width)
+    identity = {key: getattr(args, key) for key in ("domain", "seed", "width", "pool")}
+    folder = args.cache / f"classifier-{args.domain}"
+    seeds = np.random.default_rng(args.seed).integers(*TRAINING_SEEDS, args.pool)
+    minutes = {"phantoms": args.minutes, "reconstructions": args.vae_minutes}
+    steps = {"phantoms": args.steps, "reconstructions": args.vae_steps}
+    stages: dict[str, dict] = {}
+    earlier = None
+    if not args.resume:
+        # Else a later --resume would take up the second stage of an older training.
+        for name in STAGES:
+            (folder / f"{name}.pt").unlink(missing_ok=True)
+    for name, recipe in STAGES.items():
+        if name == "reconstructions" and not args.vae:
+            continue
+        images, truth = draw(args.domain, seeds if earlier is None else seeds[: args.reconstructions], "pool")
+        if earlier is not None:
+            decoded = reconstruct(images, args.vae, wobble=0.2, seed=args.seed, note="pool")
+            images, truth = torch.cat([images, decoded]), truth.repeat(2, 1)
+        run = Run(
+            name,
+            {"network": network},
+            folder / f"{name}.pt",
+            recipe,
+            None if steps[name] else minutes[name],
+            steps[name],
+            "cpu",
+            args.resume,
+            identity,
+        )
+        if earlier is not None and not run.clock.step:
+            run.optimizer.load_state_dict(earlier.optimizer.state_dict())
+        fit(run, images, truth, args.domain, args.seed)
+        stages[name], earlier = run.clock.log("cpu"), run
+    save_weights(network, args.domain, args.out)
     log = {
         "notice": NOTICE,
         "domain": args.domain,
         "seed": args.seed,
         "width": args.width,
         "phantoms": args.pool,
+        "reconstructions": args.reconstructions if "reconstructions" in stages else 0,
+        "batch": BATCH,
+        "stages": stages,
+        "learning_rates": {name: recipe.peak for name, recipe in STAGES.items()},
+        "minutes": round(sum(stage["minutes"] for stage in stages.values()), 2),
+        "evaluation": measure(args.domain, args.out, args.vae, args.count),
     }
-    log["reconstructions"] = args.reconstructions if run.record["stages"]["reconstructions"]["steps"] else 0
-    log |= {"batch": BATCH, "stages": run.record["stages"], "learning_rates": STAGES, "hardware": hardware()}
-    log["minutes"] = round(sum(stage["seconds"] for stage in run.record["stages"].values()) / 60, 2)
-    log["evaluation"] = measure(args.domain, args.out, args.vae, args.count)
-    write_text(Path(args.out).with_suffix(".json"), json.dumps(log, indent=2) + "\n")
-    print(json.dumps(log["evaluation"], indent=2))
-
-
-def hardware() -> str:
-    return f"CPU {platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__.split('+')[0]}"
+    write_json(log, args.out.with_suffix(".json"))
+    return log
 
 
 def calibration_error(probability: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error of one label: mean |predicted − observed| over bins, weighted by their share."""
+    """Expected calibration error of one label: mean |predicted − observed| over bins, by their share."""
     index = np.minimum((probability * bins).astype(int), bins - 1)
     gaps = [abs((probability - truth)[index == b].sum()) for b in range(bins)]
     return float(sum(gaps) / len(truth))
 
 
-def measure(domain: str, weights: str, vae: str | None, count: int) -> dict:
-    """AUC and calibration per label on phantoms never trained on, and on their reconstructions where a VAE is given."""
+def measure(domain: str, weights: Path | str, vae: str | None, count: int) -> dict:
+    """AUC and calibration per label on phantoms never trained on.
+
+    With a VAE, on their reconstructions too.
+    """
     from sklearn.metrics import roc_auc_score
 
     from medtraverse.classifier import load_classifier
@@ -259,7 +268,7 @@ def measure(domain: str, weights: str, vae: str | None, count: int) -> dict:
     classifier = load_classifier(weights)
     images, truth = draw(domain, EVALUATION_SEEDS + np.arange(count))
     sets = {"phantoms": images} | ({"reconstructions": reconstruct(images, vae)} if vae else {})
-    report = {"images": count, "sha256": classifier.sha256}
+    report: dict = {"images": count, "sha256": classifier.sha256}
     for name, group in sets.items():
         probability = classifier.predict(group.permute(0, 2, 3, 1).float() / 255).numpy()
         report[name] = {
@@ -277,30 +286,40 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m demo.training.train_classifier", description=__doc__.splitlines()[0]
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    fit, judge = verbs.add_parser("train"), verbs.add_parser("evaluate")
-    for verb in (fit, judge):
+    fitting, judging = verbs.add_parser("train"), verbs.add_parser("evaluate")
+    for verb in (fitting, judging):
         verb.add_argument("--domain", choices=sorted(DOMAINS), required=True)
         verb.add_argument("--vae", help="VAE folder in diffusers format")
         verb.add_argument("--count", type=int, default=1000, help="phantoms to evaluate on")
         verb.add_argument("--threads", type=int, default=1)
-    fit.add_argument("--out", required=True, help="safetensors to write; the log goes beside it as .json")
-    fit.add_argument("--seed", type=int, default=0)
-    fit.add_argument("--minutes", type=float, default=8)
-    fit.add_argument("--vae-minutes", type=float, default=4)
-    fit.add_argument("--width", type=float, default=0.5)
-    fit.add_argument("--pool", type=int, default=4000, help="phantoms to train on")
-    fit.add_argument(
+    fitting.add_argument(
+        "--out", type=Path, required=True, help="safetensors file; its log goes beside it as .json"
+    )
+    fitting.add_argument("--seed", type=int, default=0, help="of weights, phantoms and batches")
+    fitting.add_argument("--minutes", type=float, default=8, help="of the first stage, on phantoms")
+    fitting.add_argument("--steps", type=int, help="of the first stage, in place of minutes")
+    fitting.add_argument("--vae-minutes", type=float, default=4, help="of the second, with --vae")
+    fitting.add_argument("--vae-steps", type=int, help="of the second, in place of minutes")
+    fitting.add_argument("--width", type=float, default=0.5, help="multiplier of EfficientNet-B0's channels")
+    fitting.add_argument("--pool", type=int, default=4000, help="phantoms to train on")
+    fitting.add_argument(
         "--reconstructions", type=int, default=800, help="of the phantoms, those that also go through the VAE"
     )
-    fit.add_argument("--checkpoint", help="default: demo/cache/classifier-DOMAIN.pt")
-    fit.add_argument("--restart", action="store_true", help="ignore the checkpoint")
-    judge.add_argument("--weights", required=True)
+    fitting.add_argument("--cache", type=Path, default=CACHE, help="folder for checkpoints")
+    fitting.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    judging.add_argument("--weights", required=True)
     args = parser.parse_args(argv)
+    if args.verb == "train" and args.out.suffix != ".safetensors":
+        parser.error(f"--out is {args.out}; its name must end in .safetensors")
     torch.set_num_threads(args.threads)
-    if args.verb == "train":
-        train(args)
-    else:
-        print(json.dumps(measure(args.domain, args.weights, args.vae, args.count), indent=2))
+    try:
+        if args.verb == "train":
+            report = train(args)["evaluation"]
+        else:
+            report = measure(args.domain, args.weights, args.vae, args.count)
+    except ValueError as error:
+        raise SystemExit(f"demo.training.train_classifier: {error}") from error
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from demo.phantoms.phantom_captions import training_caption
+from demo.phantoms.phantom_set import held_out
 from demo.training.architecture import (
     SCALING,
     build_scheduler,
@@ -20,19 +21,23 @@ from demo.training.architecture import (
     load_tokenizer,
     write_folder,
 )
-from demo.training.loop import Run, save_atomically, threads_of
-from demo.training.train_vae import HELD_OUT, encode_all
+from demo.training.loop import Recipe, Run, save_atomically, threads_of
+from demo.training.train_vae import encode_all
 
-PEAK_RATE, DROPOUT, SNR_LIMIT = 1e-3, 0.1, 5.0
-# From a share of the run on: rows of a batch from each set, the greatest weight of high noise, and a factor of the learning rate.
-# Dermoscopy has more attributes. Presence of one is decided at high noise, where the error that it explains is small: an artefact that may lie at
-# any edge, such as the ruler, is bound to its word only once high noise weighs more.
+RECIPE = Recipe(1e-3, warm=100, averaging=0.998)
+DROPOUT, SNR_LIMIT = 0.1, 5.0
+# From a share of the run on: rows of a batch from each set, the greatest weight of high noise, and a factor
+# of the learning rate. Dermoscopy has more attributes. Presence of one is decided at high noise, where the
+# error that it explains is small: an artefact that may lie at any edge, such as the ruler, is bound to its
+# word only once high noise weighs more.
 PHASES = ((0.0, (8, 8), 1.0, 1.0), (0.58, (4, 12), 1.0, 1.0), (0.75, (6, 10), 10.0, 2.5))
 SNAPSHOT_EVERY = 300.0
-# Of each set on a CPU: encoding costs minutes there, and these are seen only a few times each. A GPU takes all.
+# Of each set on a CPU: encoding costs minutes there, and these are seen only a few times each. A GPU takes
+# all.
 PATIENTS = 3000
 # That of `PHASES`; other sizes keep its shares.
 BATCH = 16
+HELD_OUT_BATCHES = 32
 
 
 class Captioner:
@@ -57,13 +62,19 @@ class Captioner:
 
 
 def noise_weight(signal, greatest):
-    """Weight of the squared noise error at cumulative alphas `signal`: min-SNR (Hang et al. 2023, limit 5) times SNR^-1/2, the latter within 1..greatest."""
+    """Weight of the squared noise error at cumulative alphas `signal`: min-SNR (Hang et al.
+
+    2023, limit 5) times SNR^-1/2, the latter within 1..greatest.
+    """
     snr = signal / (1 - signal)
     return snr.clamp(max=SNR_LIMIT) / snr * snr.rsqrt().clamp(1.0, greatest)
 
 
 def denoising_loss(unet, alphas, latent, noise, step, context, greatest):
-    """Weighted squared error of the predicted noise. `alphas` float [1000] are cumulative, `step` long [B], `context` [B, 77, C]."""
+    """Weighted squared error of the predicted noise.
+
+    `alphas` float [1000] are cumulative, `step` long [B], `context` [B, 77, C].
+    """
     signal = alphas[step][:, None, None, None]
     noisy = signal.sqrt() * latent + (1 - signal).sqrt() * noise
     error = unet(noisy, step, context).sample.float() - noise
@@ -71,7 +82,10 @@ def denoising_loss(unet, alphas, latent, noise, step, context, greatest):
 
 
 def train_unet(vae, sets, folder: Path, minutes, steps, seed, device, resume, batch=BATCH):
-    """Train both networks on the phantom sets, in shares by `PHASES`; returns (unet, text encoder, log), with averaged weights."""
+    """Train both networks on the phantom sets, in shares by `PHASES`.
+
+    Returns (unet, text encoder, log), with averaged weights.
+    """
     torch.manual_seed(seed)
     unet, text = build_unet(), build_text_encoder()
     captioner = Captioner(load_tokenizer(folder))
@@ -82,35 +96,27 @@ def train_unet(vae, sets, folder: Path, minutes, steps, seed, device, resume, ba
         moments = [part.to(device) for part in moments]
     alphas = build_scheduler().alphas_cumprod.to(device)
     run = Run(
-        "unet",
-        {"unet": unet, "text": text},
-        folder / "unet.pt",
-        minutes,
-        steps,
-        device,
-        resume,
-        PEAK_RATE,
-        0.998,
-        warm=100,
+        "unet", {"unet": unet, "text": text}, folder / "unet.pt", RECIPE, minutes, steps, device, resume
     )
 
     def loss(latent, noise, step, ids, greatest=1.0):
         return denoising_loss(unet, alphas, latent, noise, step, text(ids).last_hidden_state, greatest)
 
     snapped = time.monotonic()
-    while run.clock.fraction < 1:
+    while not run.done:
         rows, greatest, factor = [phase for start, *phase in PHASES if run.clock.fraction >= start][-1]
         drawn = _batch(
             moments, sets, [count * batch // BATCH for count in rows], captioner, seed, run.clock.step
         )
         run.step(partial(loss, greatest=greatest), *(part.to(device) for part in drawn), factor=factor)
         if time.monotonic() - snapped > SNAPSHOT_EVERY:
-            run.average.swap()
-            _snapshot(folder / "snapshot", vae, unet, text)
-            run.average.swap()
+            with run.averaged():
+                _snapshot(folder / "snapshot", vae, unet, text)
             snapped = time.monotonic()
     run.finish()
-    held = [_batch(moments, sets, (8, 8), captioner, seed, -1 - i, held_out=True) for i in range(32)]
+    held = [
+        _batch(moments, sets, (8, 8), captioner, seed, -1 - i, unseen=True) for i in range(HELD_OUT_BATCHES)
+    ]
     with torch.no_grad():
         held_loss = sum(float(loss(*(part.to(device) for part in drawn))) for drawn in held) / len(held)
     return unet, text, run.clock.log(device) | {"batch": batch, "held_out_loss": round(held_loss, 5)}
@@ -140,13 +146,14 @@ def _moments(vae, sets, folder, device, resume):
     return moments
 
 
-def _batch(moments, sets, rows, captioner, seed, step, held_out=False):
+def _batch(moments, sets, rows, captioner, seed, step, unseen=False):
     device = moments[0].device
     draw = torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
     rng = random.Random(f"{seed} {step}")
     latents, ids = [], []
     for encoded, phantoms, count in zip(moments, sets, rows):
-        first, last = (len(encoded) - HELD_OUT, len(encoded)) if held_out else (0, len(encoded) - HELD_OUT)
+        seen = len(encoded) - held_out(len(encoded))
+        first, last = (seen, len(encoded)) if unseen else (0, seen)
         chosen = torch.randint(first, last, (count,), generator=draw, device=device)
         mean, logvar = encoded[chosen].chunk(2, 1)
         latents.append(
@@ -163,7 +170,10 @@ def _batch(moments, sets, rows, captioner, seed, step, held_out=False):
 
 @torch.no_grad()
 def _clear_unused_tokens(text, captioner, sets, draws=4):
-    """Zero the embedding of every token that no caption holds: rows that are never trained say nothing, and compress."""
+    """Zero the embedding of every token that no caption holds.
+
+    Rows that are never trained say nothing, and zeros compress.
+    """
     rng, used = random.Random(0), {int(i) for i in captioner([""]).unique()}
     for phantoms in sets:
         for _ in range(draws):

@@ -1,6 +1,7 @@
 """Training of the demo model's VAE on the phantoms of both domains.
 
-Plain L1 drops thin bright wires: the loss is weighted by the generator's own mask of thin structures and has an edge and a coarse term.
+Plain L1 drops thin bright wires: the loss is weighted by the generator's own mask of thin structures and has
+an edge and a coarse term.
 """
 
 from __future__ import annotations
@@ -11,24 +12,28 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from demo.phantoms.phantom_set import held_out
 from demo.training.architecture import SCALING, build_vae
-from demo.training.loop import Run
+from demo.training.loop import Recipe, Run
 
-PEAK_RATE, BATCH, KL_WEIGHT = 1.2e-3, 4, 2e-6
-# From a share of the run on: rows of a batch from each set, weights of thin structures, of the coarse term, of coarse colour. Lines come first,
-# then shade, then colour, which dermoscopy has more of.
+RECIPE = Recipe(1.2e-3, averaging=0.997)
+BATCH, KL_WEIGHT = 4, 2e-6
+# From a share of the run on: rows of a batch from each set, weights of thin structures, of the coarse term,
+# of coarse colour. Lines come first, then shade, then colour, which dermoscopy has more of.
 PHASES = (
     (0.0, (2, 2), 6.0, 0.5, 0.0),
     (0.13, (2, 2), 4.0, 3.0, 0.0),
     (0.24, (2, 2), 4.0, 3.0, 12.0),
     (0.42, (1, 3), 3.0, 3.0, 15.0),
 )
-# The last patients of each set are kept for the PSNR in the log.
-HELD_OUT = 256
 
 
 def reconstruction_loss(output, image, thin, thin_weight, coarse_weight, colour_weight):
-    """L1 and L2 weighted by ``1 + thin_weight * thin``, L1 of first differences likewise, and L1 at 1/4 resolution of all and of colour alone. Images in -1..1."""
+    """Loss of images in -1..1, a scalar tensor.
+
+    L1 and L2 weighted by ``1 + thin_weight * thin``, L1 of first differences likewise, and L1 at a quarter of
+    the resolution, of all and of colour alone.
+    """
     weight = 1 + thin_weight * thin
     error = output - image
     total = (weight * (error.abs() + 2 * error.square())).mean()
@@ -42,21 +47,24 @@ def reconstruction_loss(output, image, thin, thin_weight, coarse_weight, colour_
 
 
 def train_vae(sets, folder: Path, minutes, steps, seed, device, resume, batch=BATCH):
-    """Train on the phantom sets, in shares of `batch` by `PHASES`; returns (vae with averaged weights, log)."""
+    """Train on the phantom sets, in shares of `batch` by `PHASES`.
+
+    Returns (vae with averaged weights, log).
+    """
     torch.manual_seed(seed)
     vae = build_vae().to(device)
     parts = _near(sets, device)
-    run = Run("vae", {"model": vae}, folder / "vae.pt", minutes, steps, device, resume, PEAK_RATE, 0.997)
+    run = Run("vae", {"model": vae}, folder / "vae.pt", RECIPE, minutes, steps, device, resume)
 
-    def loss(image, thin):
+    def loss(image, thin, noise):
         weights = _phase(run.clock.fraction)[1:]
         posterior = vae.encode(image).latent_dist
-        output = vae.decode(posterior.sample()).sample.float()
+        output = vae.decode(posterior.mean + posterior.std * noise).sample.float()
         return reconstruction_loss(output, image, thin, *weights) + KL_WEIGHT * posterior.kl().mean()
 
-    while run.clock.fraction < 1:
+    while not run.done:
         rows = [count * batch // BATCH for count in _phase(run.clock.fraction)[0]]
-        run.step(loss, *_batch(parts, np.random.default_rng([seed, run.clock.step]), rows, device))
+        run.step(loss, *_batch(parts, rows, seed, run.clock.step, device))
     run.finish()
     standardise_latents(vae, sets)
     return vae, run.clock.log(device) | {"batch": batch, "psnr": psnr(vae, sets)}
@@ -74,13 +82,23 @@ def _near(sets, device):
     return [tuple(torch.from_numpy(np.array(part)).to(device) for part in pair) for pair in parts]
 
 
-def _batch(parts, rng, rows, device):
-    drawn = []
+def _batch(parts, rows, seed, step, device):
+    """Images, thin masks and the noise of the posterior of one step.
+
+    The noise is drawn here: drawn in the loss, from one generator on several threads, it would depend on
+    their turns.
+    """
+    rng, drawn = np.random.default_rng([seed, step]), []
     for (images, thin), count in zip(parts, rows):
-        chosen = rng.integers(len(images) - HELD_OUT, size=count)
+        chosen = rng.integers(len(images) - held_out(len(images)), size=count)
         drawn.append([torch.as_tensor(part[chosen]) for part in (images, thin)])
     image, mask = (torch.cat(part).to(device) for part in zip(*drawn))
-    return image.permute(0, 3, 1, 2).float() / 127.5 - 1, mask[:, None].float() / 255
+    noise = rng.standard_normal((len(image), 4, image.shape[1] // 8, image.shape[2] // 8), dtype=np.float32)
+    return (
+        image.permute(0, 3, 1, 2).float() / 127.5 - 1,
+        mask[:, None].float() / 255,
+        torch.from_numpy(noise).to(device),
+    )
 
 
 @torch.no_grad()
@@ -97,7 +115,10 @@ def encode_all(vae, images, batch=32):
 
 @torch.no_grad()
 def standardise_latents(vae, sets, count=256):
-    """Fold a shift and scale of each latent channel into the 1x1 quant convolutions, so that latents x 0.18215 have mean 0 and deviation 1."""
+    """Fold a shift and scale of each latent channel into the 1x1 quant convolutions.
+
+    Latents x 0.18215 have mean 0 and deviation 1 then.
+    """
     mean = torch.cat([encode_all(vae, s.images[:count])[:, :4] for s in sets])
     shift = mean.mean((0, 2, 3)).to(vae.device)
     scale = (mean.std((0, 2, 3)) * SCALING).to(vae.device)
@@ -111,12 +132,15 @@ def standardise_latents(vae, sets, count=256):
 
 @torch.no_grad()
 def psnr(vae, sets, count=128):
-    """Peak signal-to-noise ratio in dB of the reconstruction from the posterior mean, for each domain, on patients held out."""
+    """Peak signal-to-noise ratio, in dB, of each domain's reconstructions, on patients held out.
+
+    They are decoded from the posterior mean.
+    """
     result = {}
     for phantoms in sets:
         errors = []
         last = len(phantoms.images)
-        for start in range(last - count, last, 32):
+        for start in range(last - min(count, held_out(last)), last, 32):
             images = np.array(phantoms.images[start : start + 32])
             target = torch.from_numpy(images).to(vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
             output = vae.decode(vae.encode(target).latent_dist.mean).sample.clamp(-1, 1)

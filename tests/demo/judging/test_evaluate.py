@@ -133,7 +133,10 @@ def test_distance_is_in_units_of_grey():
 
 
 def _measurements(study, patients=40, leak=0.0, seed=0):
-    """Measurements of a model whose attributes appear as asked, and on a share `leak` of patients bring a stronger other one along."""
+    """Measurements of a model whose attributes appear as asked.
+
+    On a share `leak` of patients they bring a stronger other one along.
+    """
     rng = np.random.default_rng(seed)
     kinds, points = len(study.labels), 1 + len(study.swap_steps)
     scores = np.full((patients, kinds, points, kinds), 0.01)

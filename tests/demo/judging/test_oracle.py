@@ -1,4 +1,7 @@
-"""The oracle reads phantoms it was not set on: findings, geometry, identity; plainly drawn, blurred and noisy."""
+"""The oracle reads phantoms it was not set on: findings, geometry, identity.
+
+Plainly drawn, blurred and noisy.
+"""
 
 import numpy as np
 import pytest

@@ -1,10 +1,13 @@
 """Training of the demo's classifiers, and the classifiers that it ships."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from demo.training.architecture import WEIGHTS
+from demo.training.loop import Run
 from demo.training.train_classifier import (
     DOMAINS,
     EVALUATION_SEEDS,
@@ -13,9 +16,12 @@ from demo.training.train_classifier import (
     build,
     calibration_error,
     draw,
+    main,
     save_weights,
 )
+from medtraverse.checkpoint import read_weights
 from medtraverse.classifier import load_classifier
+from medtraverse.notice import NOTICE
 
 
 def test_the_library_loads_what_training_saves(tmp_path):
@@ -57,3 +63,56 @@ def test_shipped_classifiers_judge_unseen_phantoms(domain):
     agreement = (classifier.predict(images.permute(0, 2, 3, 1).float() / 255) > 0.5) == truth.bool()
     assert truth.bool().any(0).all() and not truth.bool().all(0).any()
     assert agreement.float().mean(0).min() > 0.95
+
+
+def _train(folder, *arguments):
+    out = folder / "classifier.safetensors"
+    small = [
+        "--width",
+        "0.25",
+        "--pool",
+        "24",
+        "--reconstructions",
+        "8",
+        "--count",
+        "24",
+        "--cache",
+        str(folder),
+    ]
+    stages = ["--steps", "2", "--vae-steps", "3", "--vae", str(WEIGHTS / "vae")]
+    main(["train", "--domain", "isic", "--out", str(out), *small, *stages, *arguments])
+    return out
+
+
+def test_a_continued_training_is_the_whole_one(tmp_path, monkeypatch, capsys):
+    """Broken off in the second stage, which goes on with the first one's optimiser."""
+    whole = _train(tmp_path / "whole")
+    log = json.loads(whole.with_suffix(".json").read_text())
+    assert log["notice"] == NOTICE and log["reconstructions"] == 8
+    assert {name: stage["steps"] for name, stage in log["stages"].items()} == {
+        "phantoms": 2,
+        "reconstructions": 3,
+    }
+    assert set(log["evaluation"]["reconstructions"]) == set(DOMAINS["isic"][1])
+    step = Run.step
+
+    def stops(run, *arguments, **options):
+        if run.clock.name == "reconstructions" and run.clock.step == 1:
+            run.save()
+            raise KeyboardInterrupt
+        return step(run, *arguments, **options)
+
+    monkeypatch.setattr(Run, "step", stops)
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path / "parts")
+    monkeypatch.undo()
+    parts = _train(tmp_path / "parts", "--resume")
+    torch.testing.assert_close(read_weights(parts), read_weights(whole), atol=0, rtol=0)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="checkpoint: .*belongs to a training with .*'seed': 0"):
+        _train(tmp_path / "parts", "--resume", "--seed", "1")
+    # Begun anew, nothing of the older training's second stage is taken up later.
+    monkeypatch.setattr(Run, "step", lambda run, *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path / "parts")
+    assert not list(tmp_path.glob("parts/classifier-isic/*.pt"))
