@@ -1,1 +1,4 @@
-"""The bundled workflows: `graphs` says what they are, `canvas` lays them out, ``python -m workflows.build`` writes their files."""
+"""The bundled workflows: `graphs` says what they are, `canvas` lays them out.
+
+``python -m workflows.build`` writes their files.
+"""

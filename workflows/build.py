@@ -1,4 +1,4 @@
-"""Write the files of all bundled workflows: ``python -m workflows.build [--server URL] [--check]``.
+"""Write all bundled workflows and blueprints: ``python -m workflows.build [--server URL] [--check]``.
 
 Takes the inputs of every node from a running ComfyUI's ``/object_info``, or starts one.
 """
@@ -12,24 +12,31 @@ from pathlib import Path
 from launcher.comfyui import start_server
 from medtraverse.remote.client import Client
 from medtraverse.whole_file import write_text
+from workflows.blueprints import BLUEPRINTS
 from workflows.canvas import Canvas
 from workflows.graphs import draw, names
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent
+SUBGRAPHS = FOLDER.parent / "subgraphs"
 
 
 def files(object_info):
-    """Return ``{path: text}`` of every workflow, UI format on top and API format in ``api/``."""
+    """Return ``{path: text}`` of every workflow, in UI and (``api/``) API format, and of every blueprint."""
     texts = {}
     for name in names():
         canvas = draw(Canvas(object_info, name))
         texts[FOLDER / f"{name}.json"] = _text(canvas.ui())
         texts[FOLDER / "api" / f"{name}.json"] = _text(canvas.api())
+    for name, (draw_inside, description, aliases) in BLUEPRINTS.items():
+        canvas = Canvas(object_info, name)
+        draw_inside(canvas)
+        # Some versions of core read them in the machine's own encoding: ASCII is the same in all.
+        texts[SUBGRAPHS / f"{name}.json"] = _text(canvas.blueprint(description, aliases), ascii=True)
     return texts
 
 
-def _text(graph):
-    return json.dumps(graph, indent=1, ensure_ascii=False) + "\n"
+def _text(graph, ascii=False):
+    return json.dumps(graph, indent=1, ensure_ascii=ascii) + "\n"
 
 
 def main(argv=None):
@@ -43,11 +50,11 @@ def main(argv=None):
         path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text
     ]
     if arguments.check:
-        print("\n".join(f"{path.relative_to(FOLDER)} is not what the graphs say" for path in changed))
+        print("\n".join(f"{path.relative_to(FOLDER.parent)} is not what the graphs say" for path in changed))
         return 1 if changed else 0
     for path in changed:
         write_text(path, texts[path])
-    print(f"{len(changed)} of {len(texts)} files written to {FOLDER}")
+    print(f"{len(changed)} of {len(texts)} files written")
     return 0
 
 

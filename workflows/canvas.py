@@ -1,12 +1,16 @@
-"""A workflow laid out on ComfyUI's canvas: titled groups from left to right, written in API and in UI format."""
+"""A workflow laid out on ComfyUI's canvas, titled groups from left to right, in API and in UI format."""
 
 import uuid
 
 NODE_WIDTH, FIGURE_WIDTH, NOTE_WIDTH = 340, 620, 400
-TITLE, SLOT, WIDGET, TEXT_WIDGET, BELOW, GAP, PREVIEW = 30, 20, 24, 110, 16, 26, 380
+TITLE, SLOT, WIDGET, LINE_WIDGET, TEXT_WIDGET, BELOW, GAP, PREVIEW = 30, 20, 24, 32, 110, 24, 44, 380
 GROUP_EDGE, GROUP_TITLE, GROUP_GAP = 20, 50, 60
 PRIMITIVES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 SEEDS = ("seed", "noise_seed")
+# Room for the optional inputs of core's nodes that some versions have: the frontend adds them.
+ADDED = {"CreateVideo": 44}
+# A subgraph's input and output side, where its links begin and end.
+ENTRY, EXIT = -10, -20
 # Room for the widget that a node shows after a run.
 VIEWS = {
     "PromptSwapKSampler": 390,
@@ -35,12 +39,16 @@ class Canvas:
     name : str
         The file's stem.
 
-    `group` begins a column; `add` puts a node into it and returns a `Node`, whose outputs are its items by name.
+    `group` begins a column; `add` puts a node into it and returns a `Node`, whose outputs are its items by
+    name. `ask` and `show` say what a person sees of the workflow as a form (ComfyUI's App mode). A canvas for
+    a subgraph has `enter` and `leave` too, and `blueprint` writes it.
     """
 
     def __init__(self, object_info, name):
         self.object_info, self.name = object_info, name
         self.nodes, self.notes, self.groups = [], [], []
+        self.asked, self.shown = [], []
+        self.entries, self.exits = [], []
 
     def group(self, title, kind="traverse"):
         self.groups.append((title, kind, []))
@@ -63,6 +71,49 @@ class Canvas:
         self.groups[-1][2].append(node)
         return node
 
+    def ask(self, node, name, label, hint="", of=""):
+        """Have an input of a node in the form, under a label.
+
+        Parameters
+        ----------
+        node : Node
+        name : str
+            The input.
+        label, hint : str
+            What the form says above the input, and below that (one line of 30 characters).
+        of : str
+            What tells the input from another with the same label, such as the domain.
+        """
+        if name not in node.values or isinstance(node.values[name], Link):
+            raise KeyError(f"{node.class_type} has no value {name} to ask for")
+        if len(hint) > 30:
+            raise ValueError(f"{hint!r} has {len(hint)} characters; a form shows 30")
+        self.asked.append((node, name, label, hint, of))
+
+    def show(self, node):
+        """Have what a node has drawn or saved in the form."""
+        self.shown.append(node)
+
+    def form(self):
+        """Return ``extra.linearData``: the inputs and the outputs of the form."""
+        labels = [label for _, _, label, _, _ in self.asked]
+        inputs = []
+        for node, name, label, hint, of in self.asked:
+            node.labels[name] = f"{of}: {label}" if of and labels.count(label) > 1 else label
+            inputs.append([str(node.number), name, *([{"description": hint}] if hint else [])])
+        return {"inputs": inputs, "outputs": [str(node.number) for node in self.shown]}
+
+    def enter(self, name, class_type):
+        """Return a link from outside a subgraph, for the input of that name of a node class."""
+        specs = self.object_info[class_type]["input"]
+        kind = {**specs.get("required", {}), **specs.get("optional", {})}[name][0]
+        self.entries.append((name, kind))
+        return Link(Outside(ENTRY), len(self.entries) - 1, kind)
+
+    def leave(self, link, name):
+        """Have an output of a node as an output of the subgraph."""
+        self.exits.append((link, name))
+
     def api(self):
         """Return the graph in API format, as the frontend's ``graphToPrompt`` makes it."""
         return {
@@ -79,7 +130,117 @@ class Canvas:
 
     def ui(self):
         """Return the workflow in UI format, version 0.4."""
-        links, groups, left = [], [], 0
+        form, links, groups = self.form(), self._links(), self._lay_out()
+        items = self._items()
+        return {
+            "id": self._uuid(),
+            "revision": 0,
+            "last_node_id": len(items),
+            "last_link_id": len(links),
+            "nodes": [item.ui(order, links) for order, item in enumerate(items)],
+            "links": links,
+            "groups": groups,
+            "config": {},
+            "extra": {"ds": {"scale": 0.6, "offset": [140, 230]}, "linearData": form},
+            "version": 0.4,
+        }
+
+    def blueprint(self, description, aliases=()):
+        """Return the graph as a subgraph blueprint: a workflow of one box, which has the graph inside.
+
+        What is asked for stands on the box.
+
+        Parameters
+        ----------
+        description : str
+            What the node library says of it.
+        aliases : sequence of str
+            Other words that the node search finds it by.
+        """
+        self.form()
+        links, groups, items = self._links(), self._lay_out(), self._items()
+        right = max(group["bounding"][0] + group["bounding"][2] for group in groups)
+        inside = {
+            "id": self._uuid(),
+            "version": 1,
+            "state": {
+                "lastGroupId": len(groups),
+                "lastNodeId": len(items),
+                "lastLinkId": len(links),
+                "lastRerouteId": 0,
+            },
+            "revision": 0,
+            "config": {},
+            "name": self.name,
+            "inputNode": {"id": ENTRY, "bounding": [-220, 60, 120, 40 + SLOT * len(self.entries)]},
+            "outputNode": {"id": EXIT, "bounding": [right + 100, 60, 120, 40 + SLOT * len(self.exits)]},
+            "inputs": [
+                {
+                    "id": self._uuid(f"input {name}"),
+                    "name": name,
+                    "type": kind,
+                    "linkIds": [link[0] for link in links if link[1:3] == [ENTRY, slot]],
+                }
+                for slot, (name, kind) in enumerate(self.entries)
+            ],
+            "outputs": [
+                {
+                    "id": self._uuid(f"output {name}"),
+                    "name": name,
+                    "type": link.type,
+                    "linkIds": [one[0] for one in links if one[3:5] == [EXIT, slot]],
+                }
+                for slot, (link, name) in enumerate(self.exits)
+            ],
+            "widgets": [],
+            "nodes": [item.ui(order, links) for order, item in enumerate(items)],
+            "groups": groups,
+            "links": [
+                dict(zip(("id", "origin_id", "origin_slot", "target_id", "target_slot", "type"), link))
+                for link in links
+            ],
+            "extra": {},
+            "category": "MedTraverse",
+            "description": description,
+        }
+        rows = max(len(self.entries), len(self.exits))
+        box = {
+            "id": 1,
+            "type": inside["id"],
+            "pos": [0, 0],
+            "size": [NODE_WIDTH, rows * SLOT + WIDGET * len(self.asked) + BELOW],
+            "flags": {},
+            "order": 0,
+            "mode": 0,
+            "inputs": [{"name": name, "type": kind, "link": None} for name, kind in self.entries],
+            "outputs": [{"name": name, "type": link.type, "links": []} for link, name in self.exits],
+            "title": self.name,
+            "properties": {"proxyWidgets": [[str(node.number), name] for node, name, _, _, _ in self.asked]},
+            "widgets_values": [],
+        }
+        return {
+            "id": self._uuid("blueprint"),
+            "revision": 0,
+            "last_node_id": 1,
+            "last_link_id": 0,
+            "nodes": [box],
+            "links": [],
+            "groups": [],
+            "config": {},
+            "definitions": {"subgraphs": [inside]},
+            "extra": {"BlueprintDescription": description, "BlueprintSearchAliases": list(aliases)},
+            "version": 0.4,
+        }
+
+    def _uuid(self, part=""):
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"medtraverse/{self.name}" + (f"/{part}" if part else "")))
+
+    def _items(self):
+        return sorted([*self.nodes, *self.notes], key=lambda item: item.number)
+
+    def _links(self):
+        """All links, as the UI format has them: number, from node and output, to node and input, type."""
+        links = []
         for node in self.nodes:
             for slot, (name, _) in enumerate(node.slots()):
                 value = node.values.get(name)
@@ -87,6 +248,13 @@ class Canvas:
                     links.append(
                         [len(links) + 1, value.node.number, value.slot, node.number, slot, value.type]
                     )
+        for slot, (link, _) in enumerate(self.exits):
+            links.append([len(links) + 1, link.node.number, link.slot, EXIT, slot, link.type])
+        return links
+
+    def _lay_out(self):
+        """Give every item its place and return the groups."""
+        groups, left = [], 0
         for number, (title, kind, items) in enumerate(self.groups, 1):
             top, width = 0, max(item.size[0] for item in items)
             for item in items:
@@ -104,19 +272,14 @@ class Canvas:
                 }
             )
             left += bounding[2] + GROUP_GAP
-        items = sorted([*self.nodes, *self.notes], key=lambda item: item.number)
-        return {
-            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"medtraverse/{self.name}")),
-            "revision": 0,
-            "last_node_id": len(items),
-            "last_link_id": len(links),
-            "nodes": [item.ui(order, links) for order, item in enumerate(items)],
-            "links": links,
-            "groups": groups,
-            "config": {},
-            "extra": {"ds": {"scale": 0.6, "offset": [140, 230]}},
-            "version": 0.4,
-        }
+        return groups
+
+
+class Outside:
+    """A subgraph's own input or output side."""
+
+    def __init__(self, number):
+        self.number = number
 
 
 class Link:
@@ -131,8 +294,8 @@ class Note:
 
     def __init__(self, number, text):
         self.number, self.text = number, text
-        lines = sum(1 + len(line) // 52 for line in text.split("\n"))
-        self.size = [NOTE_WIDTH, 40 + 21 * lines]
+        lines = sum(1 + len(line) // 55 for line in text.split("\n"))
+        self.size = [NOTE_WIDTH, 60 + 16 * lines]
 
     def ui(self, order, links):
         return {
@@ -158,10 +321,14 @@ class Node:
 
     def __init__(self, number, class_type, title, info, given):
         self.number, self.class_type, self.title, self.info = number, class_type, title, info
+        self.labels = {}
+        self.ours = info["python_module"].startswith("custom_nodes.")
+        # Core's optional inputs differ from one version to the next, and the frontend adds its own.
         specs = {
             name: spec
             for part in ("required", "optional")
             for name, spec in info["input"].get(part, {}).items()
+            if part == "required" or self.ours or name in given
         }
         unknown = set(given) - set(specs)
         if unknown:
@@ -176,15 +343,18 @@ class Node:
             elif kind in PRIMITIVES:
                 self.values[name] = options["default"] if "default" in options else options["options"][0]
         pictures = class_type in ("SaveTraversalFigure", "SaveVideo", "PreviewImage")
-        rows = max(sum(1 for _, widget in self.slots() if not widget), len(info["output"]))
+        outputs = len(info["output"]) if self.ours or not info["output_node"] else 0
+        rows = max(sum(1 for _, widget in self.slots() if not widget), outputs)
         widgets = sum(
             TEXT_WIDGET
             if options.get("multiline")
+            else LINE_WIDGET
+            if kind == "STRING"
             else WIDGET * (2 if self._controlled(name, options) else 1)
             for name, (kind, options) in self.specs.items()
             if kind in PRIMITIVES
         )
-        shown = PREVIEW if pictures or info["output_node"] else 0
+        shown = PREVIEW if pictures or info["output_node"] else ADDED.get(class_type, 0)
         view = VIEWS.get(class_type, 0)
         width = FIGURE_WIDTH if pictures else VIEW_WIDTH if view else NODE_WIDTH
         self.size = [width, rows * SLOT + widgets + BELOW + shown + view]
@@ -214,6 +384,7 @@ class Node:
                     "name": name,
                     "type": self.specs[name][0],
                     **({"widget": {"name": name}} if widget else {}),
+                    **({"label": self.labels[name]} if name in self.labels else {}),
                     "link": link,
                 }
             )
@@ -225,6 +396,8 @@ class Node:
             }
             for slot, (name, kind) in enumerate(zip(self.info["output_name"], self.info["output"]))
         ]
+        while not self.ours and outputs and not outputs[-1]["links"]:
+            outputs.pop()  # SaveVideo has one in some versions
         values = []
         for name, (kind, options) in self.specs.items():
             if kind in PRIMITIVES:
@@ -232,7 +405,6 @@ class Node:
                 values += [options.get("default") if isinstance(value, Link) else value] + ["fixed"] * bool(
                     self._controlled(name, options)
                 )
-        pack = self.info["python_module"].startswith("custom_nodes.")
         return {
             "id": self.number,
             "type": self.class_type,
@@ -246,13 +418,15 @@ class Node:
             "title": self.title,
             "properties": {
                 "Node name for S&R": self.class_type,
-                "cnr_id": "medtraverse" if pack else "comfy-core",
+                "cnr_id": "medtraverse" if self.ours else "comfy-core",
             },
             "widgets_values": values,
         }
 
 
 def _spec(spec):
-    """Return (type, options) of an input; a list of choices is a COMBO."""
+    """Return (type, options) of an input. A list of choices is a COMBO, with inputs of their own or not."""
     kind, options = spec[0], spec[1] if len(spec) > 1 else {}
+    if str(kind).startswith("COMFY_DYNAMICCOMBO"):
+        return "COMBO", {**options, "options": [option["key"] for option in options["options"]]}
     return ("COMBO", {**options, "options": kind}) if isinstance(kind, list) else (kind, options)

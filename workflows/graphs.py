@@ -1,4 +1,7 @@
-"""The bundled workflows: each figure and table of the paper as a graph, on the shipped model and with the paper's own settings."""
+"""The bundled workflows: each figure and table of the paper as a graph and as a form.
+
+Each is there on the shipped model, and on files to be chosen with the paper's own settings.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +15,8 @@ SUFFIX = "-paper"
 class Domain:
     """What a domain's part of a graph needs: neutrals with the first patient's seed, and classifiers.
 
-    ``classifiers`` are the choices (classifier, second_classifier, labels) in the paper's settings; ``unet`` is the bundled fine-tuned one.
+    ``classifiers`` are the choices (classifier, second_classifier, labels) in the paper's settings; ``unet``
+    is the bundled fine-tuned one.
     """
 
     name: str
@@ -50,22 +54,25 @@ class Graph:
     def about(self, text, cost):
         """The first group: what the workflow shows, what to change, what it costs."""
         change = (
-            "**Choose** your Stable Diffusion 1.5 base, the U-Net that you fine-tuned and, where there is one, your classifier in the blue nodes: "
-            "until then a run stops there and says so. All else is the paper's: 512 pixels, DDIM, 50 steps, guidance 7.5, λ = 45 … 5, and noise drawn on "
-            "the GPU, which the authors' seeds need. Without CUDA set `noise` to `cpu`: other patients."
+            "**Choose** your Stable Diffusion 1.5 base, the U-Net that you fine-tuned and, where there is "
+            "one, your classifier in the blue nodes: "
+            "until then a run stops there and says so. All else is the paper's: 512 pixels, DDIM, 50 steps, "
+            "guidance 7.5, λ = 45 … 5, and noise drawn on "
+            "the GPU, which the authors' seeds need. Without CUDA set *noise* to *cpu*: other patients."
             if self.paper
-            else "Runs as it is, on the small phantom model that ships with the pack. **For a model of your own** choose it in the blue node"
+            else "Runs as it is, on the small phantom model that ships with the pack. "
+            "**For a model of your own** choose it in the blue node"
             + (
                 "."
                 if self.stem in DEMO_ONLY
-                else f", or open `{self.stem}{SUFFIX}`, which has all the paper's settings."
+                else f", or open **{self.stem}{SUFFIX}**, which has all the paper's settings."
             )
         )
         self.canvas.group("About", "note")
         self.canvas.note(f"{text}\n\n{change}\n\n**Cost**: {cost}\n\n{NOTICE}")
 
     def load(self, domain, name=""):
-        """Checkpoint of a domain, under a ``name`` of its own where a graph has several; returns the loader."""
+        """Checkpoint of a domain, under a ``name`` where a graph has several; returns the loader."""
         name = name or domain.name
         self.canvas.group(f"{name}: model", "model")
         files = {
@@ -73,15 +80,19 @@ class Graph:
             "unet": f"choose the U-Net fine-tuned on {domain.name}",
         }
         demo = {"checkpoint": DEMO_MODEL, "unet": domain.unet}
-        return self.canvas.add(
+        loader = self.canvas.add(
             "MedicalCheckpointLoader", f"{name} model", **(files if self.paper else demo), domain=domain.name
         )
+        if self.paper:
+            self.canvas.ask(loader, "checkpoint", "Stable Diffusion 1.5", "The base under the U-Net", name)
+            self.canvas.ask(loader, "unet", "Fine-tuned U-Net", "", name)
+        return loader
 
     def classifier(self, domain):
         chosen, second, labels = (
             domain.classifiers if self.paper else (f"MedTraverse demo {domain.name}", "none", "")
         )
-        return self.canvas.add(
+        loader = self.canvas.add(
             "MedicalClassifierLoader",
             f"{domain.name} classifier",
             classifier=chosen,
@@ -89,6 +100,11 @@ class Graph:
             labels=labels,
             input_size=512 if self.paper else 0,
         )
+        if self.paper:
+            self.canvas.ask(loader, "classifier", "Classifier", "Judges each image")
+            if second != "none":
+                self.canvas.ask(loader, "second_classifier", "Second classifier")
+        return loader
 
     def traverse(self, loader, domain, neutral, patients, attributes="", name=""):
         """Prompts and sampler; returns the sampler."""
@@ -103,7 +119,7 @@ class Graph:
             attributes=attributes,
         )
         size, noise = (512, "gpu") if self.paper else (0, "cpu")
-        return self.canvas.add(
+        sampler = self.canvas.add(
             "PromptSwapKSampler",
             f"{name} patients",
             model=loader["model"],
@@ -116,6 +132,15 @@ class Graph:
             patients=patients,
             noise=noise,
         )
+        self.canvas.ask(prompts, "attributes", "Attributes", "With commas; empty takes all", name)
+        if self.stem == "00-start-here":
+            self.canvas.ask(
+                prompts, "extra_attributes", "Attributes of your own", "edema = Chest X-ray with edema"
+            )
+        self.canvas.ask(sampler, "seed", "First patient (seed)", "Each number is another patient", name)
+        self.canvas.ask(sampler, "patients", "Number of patients", "Their seeds follow the first's", name)
+        self.canvas.ask(sampler, "swap_steps", "Swap steps λ", "The lower λ, the more changes", name)
+        return sampler
 
     def bezier(self, sampler, name):
         return self.canvas.add(
@@ -131,43 +156,51 @@ class Graph:
     def save(self, figure, part=""):
         """Save a figure with its vector twin and its numbers."""
         stem = self.stem.removesuffix(SUFFIX) + (f"-{part}" if part else "")
-        self.canvas.add(
+        saved = self.canvas.add(
             "SaveTraversalFigure",
             f"Save {figure.title}",
             drawing=figure["drawing"],
             filename_prefix=f"medtraverse/{stem}",
         )
+        self.canvas.show(saved)
 
     def grid(self, source, images, name, part="", /, **options):
         figure = self.canvas.add(
             "TrajectoryGrid", name, trajectory=source["trajectory"], images=images, **options
         )
+        if "max_patients" in options:
+            self.canvas.ask(figure, "max_patients", "Patients shown", "The first ones", name)
         self.save(figure, part)
 
 
 def start_here(g):
     g.about(
-        "# Start here\nOne synthetic patient. It is denoised under *Normal chest X-ray with no significant findings*, and once more for every λ with the prompt swapped "
-        "to an attribute after step λ. High λ changes little, low λ much: from left to right support devices or pleural effusion appear, and the patient stays. "
-        "Then change the seed, the attribute (`extra_attributes` takes your own words) or the swap steps.",
+        "# Start here\nOne synthetic patient. It is denoised under *Normal chest X-ray with no significant "
+        "findings*, and once more for every λ with the prompt swapped "
+        "to an attribute after step λ. High λ changes little, low λ much: from left to right support devices "
+        "or pleural effusion appear, and the patient stays. "
+        "Then change the seed, the attribute (*Attributes of your own* takes your words) or the swap steps.",
         "10 seconds on two CPU cores.",
     )
     loader = g.load(CHEXPERT)
     sampler = g.traverse(loader, CHEXPERT, "normal", 1)
     g.canvas.group("Look", "figure")
     images = g.decode(loader, sampler, "Images")
-    g.canvas.add(
-        "TrajectoryGrid",
-        "Trajectory",
-        trajectory=sampler["trajectory"],
-        images=images,
-        title="One patient, two attributes",
+    g.canvas.show(
+        g.canvas.add(
+            "TrajectoryGrid",
+            "Trajectory",
+            trajectory=sampler["trajectory"],
+            images=images,
+            title="One patient, two attributes",
+        )
     )
 
 
 def fig1(g):
     g.about(
-        "# Fig. 1: traversal strip\nOne patient, two attributes: neutral, then the prompt swapped after step λ = 45, 40, … 5. One attribute changes, the identity is kept.",
+        "# Fig. 1: traversal strip\nOne patient, two attributes: neutral, then the prompt swapped after step "
+        "λ = 45, 40, … 5. One attribute changes, the identity is kept.",
         "19 images: 523 U-Net rows under guidance, 10 seconds on two CPU cores for the phantom model.",
     )
     loader = g.load(CHEXPERT)
@@ -183,7 +216,8 @@ def fig1(g):
 
 def fig3_chexpert(g):
     g.about(
-        "# Fig. 3: swap grid, CheXpert\nThree patients (rows), support devices and pleural effusion, neutral and λ = 45 … 5 (columns).",
+        "# Fig. 3: swap grid, CheXpert\nThree patients (rows), support devices and pleural effusion, neutral "
+        "and λ = 45 … 5 (columns).",
         "25 seconds on two CPU cores for the phantom model.",
     )
     loader = g.load(CHEXPERT)
@@ -200,7 +234,8 @@ def fig3_chexpert(g):
 
 def fig3_isic(g):
     g.about(
-        "# Fig. 3: swap grid, ISIC\nMelanoma (MEL) and melanocytic nevus (NV), each to hair, gel bubbles, ruler and ink. The prompts keep their brackets: `(MEL)` "
+        "# Fig. 3: swap grid, ISIC\nMelanoma (MEL) and melanocytic nevus (NV), each to hair, gel bubbles, "
+        "ruler and ink. The prompts keep their brackets: *(MEL)* "
         "is encoded letter by letter.",
         "40 seconds on two CPU cores for the phantom model.",
     )
@@ -220,7 +255,8 @@ def fig3_isic(g):
 
 def fig4(g):
     g.about(
-        "# Fig. 4: t-SNE of latents\nFinal latents of several patients, each with its two trajectories, joined from neutral (black) to λ = 5, thumbnails beside the ends. "
+        "# Fig. 4: t-SNE of latents\nFinal latents of several patients, each with its two trajectories, "
+        "joined from neutral (black) to λ = 5, thumbnails beside the ends. "
         "Trajectories start at their patient and leave in the attribute's direction. "
         + (
             "Perplexity 2 and random state 500 are the paper's."
@@ -246,8 +282,10 @@ def fig4(g):
 
 def fig5(g):
     g.about(
-        "# Fig. 5: direction cosine\nCosine between z(λ) − z(neutral) and z(45) − z(neutral), mean and spread over patients, for all attributes of both domains: how far a "
-        "trajectory bends. The paper's values are dashed, where it gives them (support devices, pleural effusion, ink on melanoma).",
+        "# Fig. 5: direction cosine\nCosine between z(λ) − z(neutral) and z(45) − z(neutral), mean and "
+        "spread over patients, for all attributes of both domains: how far a "
+        "trajectory bends. The paper's values are dashed, where it gives them (support devices, pleural "
+        "effusion, ink on melanoma).",
         "100 seconds on two CPU cores for the phantom model; nothing is decoded.",
     )
     samplers = []
@@ -266,8 +304,9 @@ def fig5(g):
 
 def fig6(g):
     g.about(
-        "# Fig. 6: Bézier interpolation\nNeutral and the nine swaps are the control points of one Bézier curve of degree 9; its 50 frames are decoded. A strip and a video for "
-        "all six attributes of both domains. `method` has other curves.",
+        "# Fig. 6: Bézier interpolation\nNeutral and the nine swaps are the control points of one Bézier "
+        "curve of degree 9; its 50 frames are decoded. A strip and a video for "
+        "all six attributes of both domains. *method* has other curves.",
         "60 seconds on two CPU cores for the phantom model.",
     )
     for domain, neutral in ((CHEXPERT, "normal"), (ISIC, "MEL")):
@@ -284,11 +323,12 @@ def fig6(g):
             domain.name.lower(),
             title=f"{domain.name}: Bézier interpolation",
         )
+        g.canvas.group(f"Fig. 6, {domain.name}: film", "figure")
         film = g.canvas.add(
             "TrajectoryFilm", f"{domain.name} film", trajectory=shown["trajectory"], images=images
         )
         video = g.canvas.add("CreateVideo", f"{domain.name} video", images=film["frames"], fps=15.0)
-        g.canvas.add(
+        saved = g.canvas.add(
             "SaveVideo",
             f"Save {domain.name} video",
             video=video["VIDEO"],
@@ -296,20 +336,24 @@ def fig6(g):
             format="mp4",
             codec="h264",
         )
+        g.canvas.show(saved)
 
 
 def cfrt(g, domain, patients, paper_patients, cost):
     pool = (
         (
-            "\n\nThe paper scores 1,850 to 2,500 CheXpert seeds and 1,000 ISIC seeds. A run of this graph is one block of them, as its images must fit memory: queue it for "
-            "further blocks (`seed` + patients), and pool the rows of the CSV files."
+            "\n\nThe paper scores 1,850 to 2,500 CheXpert seeds and 1,000 ISIC seeds. A run of this graph is "
+            "one block of them, as its images must fit memory: queue it for "
+            "further blocks (first patient + number of patients), and pool the rows of the CSV files."
         )
         if g.paper
         else ""
     )
     g.about(
-        f"# CFRT, {domain.name}\nThe share of patients in whom the target attribute rose more than every other (strictly), averaged over the far part: λ = 5, 10, 15 of the swaps, frames "
-        f"30 to 49 of the Bézier curve. With 95 % intervals (Wilson), beside the published values. Only the points that count are decoded.{pool}",
+        f"# CFRT, {domain.name}\nThe share of patients in whom the target attribute rose more than every "
+        f"other (strictly), averaged over the far part: λ = 5, 10, 15 of the swaps, frames "
+        f"30 to 49 of the Bézier curve. With 95 % intervals (Wilson), beside the published values. Only the "
+        f"points that count are decoded.{pool}",
         cost,
     )
     loader = g.load(domain)
@@ -350,7 +394,8 @@ def cfrt_isic(g):
 
 def combination(g):
     g.about(
-        "# Attribute combination\nPleural effusion and support devices alone and together (`Chest X-ray showing Pleural Effusion, Support Devices`), from the same patients. The identity "
+        "# Attribute combination\nPleural effusion and support devices alone and together (*Chest X-ray "
+        "showing Pleural Effusion, Support Devices*), from the same patients. The identity "
         "figure shows how much further the two together move the image.",
         "30 seconds on two CPU cores for the phantom model.",
     )
@@ -361,6 +406,7 @@ def combination(g):
     g.canvas.group("Combination", "figure")
     images = g.decode(loader, sampler, "Images")
     g.grid(sampler, images, "Combination grid", title="Two attributes, alone and together")
+    g.canvas.group("Distance", "measure")
     g.save(
         g.canvas.add(
             "IdentityPreservation", "Distance to neutral", trajectory=sampler["trajectory"], images=images
@@ -371,8 +417,10 @@ def combination(g):
 
 def lpips(g):
     g.about(
-        "# Perceptual distance to neutral against λ\nHow far an image has moved from its patient's own neutral, mean and spread over patients, with the level of *other* patients beside it: "
-        "a seed keeps much of a patient by itself. LPIPS where the `lpips` package and its AlexNet are at hand; ST-LPIPS, or none, otherwise, as the figure says.",
+        "# Perceptual distance to neutral against λ\nHow far an image has moved from its patient's own "
+        "neutral, mean and spread over patients, with the level of *other* patients beside it: "
+        "a seed keeps much of a patient by itself. LPIPS where the *lpips* package and its AlexNet are at "
+        "hand; ST-LPIPS, or none, otherwise, as the figure says.",
         "2 minutes on two CPU cores for the phantom model.",
     )
     for domain, neutral in ((CHEXPERT, "normal"), (ISIC, "MEL")):
@@ -391,10 +439,14 @@ def lpips(g):
 
 def confounded(g):
     g.about(
-        "# Confounded training data\nTwo models of the same base, the same patients, the same prompts. One was fine-tuned on films where support devices and pleural effusion are independent; the "
-        "other on films where they come together, as in hospitals, and where most captions name the effusion alone. That one has learned devices under the words *Pleural "
-        "Effusion*: devices rise as much as the effusion that was asked for, or more, and its CFRT falls. In the panel a click on the bar lists the patients, and what leaked.\n\n"
-        "CFRT asks which attribute changed *most*. A leak that rises less than its target costs nothing: read the mean Δ of all labels too.",
+        "# Confounded training data\nTwo models of the same base, the same patients, the same prompts. One "
+        "was fine-tuned on films where support devices and pleural effusion are independent; the "
+        "other on films where they come together, as in hospitals, and where most captions name the effusion "
+        "alone. That one has learned devices under the words *Pleural "
+        "Effusion*: devices rise as much as the effusion that was asked for, or more, and its CFRT falls. In "
+        "the panel a click on the bar lists the patients, and what leaked.\n\n"
+        "CFRT asks which attribute changed *most*. A leak that rises less than its target costs nothing: "
+        "read the mean Δ of all labels too.",
         "2 minutes on two CPU cores.",
     )
     classifier = None
@@ -408,6 +460,7 @@ def confounded(g):
         g.grid(
             far, images, f"{name} grid", f"{name}-grid", title=f"Trained on {name} findings", max_patients=3
         )
+        g.canvas.group(f"CFRT, trained on {name} findings", "measure")
         table = g.canvas.add(
             "CFRTEvaluator",
             f"{name} CFRT",
@@ -436,7 +489,7 @@ DEMO_ONLY = ("00-start-here", "11-confounded-training")
 
 
 def names():
-    """Return the stems of all workflows, each figure's on the shipped model before its twin with the paper's settings."""
+    """Return all stems, each workflow on the shipped model before its twin with the paper's settings."""
     return [
         name + suffix for name in BUILDERS for suffix in ("", SUFFIX) if not suffix or name not in DEMO_ONLY
     ]

@@ -1,6 +1,7 @@
-"""Pictures of the help pages: each node on the canvas after a run of a bundled workflow, ``python -m workflows.help_pictures``.
+"""Pictures of the help pages: each node on the canvas after a run of a bundled workflow.
 
-Runs ComfyUI with the shipped model, three patients and 18 steps, and Chromium (Playwright's, or the one named in MEDTRAVERSE_BROWSER or on the path).
+``python -m workflows.help_pictures`` runs ComfyUI with the shipped model, three patients and 18 steps, and
+Chromium (Playwright's, or the one named in MEDTRAVERSE_BROWSER or on the path).
 """
 
 import argparse
@@ -41,29 +42,46 @@ ENDED = """() => { for (const kind of ['execution_success', 'execution_error', '
   app.api.addEventListener(kind, ({ detail }) => { window.ended = detail }) }"""
 # Short runs: the pictures show the nodes.
 SHORT = """for (const node of app.graph._nodes) for (const widget of node.widgets ?? []) {
-  if (node.type === 'PromptSwapKSampler' && widget.name === 'patients') widget.value = Math.min(widget.value, 3)
-  if (node.type === 'PromptSwapKSampler' && widget.name === 'steps') widget.value = 18
+  if (node.type === 'PromptSwapKSampler') {
+    if (widget.name === 'patients') widget.value = Math.min(widget.value, 3)
+    if (widget.name === 'steps') widget.value = 18
+  }
   if (widget.name === 'swap_steps') widget.value = '15,10,5'
 }"""
 # Nodes of no bundled workflow, wired to what is there.
 ADDED = """stem => {
   const find = type => app.graph._nodes.filter(node => node.type === type)
-  const add = type => { const node = LiteGraph.createNode(type); node.pos = [0, 3000]; app.graph.add(node); return node }
+  const add = type => {
+    const node = LiteGraph.createNode(type)
+    node.pos = [0, 3000]
+    app.graph.add(node)
+    return node
+  }
   const [prompts] = find('MedicalAttributePrompts')
-  const wire = (from, output, to, input) => from.connect(from.findOutputSlot(output), to, to.findInputSlot(input))
+  const wire = (from, output, to, input) =>
+    from.connect(from.findOutputSlot(output), to, to.findInputSlot(input))
   if (stem === '00-start-here') {
     const node = add('AttributeConditioning')
     wire(prompts, 'neutral', node, 'conditioning'); wire(prompts, 'attributes', node, 'others')
   }
   if (stem === '07-cfrt-chexpert') {
-    const node = add('DistributionDistance'), [classifier] = find('MedicalClassifierLoader'), [swaps, frames] = find('VAEDecode')
-    wire(frames, 'IMAGE', node, 'images'); wire(swaps, 'IMAGE', node, 'reference_images'); wire(classifier, 'classifier', node, 'image_classifier')
+    const node = add('DistributionDistance')
+    const [classifier] = find('MedicalClassifierLoader'), [swaps, frames] = find('VAEDecode')
+    wire(frames, 'IMAGE', node, 'images')
+    wire(swaps, 'IMAGE', node, 'reference_images')
+    wire(classifier, 'classifier', node, 'image_classifier')
     for (const widget of node.widgets) if (widget.name === 'extractor') widget.value = 'classifier'
     for (const widget of node.widgets) if (widget.name === 'kid_subset_size') widget.value = 10
   }
 }"""
-CENTRE = """id => { const node = app.graph._nodes.find(node => node.type === id); app.canvas.ds.scale = 1; app.canvas.ds.offset = [-node.pos[0] + 400, -node.pos[1] + 150]
-  app.canvas.deselectAll?.(); app.canvas.setDirty(true, true); return [...node.size] }"""
+CENTRE = """id => {
+  const node = app.graph._nodes.find(node => node.type === id)
+  app.canvas.ds.scale = 1
+  app.canvas.ds.offset = [-node.pos[0] + 400, -node.pos[1] + 150]
+  app.canvas.deselectAll?.()
+  app.canvas.setDirty(true, true)
+  return [...node.size]
+}"""
 
 
 def picture(page, node):

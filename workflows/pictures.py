@@ -1,6 +1,7 @@
-"""Thumbnails of the Templates browser and pictures of the README, from the figures that a run left: ``python -m workflows.pictures FOLDER``.
+"""Thumbnails of the Templates browser and pictures of the README, from the figures that a run left.
 
-FOLDER holds what ``python run.py demo`` or ``python -m medtraverse run`` wrote. A workflow's figures are those named after it, or in a folder of its name.
+``python -m workflows.pictures FOLDER``, where FOLDER holds what ``python run.py demo`` or
+``python -m medtraverse run`` wrote. A workflow's figures are those named after it, or in a folder so named.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from PIL import Image
 from medtraverse.pixels import write_jpeg
 from workflows.graphs import SUFFIX, names
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent
 README = FOLDER.parent / "docs" / "images"
 SHOWN = (
     "02-fig3-swap-grid-chexpert",

@@ -1,4 +1,7 @@
-"""``demo.whole_method`` as ``run.py demo`` calls it, for one patient per domain: a server of its own, the files, the report."""
+"""``demo.whole_method`` as ``run.py demo`` calls it, for one patient per domain.
+
+A server of its own, the files, the report.
+"""
 
 import json
 import subprocess

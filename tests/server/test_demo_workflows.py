@@ -1,4 +1,7 @@
-"""The first demo workflows, kept as they were shipped, on the live server, with fewer steps and patients, and what users do wrong with them."""
+"""The first demo workflows, as they were shipped, on the live server, and what users do wrong with them.
+
+With fewer steps and patients.
+"""
 
 import io
 import json

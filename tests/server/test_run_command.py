@@ -305,7 +305,7 @@ def until(condition, seconds=60):
 
 @contextlib.contextmanager
 def line_to(server):
-    """A port that leads to the server, and a call that cuts all of its connections and says how many there were."""
+    """A port that leads to the server, and a call that cuts its connections and says how many they were."""
     address, pairs = ("127.0.0.1", int(server.rsplit(":", 1)[1])), []
     listener = socket.create_server(("127.0.0.1", 0))
 

@@ -1,4 +1,7 @@
-"""The bundled workflows on the live server, with fewer steps and patients: they run to the end, come from the cache, and stay valid."""
+"""The bundled workflows on the live server, with fewer steps and patients.
+
+They run to the end, come from the cache, and stay valid.
+"""
 
 import io
 import json
@@ -8,6 +11,7 @@ import pytest
 from PIL import Image
 
 from launcher.comfyui import PACK
+from medtraverse.remote.node_inputs import choices
 from workflows.graphs import SUFFIX, names
 
 API = PACK / "workflows" / "api"
@@ -91,9 +95,11 @@ def test_the_same_again_comes_from_the_cache_and_other_frames_rerun_nothing_upst
     "path", sorted(set(FROZEN.glob("*.json")) - set(FROZEN.glob("demo-*.json"))), ids=lambda path: path.stem
 )
 def test_a_workflow_once_shipped_stays_valid(client, path):
-    """Copies of what was shipped. One that is still shipped as it was has run above; the oldest have test_demo_workflows.
+    """Copies of what was shipped. One that is still shipped as it was has run above; the oldest have
+    test_demo_workflows.
 
-    One that differs in the chosen U-Net only is run where it is short; of the others the choice must still be there.
+    One that differs in the chosen U-Net only is run where it is short; of the others the choice must still be
+    there.
     """
     current, graph = API / path.name, load(path)
     if current.exists():
@@ -152,10 +158,9 @@ def test_paper_settings_are_the_papers(client, name):
             <= set(spec["required"]) | set(spec.get("optional", {}))
         )
         for key, value in node["inputs"].items():
-            kind, *options = {**spec["required"], **spec.get("optional", {})}[key]
-            choices = kind if isinstance(kind, list) else options and options[0].get("options")
-            if choices and not isinstance(value, list):
-                assert value in choices or str(value).startswith("choose "), (key, value)
+            listed = choices({**spec["required"], **spec.get("optional", {})}[key])
+            if listed and not isinstance(value, list):
+                assert value in listed or str(value).startswith("choose "), (key, value)
     for key in of(graph, "PromptSwapKSampler"):
         inputs = graph[key]["inputs"]
         first = {"CheXpert": 1500, "ISIC MEL": 3000, "ISIC NV": 4000, "ISIC": 3000}

@@ -72,7 +72,8 @@ class Page:
     def template(self, stem):
         """Open a bundled workflow as the Templates browser does."""
         self.open(f"?template={stem}&source=MedTraverse")
-        self.page.wait_for_function("window.app.graph._nodes.length > 0", timeout=60_000)
+        # Every bundled workflow has groups; the frontend's own, which shows for a moment, has none.
+        self.page.wait_for_function("window.app.graph._groups.length > 0", timeout=60_000)
         self.page.wait_for_timeout(300)
         return self
 
