@@ -79,7 +79,8 @@ function attach(node, { View, view, height, width }) {
     serialize: false,
     hideOnZoom: true,
     getMinHeight: () => (shown ? height : HINT),
-    getMaxHeight: () => (shown ? 4096 : HINT),
+    // Before a run too, so that the room kept for the view is no empty half of the node.
+    getMaxHeight: () => 4096,
   })
   widget.serialize = false
 

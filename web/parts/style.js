@@ -12,6 +12,8 @@ const shared = `
 .mt-view > * { width: 100%; height: 100%; box-sizing: border-box; }
 .mt-view :focus-visible { outline: 2px solid var(--p-primary-color, #64b5f6); outline-offset: -2px; }
 .mt-view .mt-hint { height: auto; padding: 5px 8px; color: var(--descrip-text, #999); }
+.mt-view .mt-hint:only-child { display: flex; height: 100%; align-items: center; justify-content: center;
+  text-align: center; }
 .mt-view .mt-hint[hidden] { display: none; }
 .mt-view button, .mt-view select { font: inherit; color: inherit; background: var(--comfy-menu-bg, #353535);
   border: 1px solid var(--border-color, #4e4e4e); border-radius: 4px; padding: 1px 6px; min-height: 22px;
