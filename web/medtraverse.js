@@ -55,6 +55,18 @@ function changed() {
 }
 
 /**
+ * Show a widget's element where that of a removed node of the same id still stands: after undo, Nodes 2.0 keeps the
+ * element that it has put into the page first.
+ * @param {ComfyNode} node
+ * @param {HTMLElement} box
+ */
+function takePlace(node, box) {
+  if (box.isConnected) return
+  const removed = `.mt-view[data-mt-node="${node.comfyClass}"][data-mt-gone="${node.id}"]`
+  document.querySelector(removed)?.replaceWith(box)
+}
+
+/**
  * Add the widget to a node that was just created, and follow its runs.
  * @param {ComfyNode} node
  * @param {Kind} kind
@@ -86,6 +98,7 @@ function attach(node, { View, view, height, width }) {
 
   /** @param {string} text */
   const say = (text) => {
+    takePlace(node, box)
     hint.textContent = text
     hint.hidden = !text
   }
@@ -139,6 +152,7 @@ function attach(node, { View, view, height, width }) {
   const removed = node.onRemoved
   node.onRemoved = function () {
     removed?.call(this)
+    box.dataset.mtGone = String(node.id)
     close()
   }
 }

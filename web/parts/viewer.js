@@ -20,6 +20,8 @@ export const css = `
 `
 const CURVES = 72
 const LABEL = 18
+// How much larger cells must become by a further row.
+const MORE_ROWS = 1.5
 const SPEED = { swap: 2.5, curve: 14 }
 const STYLES = [[], [6, 3], [2, 3], [8, 3, 2, 3], [1, 4], [12, 4]]
 
@@ -280,12 +282,12 @@ export class TrajectoryView {
     const style = getComputedStyle(this.element)
     const ink = style.getPropertyValue('--input-text').trim() || '#ddd'
     const [w, h] = this.view.size
-    // The number of columns that makes the cells largest.
-    let best = { scale: 0, across: 1 }
-    for (let across = 1; across <= cells.length; across++) {
+    // One row, unless more of them make the cells much larger: side by side they are compared best.
+    let best = { scale: 0, across: cells.length }
+    for (let across = cells.length; across >= 1; across--) {
       const down = Math.ceil(cells.length / across)
       const scale = Math.min((width / across - 4) / w, (room / down - LABEL - 2) / h)
-      if (scale > best.scale) best = { scale, across }
+      if (scale > best.scale * MORE_ROWS) best = { scale, across }
     }
     const { scale, across } = best
     this.placed = []
