@@ -27,6 +27,8 @@ class Trajectory:
         The neutral prompt's name.
     settings : dict
         Everything that the latents depend on, JSON-serialisable.
+    rough : Tensor [C + 1, 3], optional
+        Linear map from a latent to rough colours in 0…1, the constant last; for viewers alone.
     """
 
     latents: torch.Tensor
@@ -39,6 +41,7 @@ class Trajectory:
     kind: str = SWAP
     neutral: str = "neutral"
     settings: dict = field(default_factory=dict)
+    rough: torch.Tensor | None = None
 
     @property
     def patients(self):

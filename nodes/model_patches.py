@@ -6,6 +6,7 @@ remember rows by their place, skip steps, or draw at random in every call.
 """
 
 import inspect
+from typing import Any
 
 # The first part of the qualified name of a patch's function: the node's title, and why it is refused.
 REFUSED = {
@@ -41,7 +42,7 @@ REFUSED = {
 }
 
 
-def refuse_patches(model):
+def refuse_patches(model: Any) -> None:
     """Raises ValueError for a MODEL with a patch that a traversal cannot carry."""
     names = [_owner(function) for function in _functions(model.model_options)]
     names += [type(holder).__name__ for holder in _holders(model.model_options)]
@@ -62,18 +63,18 @@ def refuse_patches(model):
             )
 
 
-def _owner(function):
+def _owner(function: Any) -> str:
     """Return the class of the node in whose method a function was made."""
     return getattr(function, "__qualname__", "").split(".")[0]
 
 
-def _functions(options):
+def _functions(options: dict[str, Any]) -> list[Any]:
     """Return the functions that a MODEL's options hold, those on attention included."""
     lists = [options.get(f"sampler_{when}_cfg_function", ()) for when in ("pre", "post")]
     lists += options.get("transformer_options", {}).get("patches", {}).values()
     return [options.get("sampler_cfg_function"), *(function for functions in lists for function in functions)]
 
 
-def _holders(options):
+def _holders(options: dict[str, Any]) -> list[Any]:
     """Return the objects that keep the state of a patch."""
     return [options.get("context_handler"), options.get("transformer_options", {}).get("easycache")]

@@ -13,6 +13,8 @@ from .views import latent_view
 
 
 class BezierLatentInterpolate(io.ComfyNode):
+    """Latents joined by a Bézier curve through control points: Fig. 6 of TehraniNasab, Kumar, Arbel 2025."""
+
     @classmethod
     def define_schema(cls):
         return schema(
@@ -98,6 +100,8 @@ class BezierLatentInterpolate(io.ComfyNode):
 
 
 class TrajectorySelect(io.ComfyNode):
+    """Some patients, attributes and points of a trajectory."""
+
     @classmethod
     def define_schema(cls):
         return schema(

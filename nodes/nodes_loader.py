@@ -18,6 +18,7 @@ from .model_building import (
     reload_model,
     reload_vae,
 )
+from .rough_colours import fitted_format
 from .schema import schema
 from .sockets import CATEGORY, Domain
 
@@ -108,6 +109,7 @@ class MedicalCheckpointLoader(io.ComfyNode):
         embeddings = folder_paths.get_folder_paths("embeddings")
         clip = build_clip(parts.text_encoder, parts.text_heads, parts.text_activation, embeddings)
         vae = build_vae(parts.vae)
+        model.model.latent_format = fitted_format(model.model.latent_format, vae)
         files = path, unet_path
         model.cached_patcher_init = (reload_model, files)
         clip.patcher.cached_patcher_init = (reload_clip, (*files, embeddings))

@@ -53,6 +53,11 @@ def _vectors(chunks):
 
 
 class MedicalAttributePrompts(io.ComfyNode):
+    """The prompts of a traversal, encoded: neutral, negative, and one for each attribute.
+
+    Prompts of the domains that ship are those of TehraniNasab, Kumar, Arbel 2025.
+    """
+
     @classmethod
     def define_schema(cls):
         neutrals = dict.fromkeys(name for domain in sources.domains().values() for name in domain.neutrals)
@@ -148,6 +153,8 @@ class MedicalAttributePrompts(io.ComfyNode):
 
 
 class AttributeConditioning(io.ComfyNode):
+    """A CONDITIONING of other nodes, named as an attribute."""
+
     @classmethod
     def define_schema(cls):
         return schema(

@@ -10,6 +10,7 @@ from ..medtraverse.trajectory import Trajectory
 from ..medtraverse.traversal import TraversalSettings, parse_swap_steps
 from . import samplers
 from .model_building import origin
+from .rough_colours import colour_map, fitted_format
 from .run_traversal import Conditionings, traverse
 from .schema import schema
 from .sockets import CATEGORY, Attributes, checked_sockets
@@ -20,6 +21,11 @@ SWAP_STEPS = "45,40,35,30,25,20,15,10,5"
 
 
 class PromptSwapKSampler(io.ComfyNode):
+    """Traversal by prompt swap: section 3 of TehraniNasab, Kumar, Arbel 2025.
+
+    Steps 0…λ run under the neutral prompt, the rest under the attribute's, for every attribute and λ.
+    """
+
     @classmethod
     def define_schema(cls):
         return schema(
@@ -122,7 +128,8 @@ class PromptSwapKSampler(io.ComfyNode):
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="Latents per U-Net call; 0 chooses by free memory. Results do not depend on it.",
+                    tooltip="Latents per U-Net call; 0 chooses by free memory. Results differ by rounding "
+                    "only.",
                 ),
                 io.Int.Input(
                     "cache_mb",
@@ -133,6 +140,12 @@ class PromptSwapKSampler(io.ComfyNode):
                         "Memory for U-Net outputs, in MB, so that adding a λ or an attribute computes only "
                         "what is new. 0: off; -1: on where there are 32 GB or more."
                     ),
+                ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="The checkpoint's VAE, for the viewer alone: it then shows decoded images, not "
+                    "rough colours.",
                 ),
             ],
             outputs=[
@@ -172,6 +185,7 @@ class PromptSwapKSampler(io.ComfyNode):
         noise,
         rows_per_call,
         cache_mb,
+        vae=None,
     ):
         if not isinstance(attributes, AttributeSet):
             attributes = AttributeSet(
@@ -207,7 +221,10 @@ class PromptSwapKSampler(io.ComfyNode):
             prompts=tuple((item.name, item.prompt) for item in chosen),
         )
         conditionings = Conditionings(neutral, tuple(item.conditioning for item in chosen), negative)
-        latents, cost = traverse(model, conditionings, settings, rows_per_call, cache_mb)
+        latent_format = model.get_model_object("latent_format")
+        if vae is not None:
+            latent_format = fitted_format(latent_format, vae)
+        latents, cost = traverse(model, conditionings, settings, rows_per_call, cache_mb, latent_format)
         trajectory = Trajectory(
             latents,
             settings.plan.index(),
@@ -223,5 +240,6 @@ class PromptSwapKSampler(io.ComfyNode):
                 "model": origin(model),
                 "versions": versions(),
             },
+            rough=colour_map(latent_format),
         )
-        return io.NodeOutput({"samples": latents}, trajectory, ui=latent_view(trajectory))
+        return io.NodeOutput({"samples": latents}, trajectory, ui=latent_view(trajectory, vae))

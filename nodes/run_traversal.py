@@ -25,7 +25,7 @@ class Conditionings:
     negative: Any
 
 
-def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0):
+def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0, latent_format=None):
     """Sample the latents of all rows of a traversal.
 
     Parameters
@@ -38,6 +38,8 @@ def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0):
         time per patient does not grow, and memory does not either, with their number.
     cache_mb : int
         See ``cache_for``.
+    latent_format : LatentFormat, optional
+        Whose rough colours previews have; the model's own if none is given.
 
     Returns
     -------
@@ -62,7 +64,8 @@ def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0):
     total = settings.plan.evaluations(settings.steps, settings.guided) * kind.evaluations
     bar, done = comfy.utils.ProgressBar(total), {"rows": 0, "calls": 0, "reused": 0}
     pace = Pace(0.5)
-    previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+    latent_format = latent_format or model.get_model_object("latent_format")
+    previewer = latent_preview.get_previewer(model.load_device, latent_format)
     latents = []
     first = 0
     while first < settings.patients:

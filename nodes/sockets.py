@@ -4,6 +4,8 @@ The names of the types are forever: saved workflows hold them.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from comfy_api.latest import io
@@ -22,11 +24,11 @@ CATEGORY = "medical/traversal"
 LOADER = "Load Medical Checkpoint, or of a loader of ComfyUI"
 
 
-def _has(*names):
+def _has(*names: str) -> Callable[[Any], bool]:
     return lambda value: all(hasattr(value, name) for name in names)
 
 
-def _conditioning(value):
+def _conditioning(value: Any) -> bool:
     """Whether a value is core's CONDITIONING, a list of [tensor, options]."""
     return isinstance(value, list) and all(
         isinstance(item, (list, tuple))
@@ -39,7 +41,7 @@ def _conditioning(value):
 
 # Type of a socket: what its value is called, how it is told, which node's output it is. Other packs wrap
 # core's MODEL, CLIP and VAE in classes of their own, so these are known by what they can do.
-OBJECTS = {
+OBJECTS: dict[str, tuple[str, Callable[[Any], bool], str]] = {
     "MODEL": ("MODEL", _has("clone", "get_model_object", "model_options"), LOADER),
     "CLIP": ("CLIP", _has("tokenize", "encode_from_tokens_scheduled"), LOADER),
     "VAE": ("VAE", _has("decode", "encode"), LOADER),
@@ -74,7 +76,7 @@ OBJECTS = {
 }
 
 
-def checked_sockets(execute):
+def checked_sockets(execute: Callable[..., Any]) -> Callable[..., Any]:
     """Make ``execute`` of a node refuse what does not belong into its sockets, before it runs.
 
     ComfyUI checks links alone, and not those from a node whose output may be anything: a literal from the API
@@ -83,7 +85,7 @@ def checked_sockets(execute):
     """
 
     @functools.wraps(execute)
-    def checked(cls, **inputs):
+    def checked(cls: Any, **inputs: Any) -> Any:
         declared = cls.INPUT_TYPES()
         optional = declared.get("optional", {})
         for name, (kind, *_) in {**optional, **declared.get("required", {})}.items():
@@ -102,7 +104,7 @@ def checked_sockets(execute):
     return checked
 
 
-def _told(value):
+def _told(value: Any) -> str:
     """Return a short text for a value in a message."""
     if value is None or isinstance(value, (str, int, float, bool)):
         text = repr(value)

@@ -18,7 +18,6 @@ import comfy.latent_formats
 import comfy.model_management
 import folder_paths
 import numpy as np
-import torch
 from comfy.cli_args import args
 from comfy_api.latest import ui
 from comfy_execution.utils import get_executing_context
@@ -28,6 +27,7 @@ from ..medtraverse.notice import NOTICE
 from ..medtraverse.pixels import to_bytes
 from ..medtraverse.whole_file import write_text
 from .live import say
+from .rough_colours import Decoded, colour_map, coloured
 from .view_contract import FORMAT
 
 FOLDER = "medtraverse"
@@ -73,18 +73,23 @@ def trajectory_view(trajectory, images):
     return _written(_viewer, trajectory, images.__getitem__, [width, height], approximate=False)
 
 
-def latent_view(trajectory):
+def latent_view(trajectory, vae=None):
     """Write the viewer's files for a trajectory that nothing has decoded; return ``ui``.
 
-    Its images are latents in ComfyUI's rough preview colours.
+    Its images are decoded by ``vae`` as they are written; without one they are latents in rough colours.
     """
-    factors = torch.tensor(comfy.latent_formats.SD15().latent_rgb_factors).float()
-    if trajectory.latents.shape[1] != len(factors):
-        return {}
     height, width = trajectory.latents.shape[2:]
+    if vae is not None:
+        decoded = Decoded(vae, trajectory.latents)
+        return _written(_viewer, trajectory, decoded, decoded.size, approximate=False)
+    colours = trajectory.rough
+    if colours is None:
+        colours = colour_map(comfy.latent_formats.SD15())
+    if trajectory.latents.shape[1] != len(colours) - 1:
+        return {}
 
     def image(row):
-        return (torch.einsum("chw,cd->hwd", trajectory.latents[row].float().cpu(), factors) + 1) / 2
+        return coloured(trajectory.latents[row : row + 1].cpu(), colours)[0]
 
     return _written(_viewer, trajectory, image, [width, height], approximate=True)
 

@@ -20,7 +20,7 @@ STEPS = {
     "scheduler": "karras",
 }
 # Node and what differs from its defaults. "file" and "operation" stand for what the test makes itself.
-EQUAL = {
+EQUAL: dict[str, dict] = {
     "APG": {"momentum": -0.5},
     "UNetSelfAttentionMultiply": {"q": 1.2},
     "UNetCrossAttentionMultiply": {"v": 1.2},
@@ -97,6 +97,8 @@ def patches():
     import nodes
 
     found = dict(nodes.NODE_CLASS_MAPPINGS)
+    # In newer versions nodes_latent and this one import each other, which works from this side only.
+    importlib.import_module("comfy_extras.nodes_post_processing")
     for file in sorted(Path(installation().folder, "comfy_extras").glob("nodes_*.py")):
         text = file.read_text(encoding="utf-8")
         if "Model.Output" not in text and '("MODEL"' not in text:
