@@ -70,10 +70,10 @@ def main(arguments):
     options = parser.parse_args(arguments)
     if options.command != "python":
         # Behind the command as well as before it; what follows `python` is the interpreter's alone.
-        behind = argparse.ArgumentParser(prog="run.py " + options.command, add_help=False, allow_abbrev=False)
-        behind.add_argument("--comfyui", default=options.comfyui)
-        behind.add_argument("--cpu", action="store_true", default=options.cpu)
-        behind, options.rest = behind.parse_known_args(options.rest)
+        parser = argparse.ArgumentParser(prog="run.py " + options.command, add_help=False, allow_abbrev=False)
+        parser.add_argument("--comfyui", default=options.comfyui)
+        parser.add_argument("--cpu", action="store_true", default=options.cpu)
+        behind, options.rest = parser.parse_known_args(options.rest)
         options.comfyui, options.cpu = behind.comfyui, behind.cpu
     if options.cpu:
         os.environ["MEDTRAVERSE_CPU"] = "1"
@@ -158,7 +158,8 @@ def serve(comfyui, arguments):
         while True:
             time.sleep(2)
             # Refused once the server has died: start_server then says so with its log.
-            socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=60).close()
+            address = urlsplit(url)
+            socket.create_connection((address.hostname, address.port or 80), timeout=60).close()
 
 
 def python(comfyui, arguments):

