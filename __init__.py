@@ -1,4 +1,6 @@
-"""MedTraverse for ComfyUI. This file only wires: ComfyUI is imported inside the entry point, so tools may import the pack without it."""
+"""MedTraverse for ComfyUI. This file only wires: ComfyUI is imported inside the entry point, so tools may
+import the pack without it.
+"""
 
 WEB_DIRECTORY = "./web"
 

@@ -1,6 +1,7 @@
 """The whole method on phantoms: traverse, join, score, plot. ``python run.py demo`` calls this.
 
-Starts ComfyUI, queues the bundled workflows over HTTP, and writes their pictures, videos, tables and ``report.json``.
+Starts ComfyUI, queues the bundled workflows over HTTP, and writes their pictures, videos,
+tables and ``report.json``.
 """
 
 import argparse

@@ -24,7 +24,7 @@ def check() -> int:
     link_folder(LINKS / PACK_NAME, PACK)
     packages = [option for name in (*PYTHON, f"{PACK_NAME}.nodes") for option in ("-p", name)]
     failed = [
-        _passes("ruff check", [venv_program("ruff"), "check", "--quiet", "--ignore", "E501"]),
+        _passes("ruff check", [venv_program("ruff"), "check", "--quiet"]),
         _passes("ruff format", [venv_program("ruff"), "format", "--check", "--quiet"]),
         _passes("import-linter", [venv_program("lint-imports"), "--no-cache"], PYTHONPATH=LINKS),
         _passes("mypy", [venv_program("mypy"), *packages, "-m", "run"], MYPYPATH=LINKS),

@@ -1,4 +1,6 @@
-"""Command line of the library: `python -m medtraverse cfrt TABLE.csv --target ATTRIBUTE`, `python -m medtraverse run WORKFLOW.json`."""
+"""Command line of the library: `python -m medtraverse cfrt TABLE.csv --target ATTRIBUTE`,
+`python -m medtraverse run WORKFLOW.json`.
+"""
 
 import argparse
 import json
@@ -65,8 +67,10 @@ def parser() -> OneLineParser:
         "cfrt",
         help="score a table of classifier predictions",
         description="CFRT (Classifier Flip Rate along a Trajectory) of one attribute: the share of patients "
-        "in whom its mean rise over the far part is greater than that of every other attribute. Beside it the "
-        "flip rate: the share whose probability passes the threshold anywhere on the trajectory, of those whose "
+        "in whom its mean rise over the far part is greater than that of every other attribute. Beside it "
+        "the "
+        "flip rate: the share whose probability passes the threshold anywhere on the trajectory, of those "
+        "whose "
         "neutral image does not. Both with 95 %% intervals, from a table with the columns seed, "
         "neutral_<attribute> or 0_<attribute>, and <point>_<attribute>.",
     )
@@ -94,10 +98,13 @@ def _add_run(commands):
     command = commands.add_parser(
         "run",
         help="run a workflow on a ComfyUI and fetch what it makes",
-        description="Queues a workflow, in the browser's format or in API format, on a running ComfyUI, follows it, and puts every file and "
-        "text that it makes into a folder, run.json last. Ctrl-C cancels the job on the server. A folder that holds the outputs of the same "
+        description="Queues a workflow, in the browser's format or in API format, on a running ComfyUI, "
+        "follows it, and puts every file and "
+        "text that it makes into a folder, run.json last. Ctrl-C cancels the job on the server. A folder "
+        "that holds the outputs of the same "
         "graph and settings is not made again.",
-        epilog="exit codes: 0 done; 1 a node failed; 2 bad arguments, or ComfyUI refused the graph; 3 no ComfyUI answers, or it went away; "
+        epilog="exit codes: 0 done; 1 a node failed; 2 bad arguments, or ComfyUI refused the graph; 3 no "
+        "ComfyUI answers, or it went away; "
         "130 cancelled, by Ctrl-C, --timeout or someone else.",
     )
     command.add_argument(
@@ -139,7 +146,9 @@ def _add_run(commands):
 
 
 def main(argv=None) -> int:
-    """Run a command; 0 when it worked, 2 with one line on stderr when its input was bad. `run` has further codes."""
+    """Run a command; 0 when it worked, 2 with one line on stderr when its input
+    was bad. `run` has further codes.
+    """
     arguments = parser().parse_args(argv)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a Windows console may not know the Greek delta

@@ -1,7 +1,7 @@
 """What a Stable Diffusion 1.x checkpoint holds, read from its files and the shapes of its weights.
 
-Three forms are read: a diffusers folder, a single file in the original layout, and a U-Net alone in diffusers keys (what the
-paper's training script saves). Nothing here builds a model.
+Three forms are read: a diffusers folder, a single file in the original layout, and a U-Net alone in diffusers
+keys (what the paper's training script saves). Nothing here builds a model.
 """
 
 import json
@@ -56,12 +56,14 @@ def read_weights(path, name="checkpoint"):
     except pickle.UnpicklingError as error:
         # PyTorch's own message tells how to unpickle them all the same.
         raise ValueError(
-            f"{name}: {path.name} is cut off, or holds Python objects beside its tensors, which are never unpickled here; "
+            f"{name}: {path.name} is cut off, or holds Python objects beside its tensors, which are never "
+            "unpickled here; "
             "convert it to safetensors."
         ) from error
     except Exception as error:
         raise ValueError(
-            f"{name}: {path.name} could not be read as {'safetensors' if path.suffix == '.safetensors' else 'tensors'} "
+            f"{name}: {path.name} could not be read as "
+            f"{'safetensors' if path.suffix == '.safetensors' else 'tensors'} "
             f"({error}); it may be cut off, or another kind of file. Download or convert it again."
         ) from error
 
@@ -80,7 +82,9 @@ def read_checkpoint(path, unet_path=None):
 
 
 def read_diffusers(folder):
-    """Read a diffusers folder. Raises ValueError that names the part that is missing or not Stable Diffusion 1.x."""
+    """Read a diffusers folder. Raises ValueError that names the part that is missing or
+    not Stable Diffusion 1.x.
+    """
     folder = Path(folder)
     parts = {part: _read_part(folder, part, names) for part, names in WEIGHT_NAMES.items()}
     unet, text = _config(folder / "unet"), _config(folder / "text_encoder")
@@ -106,7 +110,8 @@ def is_unet_folder(folder):
 
 
 def weight_files(path):
-    """Return the files of weights that `read_diffusers` or `read_single_file` reads, as ``{name within the checkpoint: path}``.
+    """Return the files of weights that `read_diffusers` or `read_single_file` reads, as
+    ``{name within the checkpoint: path}``.
 
     The name is relative to the diffusers folder, or empty for a single file.
     """
@@ -127,7 +132,8 @@ def read_single_file(path):
     for prefix, what in ((UNET, "U-Net"), (TEXT, "CLIP text encoder"), (VAE, "VAE")):
         if not parts[prefix]:
             raise ValueError(
-                f"checkpoint: {Path(path).name} has no {what} (no key begins with {prefix!r}); give a Stable Diffusion 1.x "
+                f"checkpoint: {Path(path).name} has no {what} (no key begins with {prefix!r}); give a Stable "
+                "Diffusion 1.x "
                 "checkpoint, a diffusers folder, or wire a U-Net alone into 'unet' over such a base."
             )
     # Empty tensors by these names are how single files say what diffusers keeps in scheduler_config.json.
@@ -187,7 +193,8 @@ def sampling_settings(scheduler):
     for setting, bad in unsupported.items():
         if bad:
             raise ValueError(
-                f"checkpoint: scheduler_config.json has {setting} = {scheduler.get(setting)!r}, which is not supported; "
+                f"checkpoint: scheduler_config.json has {setting} = {scheduler.get(setting)!r}, which is not "
+                "supported; "
                 "supported are epsilon or v_prediction, scaled_linear or linear betas, 1000 training steps."
             )
     return (
@@ -214,7 +221,8 @@ def _read_part(folder, part, names):
     if file:
         return read_weights(file)
     raise ValueError(
-        f"checkpoint: {folder.name}/{part} holds none of {', '.join(names)} (sharded weights and .bin files are not read); save the "
+        f"checkpoint: {folder.name}/{part} holds none of {', '.join(names)} (sharded weights and .bin files "
+        "are not read); save the "
         "folder again with safe_serialization=True, each part in one file."
     )
 
@@ -232,12 +240,15 @@ def _config(folder, name="config.json"):
 
 
 def _heads(config):
-    """diffusers calls the number of heads of SD 1.x ``attention_head_dim``; it may be a list with one number a level."""
+    """diffusers calls the number of heads of SD 1.x ``attention_head_dim``; it may be a
+    list with one number a level.
+    """
     heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
     if isinstance(heads, list):
         if len(set(heads)) > 1:
             raise ValueError(
-                f"checkpoint: the U-Net has {heads} heads per level; Stable Diffusion 1.x has one number for all."
+                f"checkpoint: the U-Net has {heads} heads per level; Stable Diffusion 1.x has one number for "
+                "all."
             )
         heads = heads[0]
     return heads

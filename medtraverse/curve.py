@@ -52,24 +52,24 @@ def interpolate(
     Parameters
     ----------
     points : Tensor [N, ...]
-        Control points in trajectory order (neutral, lambda 45 ... 5), N >= 2, any floating dtype. One entry along the
-        first axis is one point of the space: angles and lengths are those of the flattened entry.
+        Control points in trajectory order (neutral, lambda 45 ... 5), N >= 2, any floating dtype. One entry
+        along the first axis is one point of the space: angles and lengths are those of the flattened entry.
     frames : int
         Number of frames, 2 or more.
     method : str
         "bezier": the paper's curve, touches only the first and last point. "linear": piecewise linear.
-        "slerp": piecewise along great circles; segments whose ends are nearly parallel, opposite or zero are linear.
-        "catmull-rom": centripetal (exponent 1/2), through every point, one-sided tangents at the ends.
-        The last three reach point k at parameter k / (N - 1).
+        "slerp": piecewise along great circles; segments whose ends are nearly parallel, opposite or zero are
+        linear. "catmull-rom": centripetal (exponent 1/2), through every point, one-sided tangents at the
+        ends. The last three reach point k at parameter k / (N - 1).
     spacing : str
-        "parameter": parameters are linspace(0, 1, frames), as in the paper. "arc length": frames lie equally far
-        apart along the curve.
+        "parameter": parameters are linspace(0, 1, frames), as in the paper. "arc length": frames lie equally
+        far apart along the curve.
 
     Returns
     -------
     Tensor [frames, ...]
-        Same dtype and device as `points`; weights in float64, sums in float32 or better. The first and last frame
-        equal the first and last point bit for bit.
+        Same dtype and device as `points`; weights in float64, sums in float32 or better. The first and last
+        frame equal the first and last point bit for bit.
 
     Raises
     ------
@@ -139,7 +139,9 @@ def _spherical(u: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _catmull_rom(segment: Tensor, u: Tensor, flat: Tensor) -> Tensor:
-    """Centripetal Catmull-Rom (Barry, Goldman 1988) in Hermite form, tangents from non-uniform differences."""
+    """Centripetal Catmull-Rom (Barry, Goldman 1988) in Hermite form, tangents from
+    non-uniform differences.
+    """
     knots = (flat[1:] - flat[:-1]).norm(dim=1).cpu().double().sqrt()[:, None]
     points = torch.eye(len(flat), dtype=torch.float64)
     steps = points[1:] - points[:-1]
@@ -159,7 +161,9 @@ def _catmull_rom(segment: Tensor, u: Tensor, flat: Tensor) -> Tensor:
 
 
 def _equally_far(method: str, flat: Tensor, t: Tensor) -> Tensor:
-    """Parameters at which the curve has gone the fractions t of its length (chords of about 4,096 samples)."""
+    """Parameters at which the curve has gone the fractions t of its length (chords
+    of about 4,096 samples).
+    """
     pieces = len(flat) - 1
     fine = torch.linspace(0, 1, pieces * math.ceil(_ARC_SAMPLES / pieces) + 1, dtype=torch.float64)
     chords = _weights(method, flat, fine).diff(dim=0)

@@ -8,7 +8,9 @@ from . import __version__
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """SHA-256 of a file in hexadecimal, read in pieces. A file whose time and size are unchanged is not read again."""
+    """SHA-256 of a file in hexadecimal, read in pieces. A file whose time and size are
+    unchanged is not read again.
+    """
     stat = os.stat(path)
     return _sha256(os.path.abspath(path), stat.st_mtime_ns, stat.st_size)
 
@@ -23,7 +25,8 @@ def _sha256(path: str, mtime_ns: int, size: int) -> str:
 
 
 def hashes(settings) -> dict:
-    """Every `sha256` in nested settings as {where it stands: digest}, such as {"model/unet.safetensors": "9f86…"}.
+    """Every `sha256` in nested settings as {where it stands: digest}, such as
+    {"model/unet.safetensors": "9f86…"}.
 
     A `sha256` is a digest or a mapping of file name to digest.
     """

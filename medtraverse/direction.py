@@ -1,4 +1,6 @@
-"""Direction cosines: how far a trajectory bends (Fig. 5; TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623)."""
+"""Direction cosines: how far a trajectory bends (Fig. 5; TehraniNasab, Kumar, Arbel
+2025, arXiv 2503.23623).
+"""
 
 import torch
 from torch import Tensor
@@ -29,7 +31,8 @@ def direction_cosines(neutral: Tensor, swaps: Tensor) -> Tensor:
     """
     if swaps.ndim < 2 or neutral.shape != swaps.shape[:1] + swaps.shape[2:] or swaps.shape[1] < 1:
         raise ValueError(
-            f"neutral {list(neutral.shape)} and swaps {list(swaps.shape)} do not fit; expected [P, ...] and [P, L, ...]"
+            f"neutral {list(neutral.shape)} and swaps {list(swaps.shape)} do not fit; expected [P, ...] and "
+            "[P, L, ...]"
         )
     directions = (swaps.cpu().double() - neutral.cpu().double()[:, None]).flatten(2)
     if not bool(torch.isfinite(directions).all()):

@@ -1,4 +1,5 @@
-"""Distance of a set of generated images to a set of reference images: FID and KID, on the features of a network.
+"""Distance of a set of generated images to a set of reference images: FID and
+KID, on the features of a network.
 
 FID (Heusel et al. 2017) is the Fréchet distance of Gaussians with the features' means and covariances; KID
 (Bińkowski et al. 2018) the squared maximum mean discrepancy under the kernel (x·y / C + 1)³, unbiased however
@@ -59,7 +60,8 @@ class DistributionDistance:
             f"features   {extractor}, {self.features} an image",
             f"images     {self.images} generated, {self.references} reference",
             f"FID        {self.fid:.4g}",
-            f"KID        {self.kid:.4g} ± {self.kid_sd:.2g} (SD over {self.subsets} subsets of {self.subset_size}, seed {self.seed})",
+            f"KID        {self.kid:.4g} ± {self.kid_sd:.2g} (SD over {self.subsets} subsets of "
+            f"{self.subset_size}, seed {self.seed})",
         ]
         return "\n".join([*lines, *(f"Warning: {warning}" for warning in self.warnings), NOTICE]) + "\n"
 
@@ -89,7 +91,8 @@ def distribution_distance(
         from torchmetrics.image.kid import KernelInceptionDistance
     except ImportError as error:
         raise ValueError(
-            "extractor: FID and KID need the package torchmetrics; install the extra metrics: pip install torchmetrics"
+            "extractor: FID and KID need the package torchmetrics; install the extra metrics: pip install "
+            "torchmetrics"
         ) from error
 
     generated, reference = (
@@ -98,11 +101,13 @@ def distribution_distance(
     for name, rows in (("images", generated), ("reference_images", reference)):
         if rows.ndim != 2 or rows.shape[1] < 1 or not torch.isfinite(rows).all():
             raise ValueError(
-                f"{name}: their features have shape {list(rows.shape)} or are not finite; expected finite numbers [N, C]"
+                f"{name}: their features have shape {list(rows.shape)} or are not finite; expected finite "
+                "numbers [N, C]"
             )
     if generated.shape[1] != reference.shape[1]:
         raise ValueError(
-            f"images have {generated.shape[1]} features and reference_images {reference.shape[1]}; take one extractor for both"
+            f"images have {generated.shape[1]} features and reference_images {reference.shape[1]}; take one "
+            "extractor for both"
         )
     _check_counts(len(generated), len(reference), kid_subsets, kid_subset_size)
     width = generated.shape[1]
@@ -133,7 +138,8 @@ def distribution_distance(
 
 
 def check_sets(images: Tensor, reference_images: Tensor, kid_subsets: int, kid_subset_size: int) -> None:
-    """Raise ValueError before any feature is computed: for what `distribution_distance` would refuse, and for unlike sizes.
+    """Raise ValueError before any feature is computed: for what `distribution_distance` would
+    refuse, and for unlike sizes.
 
     Resizing one set alone would be measured too, so both must be [N, H, W, 3] of one size.
     """
@@ -144,7 +150,8 @@ def check_sets(images: Tensor, reference_images: Tensor, kid_subsets: int, kid_s
     a, b = images.shape[1:3], reference_images.shape[1:3]
     if a != b:
         raise ValueError(
-            f"images are {a[0]}x{a[1]} and reference_images {b[0]}x{b[1]}; bring both to one size in the same way"
+            f"images are {a[0]}x{a[1]} and reference_images {b[0]}x{b[1]}; bring both to one size in the "
+            "same way"
         )
 
 
@@ -152,7 +159,8 @@ def _check_counts(images: int, references: int, kid_subsets: int, kid_subset_siz
     for name, count in (("images", images), ("reference_images", references)):
         if count < 2:
             raise ValueError(
-                f"{name}: {count} given; a distance of distributions needs 2 or more, and hundreds to mean something"
+                f"{name}: {count} given; a distance of distributions needs 2 or more, and hundreds to mean "
+                "something"
             )
     if kid_subsets < 1:
         raise ValueError(f"kid_subsets is {kid_subsets}; take 1 or more")
@@ -178,7 +186,9 @@ class Inception:
     def features(
         self, images: Tensor, batch_size: int = 32, progress: Callable[[int, int], None] | None = None
     ) -> Tensor:
-        """Pooled features [N, 2048], float32 on the CPU, of images [N, H, W, 3] in 0..1; `progress` as a classifier's."""
+        """Pooled features [N, 2048], float32 on the CPU, of images [N, H, W, 3] in 0..1;
+        `progress` as a classifier's.
+        """
         device = next(self.module.parameters()).device
         flags = torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False
@@ -194,7 +204,8 @@ class Inception:
 
 
 def load_inception(folders: Sequence = ()) -> Inception:
-    """Load Inception v3 from torch-fidelity and its weights in one of `folders` or torch's hub cache; nothing is downloaded.
+    """Load Inception v3 from torch-fidelity and its weights in one of `folders` or torch's hub
+    cache; nothing is downloaded.
 
     Raises
     ------
@@ -212,7 +223,8 @@ def load_inception(folders: Sequence = ()) -> Inception:
     if path is None:
         folder = places(folders)[0]
         raise ValueError(
-            f"extractor: Inception needs {INCEPTION_WEIGHTS} (from torch-fidelity's releases), not downloaded for you; put it into {folder}"
+            f"extractor: Inception needs {INCEPTION_WEIGHTS} (from torch-fidelity's releases), not "
+            f"downloaded for you; put it into {folder}"
         )
     _plain(path)
     with torch.random.fork_rng(devices=[]):
@@ -243,7 +255,8 @@ class _Given(nn.Module):
 def _warnings(images: int, references: int, features: int, subset_size: int):
     if min(images, references) <= features:
         yield (
-            f"fewer images than features ({min(images, references)}, {features}): the covariances are rank-deficient and FID is "
+            f"fewer images than features ({min(images, references)}, {features}): the covariances are "
+            "rank-deficient and FID is "
             "biased, mostly upwards; compare it only at equal counts. KID is not biased by that."
         )
     if subset_size == images == references:

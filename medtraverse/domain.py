@@ -21,8 +21,8 @@ SHIPPED = Path(__file__).parent / "domains"
 class Attribute:
     """One attribute of a domain.
 
-    ``prompt`` may contain ``{neutral}``; ``labels`` name the classifier outputs that the attribute should raise;
-    ``colour`` is ``#RRGGBB``; ``default`` says whether it is traversed unless others are asked for.
+    ``prompt`` may contain ``{neutral}``; ``labels`` name the classifier outputs that the attribute should
+    raise; ``colour`` is ``#RRGGBB``; ``default`` says whether it is traversed unless others are asked for.
     """
 
     name: str
@@ -45,7 +45,9 @@ class Domain:
     hints: tuple[str, ...] = ()
 
     def neutral(self, choice: str = "auto") -> tuple[str, str]:
-        """Return ``(name, prompt)`` of a neutral; ``auto`` is the first. Raises ValueError for an unknown name."""
+        """Return ``(name, prompt)`` of a neutral; ``auto`` is the first. Raises
+        ValueError for an unknown name.
+        """
         if choice in ("auto", ""):
             choice = next(iter(self.neutrals))
         if choice not in self.neutrals:
@@ -136,7 +138,8 @@ def read_domain(path: str | os.PathLike[str]) -> Domain:
     Raises
     ------
     ValueError
-        The file cannot be read, or a field is missing, of another type or empty. The message names file and field.
+        The file cannot be read, or a field is missing, of another type or empty. The
+        message names file and field.
     """
     path = Path(path)
     try:
@@ -256,8 +259,8 @@ def load_domains(
     Parameters
     ----------
     folders : paths
-        Folders of domain files. A domain in them replaces a shipped one of the same name. One that is not there
-        holds none.
+        Folders of domain files. A domain in them replaces a shipped one of the same name.
+        One that is not there holds none.
     report : callable, optional
         Takes the error of a file that cannot be used, and the file is left out.
 
@@ -286,7 +289,8 @@ def load_domains(
 
 
 def guess_domain(domains: dict[str, Domain], name: str) -> Domain:
-    """Return the domain whose hints occur in a checkpoint's name. Raises ValueError when none, or several, do.
+    """Return the domain whose hints occur in a checkpoint's name. Raises
+    ValueError when none, or several, do.
 
     A hint inside a longer one does not count: ``mimic-cxr`` is MIMIC-CXR, although CheXpert has ``cxr``.
     """

@@ -24,7 +24,9 @@ def mse(images, references) -> Tensor:
 
 
 def correlation(images, references) -> Tensor:
-    """Pearson correlation of the pixels of image pairs [N, H, W, C] in 0..1: [N], float64; NaN for a uniform image."""
+    """Pearson correlation of the pixels of image pairs [N, H, W, C] in 0..1: [N],
+    float64; NaN for a uniform image.
+    """
     images, references = _pairs(images, references)
     a, b = (x.flatten(1) - x.flatten(1).mean(dim=1, keepdim=True) for x in (images, references))
     return (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1))
@@ -128,7 +130,9 @@ def identity_table(
 
 
 def _measured(images: Tensor, neutrals: Tensor, perceptual) -> dict:
-    """Every measure of one patient's images [A, N, H, W, C] against neutrals [R, A, H, W, C]: name to [R, A, N]."""
+    """Every measure of one patient's images [A, N, H, W, C] against neutrals
+    [R, A, H, W, C]: name to [R, A, N].
+    """
     points = images.shape[1]
     batch = max(1, _PIXELS_PER_BATCH // images[0, 0].numel())
     rows = images.flatten(0, 1).split(batch)

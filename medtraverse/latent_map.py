@@ -63,5 +63,7 @@ def latent_map(latents, perplexity: float = 2.0, seed: int = 500, pca: int = 50)
 
 
 def used_perplexity(count: int, perplexity: float) -> float:
-    """Return the perplexity that `latent_map` takes for `count` latents: the one given, or for 0 a tenth of them, within 2 and 30."""
+    """Return the perplexity that `latent_map` takes for `count` latents: the one given, or for 0 a
+    tenth of them, within 2 and 30.
+    """
     return perplexity or min(max(count / 10, 2.0), 30.0)

@@ -1,4 +1,5 @@
-"""Perceptual distance of images: LPIPS where its backbone is at hand, else shift-tolerant LPIPS, which ships its weights.
+"""Perceptual distance of images: LPIPS where its backbone is at hand, else shift-tolerant
+LPIPS, which ships its weights.
 
 LPIPS (Zhang et al. 2018, AlexNet, version 0.1) is what the paper measures identity with (TehraniNasab, Kumar,
 Arbel 2025, arXiv 2503.23623). ST-LPIPS (Ghildyal and Liu 2022) has the same form, but other strides and
@@ -73,7 +74,8 @@ class PerceptualDistance:
         )
 
     def between(self, images, references, progress: Callable[[int, int], None] | None = None) -> Tensor:
-        """Distance of every image [N, H, W, 3] to every reference [M, H, W, 3]: [N, M], float64. As `distances` else.
+        """Distance of every image [N, H, W, 3] to every reference [M, H, W, 3]: [N, M],
+        float64. As `distances` else.
 
         The feature maps of all references are held in memory: 2 MB each at 128 pixels a side, 40 MB at 512.
         """
@@ -144,7 +146,8 @@ def perceptual_distance(measure: str = "auto", folders: Sequence = ()) -> Percep
         if alexnet is None:
             folder = places(folders)[0]
             raise ValueError(
-                f"perceptual: LPIPS needs {ALEXNET} (from download.pytorch.org/models), which is not downloaded for you; put it into {folder}"
+                f"perceptual: LPIPS needs {ALEXNET} (from download.pytorch.org/models), which is not "
+                f"downloaded for you; put it into {folder}"
             )
     elif not shipped:
         raise ValueError(f"perceptual: the package stlpips-pytorch is not installed; {_INSTALL}")
@@ -157,7 +160,9 @@ def perceptual_distance(measure: str = "auto", folders: Sequence = ()) -> Percep
 
 
 class _Network(nn.Module):
-    """Slices of a network, each one's output scaled to unit length per pixel, and the weights of their channels."""
+    """Slices of a network, each one's output scaled to unit length per pixel, and the
+    weights of their channels.
+    """
 
     def __init__(self, slices, weights, shift, scale):
         super().__init__()
@@ -192,7 +197,8 @@ class _BlurPool(nn.Module):
 def _lpips(path: Path) -> _Network:
     if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(ALEXNET_SHA256):
         raise ValueError(
-            f"perceptual: {path.name} is damaged or not torchvision's AlexNet; its SHA-256 should begin with {ALEXNET_SHA256}"
+            f"perceptual: {path.name} is damaged or not torchvision's AlexNet; its SHA-256 should begin with "
+            f"{ALEXNET_SHA256}"
         )
     import lpips
 
@@ -227,7 +233,9 @@ def _shipped_weights() -> Path | None:
 
 
 def _st_lpips(path: Path) -> _Network:
-    """The package's network, built here: importing it needs IPython and torchsummary, which it neither uses nor declares."""
+    """The package's network, built here: importing it needs IPython and torchsummary, which it
+    neither uses nor declares.
+    """
     layers = [
         nn.Conv2d(3, 64, 11, padding=2),
         _BlurPool(64),
@@ -272,7 +280,8 @@ def _checked(images, name: str) -> Tensor:
         raise ValueError(f"{name} has shape {list(images.shape)}; expected [N, H, W, 3]")
     if min(images.shape[1:3]) < _SMALLEST:
         raise ValueError(
-            f"{name} are {images.shape[1]}x{images.shape[2]}; a perceptual distance needs {_SMALLEST} pixels a side or more"
+            f"{name} are {images.shape[1]}x{images.shape[2]}; a perceptual distance needs {_SMALLEST} pixels "
+            "a side or more"
         )
     low, high = images.min(), images.max()
     if not (low >= 0 and high <= 1):

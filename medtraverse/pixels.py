@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def to_numpy(values: Any, precision: type[np.floating[Any]] = np.float32) -> np.ndarray:
-    """Return a tensor, on whatever device and of whatever precision (numpy knows no bfloat16), as a numpy array.
+    """Return a tensor, on whatever device and of whatever precision (numpy knows no
+    bfloat16), as a numpy array.
 
     Parameters
     ----------
@@ -32,7 +33,9 @@ def to_numpy(values: Any, precision: type[np.floating[Any]] = np.float32) -> np.
 
 
 def to_bytes(images: Any) -> np.ndarray:
-    """Return images in 0..1, tensor or array of any shape, as they are saved: uint8, rounded, values outside cut off."""
+    """Return images in 0..1, tensor or array of any shape, as they are saved: uint8,
+    rounded, values outside cut off.
+    """
     return np.round(np.clip(to_numpy(images), 0, 1) * 255).astype(np.uint8)
 
 

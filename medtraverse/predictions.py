@@ -179,7 +179,8 @@ def read_table(path: str | os.PathLike[str]) -> Predictions:
 
 
 def _table(header: list[str], rows: list[tuple[int, list[str]]]) -> Predictions:
-    # the seed and the word before an attribute in any case; an attribute keeps its own, by which it may differ
+    # the seed and the word before an attribute in any case; an attribute keeps
+    # its own, by which it may differ
     header = [
         f"{match[1].lower()}_{match[2]}" if (match := _COLUMN.fullmatch(name)) else name for name in header
     ]

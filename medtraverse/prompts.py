@@ -37,7 +37,7 @@ class AttributeSet:
 def literal(prompt):
     r"""Return the prompt with every parenthesis escaped, so that ComfyUI encodes it letter by letter.
 
-    ComfyUI reads ``(MEL)`` as emphasis 1.1 and drops the brackets, which moves the embedding by 3. ``\(`` and ``\)`` that are
-    there already are kept.
+    ComfyUI reads ``(MEL)`` as emphasis 1.1 and drops the brackets, which moves the embedding by 3. ``\(`` and
+    ``\)`` that are there already are kept.
     """
     return re.sub(r"(?<!\\)([()])", r"\\\1", prompt)

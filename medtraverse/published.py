@@ -1,4 +1,6 @@
-"""The paper's own numbers (TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623), to be shown beside new ones."""
+"""The paper's own numbers (TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623), to be
+shown beside new ones.
+"""
 
 import json
 from functools import cache
@@ -7,7 +9,9 @@ from pathlib import Path
 
 @cache
 def published() -> dict:
-    """Everything in `published.json`: CFRT, direction cosines, LPIPS, and what they were measured on. Do not change it."""
+    """Everything in `published.json`: CFRT, direction cosines, LPIPS, and what they were
+    measured on. Do not change it.
+    """
     return json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 
 

@@ -19,7 +19,8 @@ def csv_text(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def read_csv(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the lines of a table (comma-separated, UTF-8 with or without a byte order mark), the header first.
+    """Yield the lines of a table (comma-separated, UTF-8 with or without a byte
+    order mark), the header first.
 
     Parameters
     ----------

@@ -130,7 +130,9 @@ def _position(name, names, what):
 
 
 def control_points(latents):
-    """Return a trajectory whose only patient and attribute runs through a batch of latents [N, C, h, w], in order."""
+    """Return a trajectory whose only patient and attribute runs through a batch of
+    latents [N, C, h, w], in order.
+    """
     index = torch.arange(len(latents)).reshape(1, 1, -1)
     return Trajectory(
         latents.float(),

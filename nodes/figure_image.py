@@ -13,7 +13,8 @@ def figure_image(figure, dpi=100):
 
 
 def drawing(node, figure, table, trajectories, **settings):
-    """Return a node's Drawing: matplotlib figure, CSV, and as settings the node's id and own ones, versions and the trajectories.
+    """Return a node's Drawing: matplotlib figure, CSV, and as settings the node's id and own ones,
+    versions and the trajectories.
 
     A file of weights that the node used goes into ``settings`` as ``{"name": …, "sha256": …}``.
     """

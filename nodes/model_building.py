@@ -1,10 +1,11 @@
 """Builds ComfyUI's MODEL, CLIP and VAE from a Stable Diffusion 1.x checkpoint of any size.
 
-ComfyUI's own detection knows full-size models only. What is built here are its own modules inside its own ModelPatcher, so
-LoRA, offloading, previews and memory management keep working.
+ComfyUI's own detection knows full-size models only. What is built here are its own modules inside its own
+ModelPatcher, so LoRA, offloading, previews and memory management keep working.
 
-Newer versions of ComfyUI stream weights to an NVIDIA card ("dynamic VRAM"). Their Linear layers are empty until a file is
-loaded, and take whatever it holds. So keys and shapes are compared before loading, with a model of plain layers.
+Newer versions of ComfyUI stream weights to an NVIDIA card ("dynamic VRAM"). Their Linear layers are
+empty until a file is loaded, and take whatever it holds. So keys and shapes are compared before
+loading, with a model of plain layers.
 """
 
 import comfy.diffusers_convert
@@ -26,7 +27,8 @@ ORIGIN = "medtraverse.origin"
 
 
 def origin(model):
-    """Return which files a MODEL was loaded from, as MedicalCheckpointLoader attached it, or None for a model of other loaders.
+    """Return which files a MODEL was loaded from, as MedicalCheckpointLoader attached it, or None
+    for a model of other loaders.
 
     Clones keep it; ``patched_weights`` counts the weights that a LoRA or a merge has changed since.
     """
@@ -43,13 +45,17 @@ class _PlainLayers(comfy.ops.disable_weight_init):
 
 
 def patcher_class(disable_dynamic=False):
-    """Return the class that this version of ComfyUI wraps a MODEL in; ``disable_dynamic`` wants the plain one."""
+    """Return the class that this version of ComfyUI wraps a MODEL in;
+    ``disable_dynamic`` wants the plain one.
+    """
     plain = comfy.model_patcher.ModelPatcher
     return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
 
 
 def reload_model(path, unet_path, disable_dynamic=False):
-    """Return the MODEL of a checkpoint anew. Core asks for it to compile, to hook weights, or for a further GPU."""
+    """Return the MODEL of a checkpoint anew. Core asks for it to compile, to hook
+    weights, or for a further GPU.
+    """
     parts = read_checkpoint(path, unet_path)
     return build_model(parts.unet, parts.unet_heads, parts.scheduler, disable_dynamic=disable_dynamic)
 
@@ -62,20 +68,24 @@ def reload_clip(path, unet_path, embedding_directory=None, disable_dynamic=False
 
 
 def reload_vae(path, unet_path, disable_dynamic=False):
-    """Return the VAE's patcher anew, as ``reload_model`` does the MODEL. Core's VAE has no plain patcher to ask for."""
+    """Return the VAE's patcher anew, as ``reload_model`` does the MODEL. Core's VAE has
+    no plain patcher to ask for.
+    """
     return build_vae(read_checkpoint(path, unet_path).vae).patcher
 
 
 def is_dynamic(patcher):
-    """Return whether core streams the patcher's weights; versions before dynamic VRAM have no such patcher."""
+    """Return whether core streams the patcher's weights; versions before dynamic
+    VRAM have no such patcher.
+    """
     return hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
 
 
 def build_model(weights, heads, scheduler, dtype=None, name="checkpoint", disable_dynamic=False):
     """Return a ModelPatcher for a U-Net in diffusers or original keys.
 
-    Raises ValueError for keys that do not fit. ``disable_dynamic`` makes a plain patcher, which core asks for where it
-    compiles a model or hooks weights onto it.
+    Raises ValueError for keys that do not fit. ``disable_dynamic`` makes a plain patcher, which core asks for
+    where it compiles a model or hooks weights onto it.
     """
     if "conv_in.weight" in weights:
         weights = _original_keys(weights, name)
@@ -85,7 +95,8 @@ def build_model(weights, heads, scheduler, dtype=None, name="checkpoint", disabl
     blocks = {int(key.split(".")[1]) for key in weights if key.startswith("input_blocks.")}
     if detected.get("context_dim") is None or len(blocks) <= max(blocks):
         raise ValueError(
-            f"{name}: the U-Net does not fit Stable Diffusion 1.x; input blocks are missing, or have no cross-attention."
+            f"{name}: the U-Net does not fit Stable Diffusion 1.x; input blocks are missing, or have no "
+            "cross-attention."
         )
     # ComfyUI rounds what is no whole multiple of the first level's width.
     widths = _level_widths(weights, max(blocks), detected["model_channels"])
@@ -121,8 +132,8 @@ def build_model(weights, heads, scheduler, dtype=None, name="checkpoint", disabl
     offload = comfy.model_management.unet_offload_device()
     model = config.get_model(weights, "").to(offload)
     patcher = patcher_class(disable_dynamic)(model, load_device=device, offload_device=offload)
-    # A dynamic patcher casts at use and keeps the file's tensors. A plain one never casts, and core's empty layers take a
-    # tensor as it is, whatever the type of the others.
+    # A dynamic patcher casts at use and keeps the file's tensors. A plain one never casts, and core's empty
+    # layers take a tensor as it is, whatever the type of the others.
     dynamic = is_dynamic(patcher)
     if not dynamic:
         weights = {key: value.to(dtype) for key, value in weights.items()}
@@ -138,7 +149,9 @@ def _unet_shapes(unet_config):
 
 
 class _Multiple(float):
-    """A broken multiple whose product with a width is a width: ComfyUI's U-Net multiplies, and takes whole numbers of channels."""
+    """A broken multiple whose product with a width is a width: ComfyUI's U-Net multiplies, and
+    takes whole numbers of channels.
+    """
 
     def __mul__(self, width):
         return round(float(self) * width)
@@ -147,7 +160,9 @@ class _Multiple(float):
 
 
 def _level_widths(weights, blocks, first):
-    """Return the channels of each level of a U-Net in original keys, of that many blocks after the first, whose width is ``first``."""
+    """Return the channels of each level of a U-Net in original keys, of that many blocks after the first,
+    whose width is ``first``.
+    """
     widths = [first]
     for block in range(1, 1 + blocks):
         convolution = weights.get(f"input_blocks.{block}.0.out_layers.3.weight")
@@ -204,7 +219,9 @@ def build_clip(weights, heads, activation, embedding_directory=None, disable_dyn
 
 
 def _misshapen(module):
-    """Return the linear layers that core filled with weights of another shape: its empty layers take what they get."""
+    """Return the linear layers that core filled with weights of another shape: its empty
+    layers take what they get.
+    """
     return [
         name
         for name, layer in module.named_modules()
@@ -217,7 +234,8 @@ def build_vae(weights):
     """Return a VAE for an AutoencoderKL of four levels (×8), in diffusers or original keys, of any width."""
     if "encoder.conv_in.weight" not in weights:
         raise ValueError(
-            f"checkpoint: this is not the VAE of Stable Diffusion 1.x; its keys begin with {sorted(weights)[:2]}."
+            "checkpoint: this is not the VAE of Stable Diffusion 1.x; its keys begin with "
+            f"{sorted(weights)[:2]}."
         )
     diffusers = "encoder.down_blocks.0.resnets.0.norm1.weight" in weights
     block, resnet, conv = ("down_blocks", "resnets", "conv1") if diffusers else ("down", "block", "conv1")
@@ -229,7 +247,8 @@ def build_vae(weights):
     latent_channels = weights["post_quant_conv.weight"].shape[0]
     if len(channels) != 4 or any(width % channels[0] for width in channels) or latent_channels != 4:
         raise ValueError(
-            f"checkpoint: the VAE has levels {channels} and {latent_channels} latent channels; Stable Diffusion 1.x has four "
+            f"checkpoint: the VAE has levels {channels} and {latent_channels} latent channels; Stable "
+            "Diffusion 1.x has four "
             "levels (×8), multiples of the first, and 4 latent channels."
         )
     ddconfig = {
@@ -257,7 +276,8 @@ def build_vae(weights):
     expected = vae.first_stage_model.state_dict()
     _check_keys({key: weights[key] for key in expected if key in weights}, expected, "checkpoint", "VAE")
     if comfy.model_management.is_device_cpu(vae.device):
-        # Core would decode as many images at once as memory holds; beyond its caches a CPU takes longer for each.
+        # Core would decode as many images at once as memory holds; beyond its caches a
+        # CPU takes longer for each.
         vae.memory_used_decode = lambda shape, dtype: (
             comfy.model_management.get_free_memory(vae.device) / 16.5
         )
@@ -266,7 +286,9 @@ def build_vae(weights):
 
 
 def _original_keys(weights, name):
-    """Translate diffusers' U-Net keys; ComfyUI's own loader drops those that it does not know without a word."""
+    """Translate diffusers' U-Net keys; ComfyUI's own loader drops those that it does
+    not know without a word.
+    """
     resnets, depths = unet_depths(weights.keys(), name)
     channels = [
         weights[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(len(resnets))
@@ -285,7 +307,8 @@ def _original_keys(weights, name):
     unknown = [key for key in weights if key not in mapping]
     if unknown:
         raise ValueError(
-            f"{name}: {len(unknown)} keys of the U-Net are not those of Stable Diffusion 1.x; the first: {unknown[:3]}."
+            f"{name}: {len(unknown)} keys of the U-Net are not those of Stable Diffusion 1.x; the first: "
+            f"{unknown[:3]}."
         )
     return {mapping[key]: value for key, value in weights.items()}
 

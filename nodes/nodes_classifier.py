@@ -51,7 +51,8 @@ class MedicalClassifierLoader(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["EfficientNet", "chest X-ray classifier", "pathology classifier"],
             essentials_category="Medical",
-            description="Loads an EfficientNet attribute classifier (models/classifiers): one with several logits, or the paper's CheXpert pair of one-logit models.",
+            description="Loads an EfficientNet attribute classifier (models/classifiers): one with several "
+            "logits, or the paper's CheXpert pair of one-logit models.",
             inputs=[
                 io.Combo.Input(
                     "classifier",
@@ -63,19 +64,22 @@ class MedicalClassifierLoader(io.ComfyNode):
                     "second_classifier",
                     options=[NONE, *names],
                     default=NONE,
-                    tooltip="A further one for other attributes, as the paper's pair for support devices and pleural effusion.",
+                    tooltip="A further one for other attributes, as the paper's pair for support devices and "
+                    "pleural effusion.",
                 ),
                 io.String.Input(
                     "labels",
                     default="",
-                    tooltip="Names of the logits in order, comma-separated; empty takes those stored in the file.",
+                    tooltip="Names of the logits in order, comma-separated; empty takes those stored in the "
+                    "file.",
                 ),
                 io.Int.Input(
                     "input_size",
                     default=0,
                     min=0,
                     max=2048,
-                    tooltip="Image side for the classifier in pixels; 0 takes the file's (512 for the paper's).",
+                    tooltip="Image side for the classifier in pixels; 0 takes the file's (512 for the "
+                    "paper's).",
                 ),
             ],
             outputs=[
@@ -119,7 +123,8 @@ class CFRTEvaluator(io.ComfyNode):
             ],
             essentials_category="Medical",
             description="CFRT (Classifier Flip Rate along a Trajectory): the share of patients in whom the "
-            "target attribute rose more than every other, averaged over the far part. Beside it the flip rate: "
+            "target attribute rose more than every other, averaged over the far part. Beside it the flip "
+            "rate: "
             "in whom it passes a threshold.",
             inputs=[
                 Trajectory.Input(
@@ -137,7 +142,8 @@ class CFRTEvaluator(io.ComfyNode):
                 io.String.Input(
                     "far_points",
                     default="",
-                    tooltip="Far part, such as 5,10,15 or 30-49; empty takes the paper's (λ 5,10,15; frames 30–49).",
+                    tooltip="Far part, such as 5,10,15 or 30-49; empty takes the paper's (λ 5,10,15; frames "
+                    "30–49).",
                 ),
                 io.Float.Input(
                     "threshold",

@@ -30,7 +30,8 @@ class DistributionDistance(io.ComfyNode):
             display_name="FID / KID",
             category=CATEGORY,
             search_aliases=["FID", "KID", "image quality"],
-            description="FID and KID: how far generated images as a set lie from reference images, on a network's features.",
+            description="FID and KID: how far generated images as a set lie from reference images, on a "
+            "network's features.",
             inputs=[
                 io.Image.Input("images", tooltip="The generated images, all patients in one batch."),
                 io.Image.Input("reference_images", tooltip="The images to compare with, of the same size."),
@@ -38,7 +39,8 @@ class DistributionDistance(io.ComfyNode):
                     "extractor",
                     options=list(EXTRACTORS),
                     default=EXTRACTORS[0],
-                    tooltip="Whose features: the classifier's pooled ones, or Inception v3's, if torch-fidelity and its weights are at hand.",
+                    tooltip="Whose features: the classifier's pooled ones, or Inception v3's, if "
+                    "torch-fidelity and its weights are at hand.",
                 ),
                 io.Int.Input(
                     "kid_subsets",
@@ -116,7 +118,8 @@ class DistributionDistance(io.ComfyNode):
         if extractor == "classifier":
             if image_classifier is None:
                 raise ValueError(
-                    "image_classifier: none is wired; wire Load Medical Classifier, or choose the extractor inception"
+                    "image_classifier: none is wired; wire Load Medical Classifier, or choose the extractor "
+                    "inception"
                 )
             return image_classifier, f"classifier {image_classifier.name}", image_classifier.classifier.sha256
         inception = load_inception(metric_folders())

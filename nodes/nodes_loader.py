@@ -1,4 +1,6 @@
-"""MedicalCheckpointLoader: a Stable Diffusion 1.x model of any size, and the domain that it was fine-tuned on."""
+"""MedicalCheckpointLoader: a Stable Diffusion 1.x model of any size, and the
+domain that it was fine-tuned on.
+"""
 
 import json
 
@@ -41,26 +43,31 @@ class MedicalCheckpointLoader(io.ComfyNode):
                 "load checkpoint",
             ],
             essentials_category="Medical",
-            description="Loads a Stable Diffusion 1.x model of any size that was fine-tuned on medical images: a diffusers folder "
-            "(models/diffusers), a single file (models/checkpoints), or a U-Net alone (models/diffusion_models) laid over one of these.",
+            description="Loads a Stable Diffusion 1.x model of any size that was fine-tuned on medical "
+            "images: a diffusers folder "
+            "(models/diffusers), a single file (models/checkpoints), or a U-Net alone "
+            "(models/diffusion_models) laid over one of these.",
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=list(sources.checkpoint_paths()),
                     default=sources.DEMO_MODEL,
-                    tooltip="The model, or the base under the U-Net chosen below. The first one ships with MedTraverse.",
+                    tooltip="The model, or the base under the U-Net chosen below. The first one ships with "
+                    "MedTraverse.",
                 ),
                 io.Combo.Input(
                     "unet",
                     options=list(sources.unet_paths()),
                     default=sources.FROM_CHECKPOINT,
-                    tooltip="A fine-tuned U-Net in diffusers keys (safetensors in models/diffusion_models), as the paper's training saves it.",
+                    tooltip="A fine-tuned U-Net in diffusers keys (safetensors in models/diffusion_models), "
+                    "as the paper's training saves it.",
                 ),
                 io.Combo.Input(
                     "domain",
                     options=[AUTO, *sources.domains()],
                     default=AUTO,
-                    tooltip="Prompts, attributes and colours. 'auto' reads it off the file's name. Own domains: JSON files in ComfyUI's user/medtraverse/domains.",
+                    tooltip="Prompts, attributes and colours. 'auto' reads it off the file's name. Own "
+                    "domains: JSON files in ComfyUI's user/medtraverse/domains.",
                 ),
             ],
             outputs=[
@@ -104,7 +111,8 @@ class MedicalCheckpointLoader(io.ComfyNode):
         width = parts.text_encoder["text_model.final_layer_norm.weight"].shape[0]
         if context != width:
             raise ValueError(
-                f"{name}: the U-Net attends to text of width {context}, the text encoder gives {width}; lay it over its own base."
+                f"{name}: the U-Net attends to text of width {context}, the text encoder gives {width}; lay "
+                "it over its own base."
             )
         embeddings = folder_paths.get_folder_paths("embeddings")
         clip = build_clip(parts.text_encoder, parts.text_heads, parts.text_activation, embeddings)
@@ -127,7 +135,9 @@ class MedicalCheckpointLoader(io.ComfyNode):
 
     @staticmethod
     def digests(checkpoint, path, unet, unet_path):
-        """Return the SHA-256 of every file that was read, named by its place under ``models`` (bundled ones: by their choice)."""
+        """Return the SHA-256 of every file that was read, named by its place under ``models``
+        (bundled ones: by their choice).
+        """
         files = {
             f"{checkpoint}/{name}" if name else f"checkpoints/{checkpoint}": file
             for name, file in weight_files(path).items()
@@ -138,7 +148,9 @@ class MedicalCheckpointLoader(io.ComfyNode):
 
     @classmethod
     def choose_domain(cls, domain, checkpoint, unet, path):
-        """Return the Domain; for ``auto`` from the U-Net's name, from what the checkpoint's folder declares, or from its name."""
+        """Return the Domain; for ``auto`` from the U-Net's name, from what the checkpoint's folder
+        declares, or from its name.
+        """
         known = sources.domains()
         if domain != AUTO:
             return sources.pick(known, domain, "domain")

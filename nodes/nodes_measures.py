@@ -1,4 +1,6 @@
-"""LatentDirectionCosine, LatentTSNE and IdentityPreservation: what the latents and images of a trajectory say (Figs 4 and 5)."""
+"""LatentDirectionCosine, LatentTSNE and IdentityPreservation: what the latents and images of a
+trajectory say (Figs 4 and 5).
+"""
 
 import json
 
@@ -48,7 +50,8 @@ class LatentDirectionCosine(io.ComfyNode):
             display_name="Latent Direction Cosine",
             category=CATEGORY,
             search_aliases=["disentanglement", "latent direction", "cosine similarity"],
-            description="Cosine between the direction from neutral to λ and that to the largest λ: how far the trajectory bends (Fig. 5).",
+            description="Cosine between the direction from neutral to λ and that to the largest λ: how far "
+            "the trajectory bends (Fig. 5).",
             inputs=[
                 Trajectory.Input("trajectory", tooltip="Trajectory of Prompt Swap KSampler."),
                 io.Boolean.Input(
@@ -95,7 +98,8 @@ class LatentDirectionCosine(io.ComfyNode):
         for item in trajectories:
             if item.kind != SWAP or item.points != trajectory.points:
                 raise ValueError(
-                    "trajectory: direction cosines need trajectories of Prompt Swap KSampler with the same swap steps in the same order."
+                    "trajectory: direction cosines need trajectories of Prompt Swap KSampler with the same "
+                    "swap steps in the same order."
                 )
         names, swap_steps = row_names(trajectories), [int(point) for point in trajectory.points[1:]]
         values, reference, rows = [], {}, []
@@ -155,7 +159,8 @@ class LatentTSNE(io.ComfyNode):
             display_name="Latent t-SNE",
             category=CATEGORY,
             search_aliases=["t-SNE", "latent map", "embedding plot", "disentanglement"],
-            description="t-SNE of final latents; each trajectory is joined from neutral to its smallest λ (Fig. 4).",
+            description="t-SNE of final latents; each trajectory is joined from neutral to its smallest λ "
+            "(Fig. 4).",
             inputs=[
                 Trajectory.Input(
                     "trajectory", tooltip="Trajectory of Prompt Swap KSampler, or curve frames."
@@ -171,7 +176,8 @@ class LatentTSNE(io.ComfyNode):
                     min=0.0,
                     max=500.0,
                     step=0.5,
-                    tooltip="Effective number of neighbours, below the number of latents. 0 chooses it; the paper used 2 for 20 points.",
+                    tooltip="Effective number of neighbours, below the number of latents. 0 chooses it; the "
+                    "paper used 2 for 20 points.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -232,7 +238,8 @@ class IdentityPreservation(io.ComfyNode):
             display_name="Identity Preservation",
             category=CATEGORY,
             search_aliases=["LPIPS", "SSIM", "patient identity", "similarity"],
-            description="SSIM, MSE, correlation and LPIPS (or ST-LPIPS) of every point's image to the patient's own neutral, beside those to other patients'.",
+            description="SSIM, MSE, correlation and LPIPS (or ST-LPIPS) of every point's image to the "
+            "patient's own neutral, beside those to other patients'.",
             inputs=[
                 Trajectory.Input(
                     "trajectory",
@@ -253,7 +260,8 @@ class IdentityPreservation(io.ComfyNode):
                     options=list(CHOICES),
                     default=CHOICES[0],
                     optional=True,
-                    tooltip="Perceptual distance. auto: LPIPS if its AlexNet weights are at hand, else ST-LPIPS, else none. Nothing is downloaded.",
+                    tooltip="Perceptual distance. auto: LPIPS if its AlexNet weights are at hand, else "
+                    "ST-LPIPS, else none. Nothing is downloaded.",
                 ),
             ],
             outputs=[
@@ -262,7 +270,8 @@ class IdentityPreservation(io.ComfyNode):
                 io.Image.Output(
                     "figure",
                     display_name="figure",
-                    tooltip="Perceptual distance (1 − SSIM without one) to the own neutral, beside other patients'.",
+                    tooltip="Perceptual distance (1 − SSIM without one) to the own neutral, beside other "
+                    "patients'.",
                 ),
                 Figure.Output(
                     "drawing", display_name="drawing", tooltip="The figure for Save Figure, with its numbers."
@@ -323,7 +332,9 @@ class IdentityPreservation(io.ComfyNode):
 
     @staticmethod
     def draw(trajectory, result, distance):
-        """Return the figure of the perceptual distance, or of 1 − SSIM without one; a swap's neutral point is left out as it is 0."""
+        """Return the figure of the perceptual distance, or of 1 − SSIM without one; a swap's
+        neutral point is left out as it is 0.
+        """
         first = int(trajectory.kind == SWAP)
         groups = result.own_patients, result.other_patients
         own, other = (

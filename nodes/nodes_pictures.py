@@ -1,4 +1,6 @@
-"""TrajectoryGrid and TrajectoryFilm: the images of a trajectory side by side, and in motion (Figs 1, 3 and 6)."""
+"""TrajectoryGrid and TrajectoryFilm: the images of a trajectory side by side, and in
+motion (Figs 1, 3 and 6).
+"""
 
 import torch
 from comfy_api.latest import io
@@ -29,7 +31,8 @@ class TrajectoryGrid(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["figure", "image grid", "counterfactual figure", "contact sheet"],
             essentials_category="Medical",
-            description="Rows are patients and attributes, columns neutral and λ = 45 … 5, or frames of a curve.",
+            description="Rows are patients and attributes, columns neutral and λ = 45 … 5, or frames of a "
+            "curve.",
             inputs=[
                 Trajectory.Input(
                     "trajectory",
@@ -56,7 +59,8 @@ class TrajectoryGrid(io.ComfyNode):
                     default=100,
                     min=30,
                     max=600,
-                    tooltip="Dots per inch. At 100 a 128-pixel image is shown pixel for pixel; 300 for print.",
+                    tooltip="Dots per inch. At 100 a 128-pixel image is shown pixel for pixel; 300 for "
+                    "print.",
                 ),
             ],
             outputs=[
@@ -102,7 +106,8 @@ class TrajectoryFilm(io.ComfyNode):
             display_name="Trajectory Film",
             category=CATEGORY,
             search_aliases=["animation", "video frames", "morph"],
-            description="Pictures for a video: per frame of the curve, each patient's neutral image and every attribute beside it.",
+            description="Pictures for a video: per frame of the curve, each patient's neutral image and "
+            "every attribute beside it.",
             inputs=[
                 Trajectory.Input("trajectory", tooltip="Curve frames from Bézier Latent Interpolate."),
                 io.Image.Input("images", tooltip=IMAGES),

@@ -1,4 +1,6 @@
-"""SaveTraversalFigure: a drawing as files in ComfyUI's output folder, with the graph and the settings that made it."""
+"""SaveTraversalFigure: a drawing as files in ComfyUI's output folder, with the graph and
+the settings that made it.
+"""
 
 import json
 from pathlib import Path
@@ -20,13 +22,15 @@ class SaveTraversalFigure(io.ComfyNode):
             display_name="Save Figure",
             category=CATEGORY,
             search_aliases=["save plot", "SVG", "PDF", "CSV"],
-            description="Saves a figure for a paper: PNG with graph, settings and hashes in it, SVG or PDF, and its numbers as CSV, all by one name.",
+            description="Saves a figure for a paper: PNG with graph, settings and hashes in it, SVG or PDF, "
+            "and its numbers as CSV, all by one name.",
             inputs=[
                 Figure.Input("drawing", tooltip="The drawing of a figure node."),
                 io.String.Input(
                     "filename_prefix",
                     default="medtraverse/figure",
-                    tooltip="Name within ComfyUI's output folder, folders included; a number is added that counts up.",
+                    tooltip="Name within ComfyUI's output folder, folders included; a number is added that "
+                    "counts up.",
                 ),
                 io.Combo.Input(
                     "vector",
@@ -66,7 +70,8 @@ class SaveTraversalFigure(io.ComfyNode):
             raise
         except Exception as error:  # core has none of its own for this
             raise ValueError(
-                f"filename_prefix: {filename_prefix!r} leads out of ComfyUI's output folder; give a name such as medtraverse/figure."
+                f"filename_prefix: {filename_prefix!r} leads out of ComfyUI's output folder; give a name "
+                "such as medtraverse/figure."
             ) from error
         quiet = comfy.cli_args.args.disable_metadata
         files = write(
@@ -83,7 +88,8 @@ class SaveTraversalFigure(io.ComfyNode):
 
     @classmethod
     def graph(cls):
-        """Return ``prompt`` and ``workflow`` as core's SaveImage writes them, so that the PNG opens as a graph.
+        """Return ``prompt`` and ``workflow`` as core's SaveImage writes them,
+        so that the PNG opens as a graph.
 
         What core noted for its cache (``is_changed``) stays out: other packs' holds paths of the machine.
         """

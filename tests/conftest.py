@@ -1,4 +1,6 @@
-"""For all tests: one live ComfyUI a process, for those that ask for it. Only tests/nodes has ComfyUI on its own path."""
+"""For all tests: one live ComfyUI a process, for those that ask for it. Only tests/nodes
+has ComfyUI on its own path.
+"""
 
 import os
 import signal
@@ -10,7 +12,8 @@ from medtraverse.remote.client import Client
 
 # The tests' arrays are small: more threads cost more than they bring, most of all beside a running server.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A shell starts what runs in its background with Ctrl-C ignored, and so would be every command that the tests start and interrupt.
+# A shell starts what runs in its background with Ctrl-C ignored, and so would be every command that
+# the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -66,6 +66,7 @@ def classifier_doubts(
     if min(input_size) > MOST_ENLARGED * min(image_size):
         doubts.append(
             f"classifier: it takes {input_size[1]} × {input_size[0]} pixels and the images have "
-            f"{image_size[1]} × {image_size[0]}; fine findings cannot be there. Use larger images or a classifier of that size."
+            f"{image_size[1]} × {image_size[0]}; fine findings cannot be there. Use larger images or a "
+            "classifier of that size."
         )
     return doubts

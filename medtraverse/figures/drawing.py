@@ -33,7 +33,9 @@ class Drawing:
     settings: dict = field(default_factory=dict)
 
     def metadata(self) -> dict:
-        """Texts for `save`: the settings as JSON under "medtraverse", their digests as JSON under "medtraverse sha256"."""
+        """Texts for `save`: the settings as JSON under "medtraverse", their digests as
+        JSON under "medtraverse sha256".
+        """
         return {SETTINGS: json.dumps(self.settings), HASHES: json.dumps(hashes(self.settings))}
 
 
@@ -46,7 +48,8 @@ def write(
     metadata: Mapping[str, str] | None = None,
     png_metadata: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Write a drawing as STEM.png, STEM.svg or STEM.pdf, and STEM.csv; all of them, or none where one cannot be made.
+    """Write a drawing as STEM.png, STEM.svg or STEM.pdf, and STEM.csv; all of them, or
+    none where one cannot be made.
 
     Parameters
     ----------

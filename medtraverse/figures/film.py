@@ -1,4 +1,6 @@
-"""Frames of a film along curves (the project page's videos; TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623)."""
+"""Frames of a film along curves (the project page's videos; TehraniNasab,
+Kumar, Arbel 2025, arXiv 2503.23623).
+"""
 
 from collections.abc import Sequence
 

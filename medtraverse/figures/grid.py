@@ -129,7 +129,9 @@ def strip_frames(total: int, count: int) -> list[int]:
 
 
 def grid_table(attributes: Sequence[str], points: Sequence[str], seeds: Sequence) -> str:
-    """What each cell of a grid shows, as CSV: row and column (from 1, at the top left), seed, attribute, point, notice."""
+    """What each cell of a grid shows, as CSV: row and column (from 1, at the top left), seed,
+    attribute, point, notice.
+    """
     rows = [(seed, attribute) for seed in seeds for attribute in attributes]
     return csv_text(
         ["row", "column", "seed", "attribute", "point"],

@@ -1,4 +1,6 @@
-"""Distance to the own neutral along the trajectory, beside that to other patients (the paper: LPIPS; arXiv 2503.23623)."""
+"""Distance to the own neutral along the trajectory, beside that to other patients (the paper:
+LPIPS; arXiv 2503.23623).
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,7 +20,8 @@ def identity_figure(
     published: Mapping[str, Mapping[int, float]] | None = None,
     title: str = "Identity preservation",
 ):
-    """Mean over patients per attribute with a band of one standard deviation, and the level of other patients, dashed.
+    """Mean over patients per attribute with a band of one standard deviation, and the
+    level of other patients, dashed.
 
     Parameters
     ----------

@@ -23,7 +23,8 @@ def latent_map_figure(
     title: str = "Latent map (t-SNE)",
     note: str = "",
 ):
-    """Trajectories in the plane, joined from the neutral to the last point, with framed thumbnails beside points.
+    """Trajectories in the plane, joined from the neutral to the last point, with framed
+    thumbnails beside points.
 
     Parameters
     ----------
@@ -52,7 +53,8 @@ def latent_map_figure(
     expected = (len(seeds), len(attributes), len(points), 2)
     if coordinates.shape != expected or not coordinates.size:
         raise ValueError(
-            f"coordinates has shape {list(coordinates.shape)}; seeds, attributes and points ask for {list(expected)}"
+            f"coordinates has shape {list(coordinates.shape)}; seeds, attributes and points ask for "
+            f"{list(expected)}"
         )
     if not np.isfinite(coordinates).all():
         raise ValueError("coordinates holds NaN or infinite values")
@@ -145,7 +147,9 @@ def _trajectories(axes, places, colours) -> None:
 
 
 def _beside_points(places, wanted, side, room) -> list:
-    """Lower left corners of the thumbnails: near their points, over as few points and thumbnails as can be."""
+    """Lower left corners of the thumbnails: near their points, over as few points
+    and thumbnails as can be.
+    """
     share = np.linspace(0, 1, 12)[:, None]
     # along the lines too, so that none disappears under a thumbnail
     lines = places[:, :, :-1, None] * (1 - share) + places[:, :, 1:, None] * share

@@ -24,7 +24,9 @@ _one_writer = threading.Lock()
 
 @contextmanager
 def _writing():
-    """matplotlib has these settings for the whole process only: they are lent to one writer at a time and put back."""
+    """matplotlib has these settings for the whole process only: they are lent to one
+    writer at a time and put back.
+    """
     from matplotlib import rcParams
 
     with _one_writer:

@@ -45,7 +45,9 @@ def clear_frame(axes) -> None:
 
 
 def line_sheet(title: str, note: str, names):
-    """A figure and its axes for a line of each name against the swap step; as high as the legend that `legend_beside` puts on the right."""
+    """A figure and its axes for a line of each name against the swap step; as high as the legend that
+    `legend_beside` puts on the right.
+    """
     width, legend = 11.6, 2.6
     lines = sum(len(_wrapped(name)) for name in names) + 2
     height = max(6.0, FOOTER + HEADER + 0.85 + 0.27 * lines)
@@ -58,7 +60,9 @@ def line_sheet(title: str, note: str, names):
 
 
 def legend_beside(axes) -> None:
-    """Put the legend right of the axes, where it covers no line; lines labelled `FROM_THE_PAPER` share one entry."""
+    """Put the legend right of the axes, where it covers no line; lines labelled
+    `FROM_THE_PAPER` share one entry.
+    """
     from matplotlib.lines import Line2D
 
     entries = list(zip(*axes.get_legend_handles_labels()))

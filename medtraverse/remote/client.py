@@ -132,7 +132,8 @@ class Client:
             raise ConnectionError(f"No ComfyUI answers at {self.url}: {error}") from error
         except aiohttp.ClientResponseError as error:
             raise ConnectionError(
-                f"{error.request_info.url.with_query(None)} answers {error.status} {error.message}: that is not what a ComfyUI says."
+                f"{error.request_info.url.with_query(None)} answers {error.status} {error.message}: that is "
+                "not what a ComfyUI says."
             ) from error
 
     async def _get(self, session, path, query=None, as_bytes=False):
@@ -163,7 +164,8 @@ class Client:
     async def _cancel(self, session, prompt_id):
         # First out of the queue, then what runs: the other way round it could start in between.
         await self._post(session, "/queue", json={"delete": [prompt_id]})
-        # Again, since a run that is just starting resets the flag that the first one set; never where another's runs.
+        # Again, since a run that is just starting resets the flag that the first one set;
+        # never where another's runs.
         for _ in range(10):
             if prompt_id not in (await self._queued(session))[0]:
                 return

@@ -1,4 +1,6 @@
-"""run.py, launcher/environment.py and launcher/comfyui.py, mostly on stand-ins: a fake ComfyUI, and a bare copy of the checkout."""
+"""run.py, launcher/environment.py and launcher/comfyui.py, mostly on stand-ins: a fake ComfyUI, and
+a bare copy of the checkout.
+"""
 
 import ast
 import os
@@ -107,7 +109,10 @@ def test_an_old_python_can_read_run_py():
 
 
 def test_an_old_python_is_told_so():
-    code = "import sys, runpy; sys.version_info = (3, 8, 0, 'final', 0); runpy.run_path('run.py', run_name='__main__')"
+    code = (
+        "import sys, runpy; sys.version_info = (3, 8, 0, 'final', 0); runpy.run_path('run.py', "
+        "run_name='__main__')"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=PACK, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("MedTraverse needs Python 3.10 or later; this is Python 3.8")
@@ -197,7 +202,10 @@ def ready_made(bare, pytest_script):
     ready_venv(bare, ".venv", ["requirements-dev.txt"], pytest_script)
     (bare / ".comfyui").mkdir()
     (bare / ".comfyui" / "main.py").touch()
-    stamps = "from launcher import environment as e; (e.COMFYUI / 'medtraverse-stamp').write_text(f'{e.COMFYUI_WHEEL} {e.COMFYUI_WHEEL_SHA256}\\n')"
+    stamps = (
+        "from launcher import environment as e; (e.COMFYUI / "
+        "'medtraverse-stamp').write_text(f'{e.COMFYUI_WHEEL} {e.COMFYUI_WHEEL_SHA256}\\n')"
+    )
     subprocess.run([sys.executable, "-c", stamps], cwd=bare, check=True)
     for stage in ("library", "nodes", "server"):
         (bare / "tests" / stage).mkdir(parents=True)
@@ -394,7 +402,10 @@ def test_a_server_that_never_answers_is_given_up(fake, tmp_path):
 
 
 def test_a_pack_that_comfyui_cannot_import_is_told(fake, tmp_path):
-    code = f"print('ModuleNotFoundError: skl')\nprint('   0.1 seconds (IMPORT FAILED): {PACK.as_posix()}', flush=True)\n"
+    code = (
+        f"print('ModuleNotFoundError: skl')\nprint('   0.1 seconds (IMPORT FAILED): {PACK.as_posix()}', "
+        "flush=True)\n"
+    )
     with pytest.raises(SetupError, match="could not import the pack(.|\n)*skl"):
         with start_server(fake(code + textwrap.dedent(ANSWERS)), base=tmp_path / "base"):
             pass
@@ -408,8 +419,8 @@ def test_a_terminated_run_leaves_no_server(fake, tmp_path):
         import time
         from pathlib import Path
         from launcher.comfyui import *
-        with start_server(Installation(Path({str(installation.folder)!r}), Path({sys.executable!r})), base={str(tmp_path / "base")!r},
-                          log_path={str(log)!r}):
+        comfyui = Installation(Path({str(installation.folder)!r}), Path({sys.executable!r}))
+        with start_server(comfyui, base={str(tmp_path / "base")!r}, log_path={str(log)!r}):
             print("up", flush=True)
             time.sleep(600)
     """

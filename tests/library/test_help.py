@@ -21,7 +21,9 @@ def keyword(call, name):
 
 
 def shown_names(slots, constants):
-    """Return the name that each input or output is shown by; a starred generator runs over a constant of the module."""
+    """Return the name that each input or output is shown by; a starred generator runs
+    over a constant of the module.
+    """
     names = []
     for slot in slots.elts:
         if isinstance(slot, ast.Starred):
@@ -96,7 +98,9 @@ def test_a_page_lists_the_slots_of_its_node_in_their_order(page, heading):
 
 @pytest.mark.parametrize("page", sorted(SCHEMAS))
 def test_quoted_messages_are_those_that_the_code_raises(page):
-    """The ellipses of a quoted message stand for values; what is between them stands in one ``raise``, in that order."""
+    """The ellipses of a quoted message stand for values; what is between them stands in one
+    ``raise``, in that order.
+    """
     messages = first_cells(page, "Common errors")
     assert messages
     for message in messages:

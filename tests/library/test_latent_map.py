@@ -6,7 +6,9 @@ from medtraverse.latent_map import latent_map, used_perplexity
 
 
 def trajectories(count=10, directions=2, seed=0):
-    """Straight trajectories from one neutral in different directions, far apart: [directions * count, 4, 4, 4]."""
+    """Straight trajectories from one neutral in different directions, far apart:
+    [directions * count, 4, 4, 4].
+    """
     rng = np.random.default_rng(seed)
     ways = rng.normal(size=(directions, 1, 4, 4, 4)) * 30
     far = np.linspace(0.1, 1, count).reshape(1, count, 1, 1, 1)

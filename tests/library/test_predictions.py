@@ -282,6 +282,7 @@ def test_the_command_starts_without_torch(tmp_path):
     path.write_text(KNOWN)
     script = (
         "import sys; from medtraverse.__main__ import main; "
-        "code = main(['cfrt', sys.argv[1], '--target', 'c']); assert 'torch' not in sys.modules; sys.exit(code)"
+        "code = main(['cfrt', sys.argv[1], '--target', 'c']); assert 'torch' not in sys.modules; "
+        "sys.exit(code)"
     )
     assert subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True).returncode == 0

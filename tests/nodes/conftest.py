@@ -1,4 +1,6 @@
-"""ComfyUI importable, on the CPU, and the pack imported as ComfyUI imports it. The pack's root stays last on sys.path."""
+"""ComfyUI importable, on the CPU, and the pack imported as ComfyUI imports it. The pack's
+root stays last on sys.path.
+"""
 
 import asyncio
 import atexit
@@ -16,7 +18,8 @@ atexit.register(shutil.rmtree, _base, ignore_errors=True)
 prepare_base(_base)
 
 sys.path.insert(0, str(installation().folder))
-# Before anything else of comfy: model_management looks for a GPU, and folder_paths for its folders, when imported.
+# Before anything else of comfy: model_management looks for a GPU, and folder_paths for
+# its folders, when imported.
 import comfy.cli_args  # noqa: E402
 
 comfy.cli_args.args.cpu = True
@@ -26,7 +29,9 @@ import torch  # noqa: E402
 
 @pytest.fixture(scope="session")
 def pack():
-    """The pack as a module. Its library is `pack.medtraverse`, whose classes are not those of a plain `import medtraverse`."""
+    """The pack as a module. Its library is `pack.medtraverse`, whose classes are not those of a
+    plain `import medtraverse`.
+    """
     spec = importlib.util.spec_from_file_location(
         "medtraverse_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
     )

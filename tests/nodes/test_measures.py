@@ -96,7 +96,9 @@ def test_the_flip_rate_is_counted_from_the_same_judgement(run, trajectory, image
 
 
 def test_the_classifier_sees_what_is_drawn(classifier):
-    """The shipped classifier on phantoms with and without each attribute, of seeds that nothing was trained on."""
+    """The shipped classifier on phantoms with and without each attribute, of
+    seeds that nothing was trained on.
+    """
     for label in classifier.classifier.labels:
         flag, other = (
             label.replace(" ", "_"),

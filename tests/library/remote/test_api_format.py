@@ -1,4 +1,6 @@
-"""Workflows as the browser saves them, brought into API format, by hand-made graphs for each rule and by a round trip."""
+"""Workflows as the browser saves them, brought into API format, by hand-made graphs for
+each rule and by a round trip.
+"""
 
 import json
 import re
@@ -343,7 +345,9 @@ def test_a_primitive_gives_its_value():
 
 
 def subgraph(mode=0, values=(77,), properties=None, link=False):
-    """A file whose node 9 holds a Latent and a Save; its inputs are the Latent's width and a reroute's source."""
+    """A file whose node 9 holds a Latent and a Save; its inputs are the
+    Latent's width and a reroute's source.
+    """
     definition = {
         "id": "s-1",
         "name": "Sub",
@@ -510,7 +514,9 @@ def graphs(draw):
 
 @given(graphs(), st.data())
 def test_a_graph_comes_back_from_the_browsers_format(graph, data):
-    """Saved with reroutes, bypassed nodes and primitives thrown in, in either version, and part of the values left to a primitive."""
+    """Saved with reroutes, bypassed nodes and primitives thrown in, in either version, and part of
+    the values left to a primitive.
+    """
     order = {
         "Latent": ["width", "height"],
         "Sample": ["seed", "steps", "sampler", "strength"],
