@@ -1,7 +1,7 @@
 """Four ways to the images of trajectories, from the same noise, prompts and settings, decoding included.
 
-Each takes a Host, the noise [patients, C, h, w], attributes and swap steps, and returns latents in diffusers'
-scale, [patients, attributes, 1 + swap steps, C, h, w], on the CPU.
+Each takes a Host, the patients' seeds (one after the other), attributes and swap steps, and returns latents
+in diffusers' scale, [patients, attributes, 1 + swap steps, C, h, w], on the CPU.
 """
 
 import torch
@@ -9,7 +9,7 @@ import torch
 STEPS, CFG, SCALE = 50, 7.5, 0.18215
 
 
-def reference(host, noise, attributes, swap_steps):
+def reference(host, seeds, attributes, swap_steps):
     """(a) The reference scripts: diffusers, one patient at a time, neutral run again for every λ.
 
     Every image decoded.
@@ -19,11 +19,11 @@ def reference(host, noise, attributes, swap_steps):
         pipe.encode_prompt(text, host.device, 1, False)[0] for text in ("", host.domain.neutral()[1])
     )
     patients = []
-    for start in noise.to(host.device, host.dtype).split(1):
+    for start in noise_of(host, seeds).to(host.device, host.dtype).split(1):
         rows = []
         for attribute in attributes:
             embedding = pipe.encode_prompt(attribute.prompt, host.device, 1, False)[0]
-            row = []
+            row: list[torch.Tensor] = []
             for swap_step in swap_steps:
 
                 def swap(pipe, step, timestep, tensors, swap_step=swap_step, embedding=embedding):
@@ -57,7 +57,7 @@ def _pipeline(pipe, prompt, negative, start, callback=None):
     ).images
 
 
-def stock(host, noise, attributes, swap_steps):
+def stock(host, seeds, attributes, swap_steps):
     """(b) Stock nodes: one KSampler per attribute and λ, the prompts on timestep ranges.
 
     Patients as a batch.
@@ -66,6 +66,7 @@ def stock(host, noise, attributes, swap_steps):
     import node_helpers
 
     neutral, negative = _encode(host, host.domain.neutral()[1]), _encode(host, "")
+    noise = noise_of(host, seeds)
     empty = torch.zeros_like(noise)
 
     def sample(positive):
@@ -90,7 +91,7 @@ def stock(host, noise, attributes, swap_steps):
     return torch.stack(rows, 1).float().cpu()
 
 
-def chained(host, noise, attributes, swap_steps):
+def chained(host, seeds, attributes, swap_steps):
     """(c) The best stock graph: KSamplerAdvanced segments of one neutral prefix, a branch off each.
 
     Patients as a batch.
@@ -99,6 +100,7 @@ def chained(host, noise, attributes, swap_steps):
 
     neutral, negative = _encode(host, host.domain.neutral()[1]), _encode(host, "")
     prompts = [_encode(host, attribute.prompt) for attribute in attributes]
+    noise = noise_of(host, seeds)
     nothing = torch.zeros_like(noise)
 
     def segment(positive, latent, first, last, fresh=False):
@@ -135,29 +137,41 @@ def chained(host, noise, attributes, swap_steps):
     return torch.stack(rows, 1).float().cpu() * SCALE
 
 
-def medtraverse(host, noise, attributes, swap_steps, **options):
+def medtraverse(host, seeds, attributes, swap_steps, **options):
     """(d) PromptSwapKSampler's traversal, and ComfyUI's VAE on all its latents."""
-    from medtraverse_pack.medtraverse.traversal import Plan
-    from medtraverse_pack.nodes.run_traversal import traverse
+    from medtraverse_pack.medtraverse.traversal import TraversalSettings
+    from medtraverse_pack.nodes.run_traversal import Conditionings, traverse
     from medtraverse_pack.nodes.samplers import DIFFUSERS_DDIM
 
-    prompts = [_encode(host, attribute.prompt) for attribute in attributes]
-    latents, _ = traverse(
-        host.model,
-        _encode(host, host.domain.neutral()[1]),
-        prompts,
-        _encode(host, ""),
-        noise,
-        tuple(range(len(noise))),
-        tuple(swap_steps),
-        STEPS,
-        CFG,
-        "ddim",
-        DIFFUSERS_DDIM,
-        **options,
+    name, neutral = host.domain.neutral()
+    settings = TraversalSettings(
+        seed=seeds[0],
+        patients=len(seeds),
+        steps=STEPS,
+        cfg=CFG,
+        sampler="ddim",
+        scheduler=DIFFUSERS_DDIM,
+        swap_steps=tuple(swap_steps),
+        noise="cpu",
+        width=8 * host.latent[2],
+        height=8 * host.latent[1],
+        domain=host.domain.name,
+        neutral=name,
+        neutral_prompt=neutral,
+        prompts=tuple((attribute.name, attribute.prompt) for attribute in attributes),
     )
+    prompts = tuple(_encode(host, attribute.prompt) for attribute in attributes)
+    conditionings = Conditionings(_encode(host, neutral), prompts, _encode(host, ""))
+    latents, _ = traverse(host.model, conditionings, settings, **options)
     host.vae.decode(latents)
-    return latents[Plan(len(noise), len(prompts), tuple(swap_steps)).index()] * SCALE
+    return latents[settings.plan.index()] * SCALE
+
+
+def noise_of(host, seeds):
+    """Noise [patients, C, h, w] of each patient's seed, as `medtraverse` draws it."""
+    return torch.stack(
+        [torch.randn(host.latent, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
 
 
 def _encode(host, prompt):
