@@ -1,21 +1,25 @@
 """MedicalClassifierLoader and CFRTEvaluator: judge the images of a trajectory with an image classifier."""
 
 import json
+import logging
 
 import comfy.model_management
 from comfy_api.latest import io
 
 from ..medtraverse.classifier import load_classifier
+from ..medtraverse.classifiers.judge import ACTIVATIONS
+from ..medtraverse.classifiers.labels import parse_labels
 from ..medtraverse.evaluation import evaluate
 from ..medtraverse.flip_rate import THRESHOLD
 from . import sources
 from .figure_image import drawing, figure_image
+from .live import say
 from .managed import managed, progress_of
 from .schema import schema
 from .sockets import CATEGORY, Classifier, Figure, Trajectory, checked_sockets
 from .views import cfrt_view, preview
 
-NONE = "none"
+NONE, AUTO = "none", "auto"
 
 
 class LoadedClassifier:
@@ -49,10 +53,10 @@ class MedicalClassifierLoader(io.ComfyNode):
             node_id="MedicalClassifierLoader",
             display_name="Load Medical Classifier",
             category=CATEGORY,
-            search_aliases=["EfficientNet", "chest X-ray classifier", "pathology classifier"],
+            search_aliases=["EfficientNet", "chest X-ray classifier", "torchxrayvision", "CLIP zero-shot"],
             essentials_category="Medical",
-            description="Loads an EfficientNet attribute classifier (models/classifiers): one with several "
-            "logits, or the paper's CheXpert pair of one-logit models.",
+            description="Loads an image classifier from models/classifiers: the paper's EfficientNets, a "
+            "folder of transformers, timm or CLIP, or weights of torchvision or torchxrayvision.",
             inputs=[
                 io.Combo.Input(
                     "classifier",
@@ -64,14 +68,14 @@ class MedicalClassifierLoader(io.ComfyNode):
                     "second_classifier",
                     options=[NONE, *names],
                     default=NONE,
-                    tooltip="A further one for other attributes, as the paper's pair for support devices and "
-                    "pleural effusion.",
+                    tooltip="A further one for other attributes, as the paper's pair for support devices "
+                    "and pleural effusion.",
                 ),
                 io.String.Input(
                     "labels",
                     default="",
-                    tooltip="Names of the logits in order, comma-separated; empty takes those stored in the "
-                    "file.",
+                    tooltip="Empty takes the file's. Else all names in order, or only those wanted, as "
+                    "label = logit. For CLIP, label = prompt.",
                 ),
                 io.Int.Input(
                     "input_size",
@@ -80,6 +84,19 @@ class MedicalClassifierLoader(io.ComfyNode):
                     max=2048,
                     tooltip="Image side for the classifier in pixels; 0 takes the file's (512 for the "
                     "paper's).",
+                ),
+                io.Combo.Input(
+                    "activation",
+                    options=[AUTO, *ACTIVATIONS],
+                    default=AUTO,
+                    optional=True,
+                    tooltip="sigmoid: several labels may be present at once. softmax: exactly one is. auto "
+                    "takes what the file says.",
+                ),
+                Classifier.Input(
+                    "others",
+                    optional=True,
+                    tooltip="A classifier from another of these nodes; this one's labels are put before its.",
                 ),
             ],
             outputs=[
@@ -90,22 +107,37 @@ class MedicalClassifierLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, classifier, second_classifier, labels, input_size):
+    def fingerprint_inputs(
+        cls, classifier, second_classifier, labels, input_size, activation=AUTO, others=None
+    ):
         paths = sources.classifier_paths()
-        return json.dumps(
-            [sources.fingerprint(paths.get(classifier), paths.get(second_classifier)), labels, input_size]
-        )
+        files = sources.fingerprint(paths.get(classifier), paths.get(second_classifier))
+        return json.dumps([files, labels, input_size, activation])
 
     @classmethod
-    def execute(cls, classifier, second_classifier, labels, input_size):
+    def execute(cls, classifier, second_classifier, labels, input_size, activation=AUTO, others=None):
+        if activation not in (AUTO, *ACTIVATIONS):
+            raise ValueError(
+                f"activation: there is no {activation!r}; choose {AUTO}, {' or '.join(ACTIVATIONS)}."
+            )
         paths = sources.classifier_paths()
         chosen = [sources.pick(paths, classifier, "classifier")]
         if second_classifier != NONE:
             chosen.append(sources.pick(paths, second_classifier, "second_classifier"))
-        named = [label.strip() for label in labels.split(",") if label.strip()] or None
-        return io.NodeOutput(
-            LoadedClassifier(load_classifier(chosen, labels=named, input_size=input_size or None), classifier)
+        loaded = load_classifier(
+            chosen,
+            labels=parse_labels(labels) or None,
+            input_size=input_size or None,
+            activation=None if activation == AUTO else activation,
         )
+        name = classifier
+        if others is not None:
+            loaded, name = loaded.with_others(others.classifier), f"{classifier} + {others.name}"
+        for note in loaded.notes:
+            logging.warning("MedTraverse: %s", note)
+        if loaded.notes:
+            say("\n".join(loaded.notes))
+        return io.NodeOutput(LoadedClassifier(loaded, name))
 
 
 class CFRTEvaluator(io.ComfyNode):
@@ -142,8 +174,8 @@ class CFRTEvaluator(io.ComfyNode):
                 io.String.Input(
                     "far_points",
                     default="",
-                    tooltip="Far part, such as 5,10,15 or 30-49; empty takes the paper's (λ 5,10,15; frames "
-                    "30–49).",
+                    tooltip="Far part, such as 5,10,15 or 30-49; empty takes the paper's (λ 5,10,15; "
+                    "frames 30–49).",
                 ),
                 io.Float.Input(
                     "threshold",

@@ -8,6 +8,7 @@ from pathlib import Path
 import folder_paths
 
 from ..medtraverse.checkpoint import is_unet_folder
+from ..medtraverse.classifiers.formats import is_classifier_folder
 from ..medtraverse.domain import load_domains
 from ..medtraverse.weights import PYTORCH, SAFETENSORS
 
@@ -66,8 +67,17 @@ def unet_paths():
 
 
 def classifier_paths():
-    """Return ``{choice: path}`` of the bundled classifiers and of those in ``models/classifiers``."""
-    return DEMO_CLASSIFIERS | _listed(CLASSIFIER_FOLDER, CLASSIFIER_SUFFIXES)
+    """Return ``{choice: path}`` of the bundled classifiers, and of folders and files in ``models/classifiers``.
+
+    A folder that transformers, timm or open_clip saved is one classifier; its files are not listed beside it.
+    """
+    files = _listed(CLASSIFIER_FOLDER, CLASSIFIER_SUFFIXES)
+    folders = {
+        name: folder for name, folder in _folders_below(CLASSIFIER_FOLDER) if is_classifier_folder(folder)
+    }
+    inside = tuple(f"{name}/" for name in folders)
+    alone = {name: path for name, path in files.items() if not name.replace(os.sep, "/").startswith(inside)}
+    return DEMO_CLASSIFIERS | folders | alone
 
 
 def metric_folders():
@@ -108,15 +118,20 @@ def _listed(kind, suffixes=()):
 
 
 def _diffusers_folders():
-    """Yield ``(choice, folder)`` for all folders below ``models/diffusers``, links followed as by core."""
-    for root in folder_paths.get_folder_paths("diffusers"):
+    """Yield ``(choice, folder)`` for all folders below ``models/diffusers``."""
+    return ((f"diffusers/{name}", folder) for name, folder in _folders_below("diffusers"))
+
+
+def _folders_below(kind):
+    """Yield ``(name, folder)`` for all folders below those of a kind of model, links followed as by core."""
+    for root in folder_paths.get_folder_paths(kind):
         for place, names, _ in os.walk(root, followlinks=True):
             folder, names[:] = Path(place), sorted(names)
             # A link to a folder above would be walked in circles.
             if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
                 names.clear()
             elif folder != Path(root):
-                yield f"diffusers/{folder.relative_to(root).as_posix()}", folder
+                yield folder.relative_to(root).as_posix(), folder
 
 
 def pick(choices, choice, name):

@@ -45,7 +45,8 @@ def read_huggingface(folder: Path, settings: Settings | None = None) -> Judge:
     config_text = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if "auto_map" in config_text:
         raise ValueError(
-            f"{name}: it needs Python code of its own, which is never run; give a model of transformers."
+            f"classifier: {name} needs Python code of its own, which is never run; give a model of "
+            "transformers."
         )
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -54,13 +55,15 @@ def read_huggingface(folder: Path, settings: Settings | None = None) -> Judge:
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ValueError(
-            f"{name}: transformers does not read it as an image classifier ({_first_line(error)}); give a "
+            f"classifier: {name}: transformers does not read it as an image classifier "
+            f"({_first_line(error)}); give a "
             "folder that save_pretrained of such a model wrote."
         ) from error
     missing = sorted(report["missing_keys"]) + sorted(str(item) for item in report.get("mismatched_keys", ()))
     if missing:
         raise ValueError(
-            f"{name}: the weights lack {len(missing)} of the classifier's keys ({', '.join(missing[:3])}); "
+            f"classifier: {name}: the weights lack {len(missing)} of the classifier's keys "
+            f"({', '.join(missing[:3])}); "
             "give a model that was trained as an image classifier."
         )
     outputs = config.num_labels
@@ -69,7 +72,7 @@ def read_huggingface(folder: Path, settings: Settings | None = None) -> Judge:
     )
     head = last_linear(network, outputs)
     if head is None:
-        raise ValueError(f"{name}: no layer has its {outputs} outputs; give an image classifier.")
+        raise ValueError(f"classifier: {name}: no layer has its {outputs} outputs; give an image classifier.")
     notes = []
     if (folder / PROCESSOR).is_file():
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
@@ -79,7 +82,8 @@ def read_huggingface(folder: Path, settings: Settings | None = None) -> Judge:
         side = side[0] if isinstance(side, (list, tuple)) else side
         preprocess = Squash(settings.size or int(side))
         notes.append(
-            f"{name} has no {PROCESSOR}: images are {preprocess} and normalised as ImageNet's; copy that "
+            f"classifier: {name} has no {PROCESSOR}: images are {preprocess} and normalised as ImageNet's; "
+            "copy that "
             "file from the model that it was trained from."
         )
     return Judge(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,11 @@ class Squash:
         """Channels of the network's input."""
         return len(self.mean)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        return self.size, self.size
+
     def __call__(self, images: Tensor) -> Tensor:
         """Images [N, H, W, 3] in 0..1 → network input [N, channels, size, size]."""
         inputs = images.permute(0, 3, 1, 2).contiguous()
@@ -72,6 +78,11 @@ class Library:
     size: tuple[int, int]
     name: str
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        return self.size
+
     def __call__(self, images: Tensor) -> Tensor:
         """Images [N, H, W, 3] in 0..1 → network input [N, C, h, w] on the same device."""
         pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
@@ -79,6 +90,17 @@ class Library:
 
     def __str__(self) -> str:
         return f"{self.name}, {self.size[0]} × {self.size[1]}"
+
+
+class Preprocess(Protocol):
+    """How images become a network's input."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images [N, H, W, 3] in 0..1 → the network's input."""
 
 
 class Judge(nn.Module):
@@ -92,7 +114,7 @@ class Judge(nn.Module):
         The last layer; its input, flattened, is the features.
     labels : sequence of str or None
         Name of each output, in order; None where the files do not say.
-    preprocess : Squash or Library
+    preprocess : Preprocess
     activation : {"sigmoid", "softmax"}
         Softmax where the labels exclude each other.
     files : sequence of path
@@ -101,6 +123,10 @@ class Judge(nn.Module):
         Name of the format, for messages and reports.
     notes : sequence of str
         What the user should know: a default that was taken because the files do not say.
+    outputs : int, optional
+        Number of labels. Default: the head's.
+    zero_shot : bool
+        Whether the labels are prompts.
     """
 
     def __init__(
@@ -108,12 +134,14 @@ class Judge(nn.Module):
         network: nn.Module,
         head: nn.Module,
         labels: Sequence[str] | None,
-        preprocess: Squash | Library,
+        preprocess: Preprocess,
         activation: str,
         files: Sequence[Path],
         kind: str,
         logits_of: Callable[[object], Tensor] | None = None,
         notes: Sequence[str] = (),
+        outputs: int | None = None,
+        zero_shot: bool = False,
     ):
         super().__init__()
         self.network = network.eval().requires_grad_(False)
@@ -125,6 +153,18 @@ class Judge(nn.Module):
         self.kind = kind
         self.notes = tuple(notes)
         self._logits_of = logits_of or (lambda result: result)
+        self.outputs = outputs if outputs is not None else _outputs(head)
+        self.zero_shot = zero_shot
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the network's input, in pixels."""
+        return self.preprocess.shape
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """The weight files among what was read."""
+        return tuple(file for file in self.files if file.suffix != ".json")
 
     def prepare(self, images: Tensor) -> Tensor:
         """Images [N, H, W, 3] in 0..1 → the network's input, on the images' device."""
@@ -148,6 +188,10 @@ class Judge(nn.Module):
         finally:
             hook.remove()
         return kept[-1].flatten(1)
+
+
+def _outputs(head: nn.Module) -> int:
+    return int(getattr(head, "out_features", None) or head.out_channels)  # type: ignore[arg-type]
 
 
 def last_linear(network: nn.Module, outputs: int) -> nn.Module | None:
@@ -184,5 +228,7 @@ class Settings:
         """The user's activation, else the sidecar's, else the default; ValueError for an unknown one."""
         chosen = self.activation or self.sidecar.get("activation") or default
         if chosen not in ACTIVATIONS:
-            raise ValueError(f"{name}: activation is {chosen!r}; give {' or '.join(ACTIVATIONS)}.")
+            raise ValueError(
+                f"classifier: {name}: activation is {chosen!r}; give {' or '.join(ACTIVATIONS)}."
+            )
         return chosen

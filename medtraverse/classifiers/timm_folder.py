@@ -42,14 +42,16 @@ def read_timm(folder: Path, settings: Settings | None = None) -> Judge:
         from timm.data import create_transform, resolve_data_config
     except ImportError as error:
         raise ValueError(
-            f"{name}: it is a timm model and timm is not installed; run: python -m pip install timm"
+            f"classifier: {name} is a timm model and timm is not installed; run: python -m pip install timm"
         ) from error
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     described = config.get("pretrained_cfg", config)
     outputs = int(config.get("num_classes", described.get("num_classes", 0)))
     weights = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
     if weights is None:
-        raise ValueError(f"{name}: it holds none of {', '.join(WEIGHTS)}; copy the weights into the folder.")
+        raise ValueError(
+            f"classifier: {name} holds none of {', '.join(WEIGHTS)}; copy the weights into the folder."
+        )
     try:
         network = timm.create_model(
             config["architecture"],
@@ -59,7 +61,8 @@ def read_timm(folder: Path, settings: Settings | None = None) -> Judge:
         network.load_state_dict(_state(weights))
     except (RuntimeError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{name}: {weights.name} does not fit the architecture {config.get('architecture')!r} "
+            f"classifier: {name}: {weights.name} does not fit the architecture "
+            f"{config.get('architecture')!r} "
             f"({' '.join(str(error).split())[:200]}); give the folder as timm saved it."
         ) from error
     data = resolve_data_config(pretrained_cfg=described)
@@ -71,14 +74,15 @@ def read_timm(folder: Path, settings: Settings | None = None) -> Judge:
     notes = []
     if settings.activation is None and outputs > 1:
         notes.append(
-            f"{name}: timm's files do not say whether its labels exclude each other; softmax is used. Choose "
+            f"classifier: {name}: timm's files do not say whether its labels exclude each other; softmax "
+            "is used. Choose "
             "sigmoid if several may be present at once."
         )
     head = network.get_classifier() if hasattr(network, "get_classifier") else None
     if not isinstance(head, torch.nn.Module) or isinstance(head, torch.nn.Identity):
         head = last_linear(network, outputs)
     if head is None:
-        raise ValueError(f"{name}: no layer has its {outputs} outputs; give an image classifier.")
+        raise ValueError(f"classifier: {name}: no layer has its {outputs} outputs; give an image classifier.")
     return Judge(
         network,
         head,

@@ -50,7 +50,8 @@ def build(state: Mapping[str, Tensor], name: str) -> tuple[str, nn.Module, nn.Mo
     if family is None:
         first = ", ".join(list(state)[:3])
         raise ValueError(
-            f"{name}: it is none of torchvision's {', '.join(FAMILIES)} (its keys begin with {first}); save "
+            f"classifier: {name} is none of torchvision's {', '.join(FAMILIES)} (its keys begin with "
+            f"{first}); save "
             "the model's own state dict, or a folder of transformers or timm."
         )
     _, pattern, place = FAMILIES[family]
@@ -74,7 +75,7 @@ def build(state: Mapping[str, Tensor], name: str) -> tuple[str, nn.Module, nn.Mo
             nearest, fewest = candidate, faults
     assert fewest is not None
     raise ValueError(
-        f"{name}: it looks like a {family}, but fits none of torchvision's ({nearest} differs in "
+        f"classifier: {name} looks like a {family}, but fits none of torchvision's ({nearest} differs in "
         f"{len(fewest)} keys: {', '.join(sorted(fewest)[:3])}); save the model's own state dict."
     )
 
@@ -103,11 +104,12 @@ def read_torchvision(state: Mapping[str, Tensor], file: Path, settings: Settings
     sidecar = settings.sidecar
     if first.in_channels not in (1, 3):
         raise ValueError(
-            f"{file.name}: it takes images of {first.in_channels} channels; give one that takes 1 or 3."
+            f"classifier: {file.name} takes images of {first.in_channels} channels; give one that takes 1 "
+            "or 3."
         )
     if first.in_channels == 1 and not {"mean", "std"} <= sidecar.keys():
         raise ValueError(
-            f"{file.name}: it takes one channel, and nothing says in which range; put "
+            f"classifier: {file.name} takes one channel, and nothing says in which range; put "
             f'{file.stem}.json beside it with "mean": [0.5], "std": [0.5] and, where needed, "scale": 1024.'
         )
     size = settings.size or sidecar.get("image_size") or 224
@@ -119,19 +121,20 @@ def read_torchvision(state: Mapping[str, Tensor], file: Path, settings: Settings
     )
     if preprocess.channels != first.in_channels:
         raise ValueError(
-            f"{file.name}: it takes {first.in_channels} channels, the mean in its sidecar has "
+            f"classifier: {file.name} takes {first.in_channels} channels, the mean in its sidecar has "
             f"{preprocess.channels}; give {first.in_channels} values."
         )
     notes = []
     if not settings.size and "image_size" not in sidecar:
         notes.append(
-            f"{file.name}: a state dict does not say its input size; 224 is used. Set input_size, or put "
+            f"classifier: {file.name}: a state dict does not say its input size; 224 is used. Set "
+            "input_size, or put "
             f"{file.stem}.json beside it."
         )
     return Judge(
         network,
         head,
-        settings.labels or sidecar.get("labels"),
+        sidecar.get("labels"),
         preprocess,
         settings.activation_or(SIGMOID, file.name),
         [file],
@@ -162,7 +165,8 @@ def _head_at(weights: dict[str, Tensor], place: str, name: str) -> dict[str, Ten
     if len(chosen) != 1:
         what = f"{len(chosen)} linear layers ({', '.join(chosen[:3])})" if chosen else "no linear layer"
         raise ValueError(
-            f"{name}: its head has {what} where one is read; save it with one linear layer named {place}."
+            f"classifier: {name}: its head has {what} where one is read; save it with one linear layer "
+            f"named {place}."
         )
     old = chosen[0].removesuffix(".weight")
     moved = {

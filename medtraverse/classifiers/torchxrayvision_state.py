@@ -65,6 +65,11 @@ class Film:
 
     size: int
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        return self.size, self.size
+
     def __call__(self, images: Tensor) -> Tensor:
         """Images [N, H, W, 3] in 0..1 → network input [N, 1, size, size], on the images' device."""
         films = images.mean(-1).float().cpu().numpy()
@@ -108,19 +113,21 @@ def read_torchxrayvision(state: Mapping[str, Tensor], file: Path, settings: Sett
     )
     columns = torch.nonzero(trained).flatten().tolist()
     notes = [
-        f"{file.name}: torchxrayvision has no label Support Devices; its probabilities are the plain "
+        f"classifier: {file.name}: torchxrayvision has no label Support Devices; its probabilities are the "
+        "plain "
         "sigmoid, not rescaled by op_threshs."
     ]
     return Judge(
         network,
         head,
-        settings.labels or [PATHOLOGIES[column] for column in columns],
+        [PATHOLOGIES[column] for column in columns],
         Film(settings.size or SIZES[family]),
         settings.activation_or(SIGMOID, file.name),
         [file],
         f"torchxrayvision {architecture}",
         _Columns(columns),
         notes,
+        len(columns),
     )
 
 

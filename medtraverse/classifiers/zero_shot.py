@@ -32,16 +32,22 @@ def parse_prompts(lines: Sequence[str], name: str) -> tuple[list[str], list[str]
         label, equals, prompts = line.partition("=")
         prompt, bar, opposite = prompts.partition("|")
         if not equals or not label.strip() or not prompt.strip() or (bar and not opposite.strip()):
-            raise ValueError(f"{name}: it is a CLIP model, and the label {line!r} has no prompt; {WANTED}.")
+            raise ValueError(
+                f"classifier: {name} is a CLIP model, and the label {line!r} has no prompt; {WANTED}."
+            )
         labels.append(label.strip())
         present.append(prompt.strip())
         absent.append(opposite.strip())
     if not labels:
-        raise ValueError(f"{name}: it is a CLIP model and no labels are given; {WANTED}.")
+        raise ValueError(f"classifier: {name} is a CLIP model and no labels are given; {WANTED}.")
     if any(absent) and not all(absent):
-        raise ValueError(f"{name}: some labels have a prompt for their absence and some have none; {WANTED}.")
+        raise ValueError(
+            f"classifier: {name}: some labels have a prompt for their absence and some have none; {WANTED}."
+        )
     if not any(absent) and len(labels) == 1:
-        raise ValueError(f"{name}: one label without a prompt for its absence is always certain; {WANTED}.")
+        raise ValueError(
+            f"classifier: {name}: one label without a prompt for its absence is always certain; {WANTED}."
+        )
     return labels, present, absent if any(absent) else None
 
 
@@ -95,7 +101,7 @@ def read_clip(folder: Path, settings: Settings | None = None) -> Judge:
     except (OSError, RuntimeError, KeyError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(
-            f"{folder.name}: it does not load as a CLIP model ({reason}); copy the whole folder."
+            f"classifier: {folder.name} does not load as a CLIP model ({reason}); copy the whole folder."
         ) from error
     with torch.inference_mode():
         texts = [
@@ -115,6 +121,8 @@ def read_clip(folder: Path, settings: Settings | None = None) -> Judge:
         settings.activation_or(default, folder.name),
         sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin")),
         kind,
+        outputs=len(labels),
+        zero_shot=True,
     )
 
 

@@ -36,7 +36,9 @@ def test_the_library_loads_what_training_saves(tmp_path):
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     normalised = (images.float() / 255 - mean) / std
     with torch.inference_mode():
-        torch.testing.assert_close(classifier.module(normalised), network(normalised), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            classifier.judges[0](normalised), network(normalised), atol=1e-5, rtol=1e-4
+        )
 
 
 def test_calibration_error_of_known_predictions():

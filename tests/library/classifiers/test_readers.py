@@ -143,7 +143,7 @@ def test_a_torchvision_state_dict_tells_its_architecture(tmp_path, images, archi
     torch.manual_seed(3)
     network = torchvision.models.get_model(architecture, weights=None, num_classes=4).eval()
     judge = read_torchvision(
-        network.state_dict(), tmp_path / "mine.pth", Settings(labels=("a", "b", "c", "d"))
+        network.state_dict(), tmp_path / "mine.pth", Settings(sidecar={"labels": ["a", "b", "c", "d"]})
     )
     assert judge.kind == f"torchvision {architecture}"
     inputs = judge.prepare(images)

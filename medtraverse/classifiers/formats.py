@@ -1,0 +1,132 @@
+"""Which reader a classifier's file or folder needs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..weights import PYTORCH, SAFETENSORS, metadata_of, read_tensors, without_wrappers
+from .efficientnet import is_efficientnet, read_efficientnet
+from .huggingface import CONFIG, read_huggingface
+from .judge import Judge, Settings
+from .timm_folder import read_timm
+from .torchvision_state import family_of, read_torchvision
+from .torchxrayvision_state import is_torchxrayvision, read_torchxrayvision
+from .zero_shot import OPEN_CLIP, read_clip
+
+ZERO_SHOT_TYPES = ("clip", "siglip", "siglip2", "chinese_clip", "altclip")
+# What trainers call the network inside theirs.
+INNER = ("module.", "model.", "net.", "network.", "backbone.", "encoder_model.", "classifier_model.", "base.")
+SIDECAR_KEYS = {
+    "labels": list,
+    "image_size": int,
+    "mean": list,
+    "std": list,
+    "scale": (int, float),
+    "activation": str,
+}
+
+
+def is_classifier_folder(folder: Path) -> bool:
+    """Whether a folder holds a classifier of transformers, timm or open_clip."""
+    return (folder / CONFIG).is_file() or (folder / OPEN_CLIP).is_file()
+
+
+def read_judge(path: Path, settings: Settings | None = None) -> Judge:
+    """Read a classifier in any of the formats that are known.
+
+    Parameters
+    ----------
+    path : path
+        A folder of transformers, timm or open_clip; or a file with a state dict: the paper's EfficientNet,
+        or a
+        model of torchvision or torchxrayvision. A file `NAME.json` beside `NAME.pth` may say `labels`,
+        `image_size`, `mean`, `std`, `scale` and `activation`.
+    settings : Settings, optional
+
+    Raises
+    ------
+    ValueError
+        If it is none of these, or incomplete. The message names what is there and what is wanted.
+    """
+    settings = settings or Settings()
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path, settings)
+    if path.suffix.lower() not in (*SAFETENSORS, *PYTORCH):
+        raise ValueError(
+            f"classifier: {path.name} ends in {path.suffix or 'no suffix'!r}; give a .safetensors, .pth, "
+            ".pt, .ckpt "
+            "or .bin file, or a folder of transformers or timm."
+        )
+    state = read_tensors(path, "classifier")
+    settings = replace(settings, sidecar=read_sidecar(path))
+    if is_efficientnet(state):
+        return read_efficientnet(state, path, metadata_of(path), settings)
+    state = without_wrappers(_inner(state), INNER)
+    if is_torchxrayvision(state):
+        return read_torchxrayvision(state, path, settings)
+    return read_torchvision(state, path, settings)
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Return what `NAME.json` beside a classifier's file says of it; nothing where there is none.
+
+    Raises ValueError for a value of another kind. Other keys are left alone: training records lie there too.
+    """
+    sidecar = path.with_suffix(".json")
+    if not sidecar.is_file():
+        return {}
+    try:
+        fields = json.loads(sidecar.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"classifier: {sidecar.name} beside it is no JSON ({error}); correct or remove it."
+        ) from error
+    if not isinstance(fields, dict):
+        return {}
+    known = {key: value for key, value in fields.items() if key in SIDECAR_KEYS}
+    for key, value in known.items():
+        if not isinstance(value, SIDECAR_KEYS[key]) or isinstance(value, bool):
+            raise ValueError(f"classifier: {key} in {sidecar.name} is {value!r}; correct it.")
+    return known
+
+
+def _read_folder(folder: Path, settings: Settings) -> Judge:
+    if (folder / OPEN_CLIP).is_file():
+        return read_clip(folder, settings)
+    if not (folder / CONFIG).is_file():
+        raise ValueError(
+            f"classifier: the folder {folder.name} has no {CONFIG} and no {OPEN_CLIP}; give a folder that "
+            "transformers, "
+            "timm or open_clip saved."
+        )
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        kind = config.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"classifier: {folder.name}/{CONFIG} cannot be read ({error}); copy it again."
+        ) from error
+    if kind in ZERO_SHOT_TYPES:
+        return read_clip(folder, settings)
+    if kind in (None, "timm_wrapper") and "architecture" in config:
+        return read_timm(folder, settings)
+    if settings.size is not None:
+        raise ValueError(
+            f"input_size: {folder.name} has a preprocessing of its own, which decides its size; set 0."
+        )
+    return read_huggingface(folder, settings)
+
+
+def _inner(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out what trainers keep beside the network: losses, metrics, a teacher."""
+    beside = ("criterion.", "loss.", "loss_fn.", "metrics.", "train_metrics.", "val_metrics.", "teacher.")
+    kept = {
+        key: value for key, value in state.items() if not key.startswith(beside) and "pos_weight" not in key
+    }
+    return kept if family_of(without_wrappers(kept, INNER)) else state
