@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .classifiers.chosen_labels import resolve_labels
 from .classifiers.formats import read_judge
 from .classifiers.judge import Judge, Settings
-from .classifiers.labels import resolve_labels
 from .digest import sha256_of
 
 # What an EfficientNet-B4 holds at once: 144 channels at half the side in float32, before and after

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from .cfrt import CFRT, cfrt, far_points, patients_to_csv, published_far_points, to_csv, to_text
+from .classifiers.self_check import classifier_doubts
 from .flip_rate import THRESHOLD, FlipRate, check_threshold, flip_rate, flip_table, outwards
 from .labels import position
 from .published import published_cfrt
@@ -79,6 +80,26 @@ class Evaluation:
             f"CFRT, Classifier Flip Rate along a Trajectory: {far}",
             flips=self.flips,
             kind=self.trajectory.kind,
+        )
+
+    def doubts(self, image_size: Sequence[int], input_size: int) -> list[str]:
+        """Say what is suspicious in the classifier's verdicts; see `classifiers.self_check`.
+
+        Parameters
+        ----------
+        image_size : sequence of int
+            Height and width of the judged images.
+        input_size : int
+            Side that the classifier sees, in pixels.
+        """
+        neutral = np.zeros(self.probabilities.shape[:3], dtype=bool)
+        neutral[:, :, 0] = True
+        return classifier_doubts(
+            self.labels,
+            self.probabilities.reshape(-1, len(self.labels)),
+            neutral.ravel(),
+            (int(image_size[0]), int(image_size[1])),
+            (input_size, input_size),
         )
 
     def report(self) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import comfy.model_management
 from comfy_api.latest import io
 
 from ..medtraverse.classifier import load_classifier
+from ..medtraverse.classifiers.chosen_labels import parse_labels
 from ..medtraverse.classifiers.judge import ACTIVATIONS
-from ..medtraverse.classifiers.labels import parse_labels
 from ..medtraverse.evaluation import evaluate
 from ..medtraverse.flip_rate import THRESHOLD
 from . import sources
@@ -223,15 +223,23 @@ class CFRTEvaluator(io.ComfyNode):
             far_points,
             threshold,
         )
+        doubts = result.doubts(images.shape[1:3], image_classifier.classifier.input_size)
+        for doubt in doubts:
+            logging.warning("MedTraverse: %s", doubt)
         drawn = result.figure()
         figure = figure_image(drawn)
         judge = {"name": image_classifier.name, "sha256": image_classifier.classifier.sha256}
         report = json.dumps(
-            {**result.report(), "classifier": judge["name"], "classifier_sha256": judge["sha256"]}
+            {
+                **result.report(),
+                "doubts": doubts,
+                "classifier": judge["name"],
+                "classifier_sha256": judge["sha256"],
+            }
         )
         shown = {
             **preview(figure, cls),
-            "text": (result.table,),
+            "text": ("\n".join([result.table, *doubts]),),
             "medtraverse": (report,),
             **cfrt_view(result, result.published),
         }

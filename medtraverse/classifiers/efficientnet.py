@@ -1,6 +1,6 @@
 """The paper's classifiers: EfficientNets of torchvision, of any width and depth, from their state dicts.
 
-The paper (TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623) scores images with torchvision's EfficientNet-B0,
+The paper (TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623) scores images with EfficientNet-B0,
 its head replaced by `Dropout(0.3)` and a linear layer with one logit per attribute, on 512 × 512 inputs.
 """
 

@@ -22,11 +22,8 @@ def own(base):
     return ["chest/bare.pth", "chest/lightning.ckpt"]
 
 
-def test_own_classifiers_are_offered_and_judge(client, graph, own):
-    inputs = client.object_info("MedicalClassifierLoader")["MedicalClassifierLoader"]["input"]["required"]
-    for name in ("classifier", "second_classifier"):
-        offered = inputs[name][1].get("options") or inputs[name][0]
-        assert [choice for choice in offered if choice.startswith("chest/")] == own
+def decoded(graph):
+    """One patient of the demo model with two swap steps; the sampler's node and its images."""
     loaded = graph.add(
         "MedicalCheckpointLoader",
         checkpoint="MedTraverse demo (phantoms)",
@@ -63,6 +60,15 @@ def test_own_classifiers_are_offered_and_judge(client, graph, own):
         cache_mb=-1,
     )
     images = graph.add("VAEDecode", samples=sampled[0], vae=loaded[2])
+    return sampled, images
+
+
+def test_own_classifiers_are_offered_and_judge(client, graph, own):
+    inputs = client.object_info("MedicalClassifierLoader")["MedicalClassifierLoader"]["input"]["required"]
+    for name in ("classifier", "second_classifier"):
+        offered = inputs[name][1].get("options") or inputs[name][0]
+        assert [choice for choice in offered if choice in own] == own
+    sampled, images = decoded(graph)
     judged = []
     for choice in own:
         judge = graph.add(
@@ -88,3 +94,59 @@ def test_own_classifiers_are_offered_and_judge(client, graph, own):
     for report in reports:
         del report["classifier"], report["classifier_sha256"]
     assert reports[0] == reports[1]
+
+
+@pytest.fixture(scope="module")
+def foreign(base):
+    """A folder that transformers saved, and the weights of a torchxrayvision-shaped DenseNet."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    folder = base / "models" / "classifiers" / "others"
+    torch.manual_seed(1)
+    config = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=64,
+        patch_size=16,
+        id2label={0: "Support Devices", 1: "Pleural Effusion", 2: "Edema"},
+        problem_type="multi_label_classification",
+    )
+    ViTForImageClassification(config).save_pretrained(folder / "vit")
+    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "vit")
+    densenet = torchvision.models.densenet121(weights=None, num_classes=18)
+    densenet.features.conv0 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    torch.save(densenet.state_dict(), folder / "densenet121-res224-all.pt")
+    return ["others/vit", "others/densenet121-res224-all.pt"]
+
+
+def test_classifiers_of_other_libraries_are_offered_and_judge(client, graph, foreign):
+    inputs = client.object_info("MedicalClassifierLoader")["MedicalClassifierLoader"]["input"]["required"]
+    offered = inputs["classifier"][1].get("options") or inputs["classifier"][0]
+    assert [choice for choice in offered if choice.startswith("others/")] == foreign
+    sampled, images = decoded(graph)
+    ours = "pleural effusion = Effusion; support devices = Fracture"  # xrv has no devices: any other label
+    judged = [
+        graph.add(
+            "CFRTEvaluator",
+            trajectory=sampled[1],
+            images=images[0],
+            image_classifier=graph.add(
+                "MedicalClassifierLoader",
+                classifier=choice,
+                second_classifier="none",
+                labels=labels,
+                input_size=0,
+            )[0],
+            far_points="1,2",
+        )
+        for choice, labels in zip(foreign, ("", ours), strict=True)
+    ]
+    result = client.run(graph)
+    vit, densenet = (json.loads(result.outputs[node.id]["medtraverse"][0]) for node in judged)
+    assert vit["labels"] == ["Support Devices", "Pleural Effusion", "Edema"]
+    assert densenet["labels"] == ["pleural effusion", "support devices"]
+    for report in (vit, densenet):
+        assert report["patients"] == 1
+        assert len(report["classifier_sha256"]) == 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..labels import position
 from .judge import Judge
 
 
@@ -78,12 +79,11 @@ def resolve_labels(
 
 def _renamed(lines: Sequence[str], own: Sequence[str], where: str) -> tuple[list[str], list[int]]:
     labels, columns = [], []
-    places = {label.lower(): column for column, label in enumerate(own) if label}
     for line in lines:
         label, equals, logit = (part.strip() for part in line.partition("="))
         if not equals or not label or not logit:
             raise ValueError(f"labels: cannot read {line!r}; write every one as `label = logit`, or none.")
-        column = places.get(logit.lower())
+        column = position(logit, own)
         if column is None and logit.isdigit() and int(logit) < len(own):
             column = int(logit)
         if column is None:
