@@ -67,7 +67,8 @@ def unet_paths():
 
 
 def classifier_paths():
-    """Return ``{choice: path}`` of the bundled classifiers, and of folders and files in ``models/classifiers``.
+    """Return ``{choice: path}`` of the bundled classifiers, and of folders and
+    files in ``models/classifiers``.
 
     A folder that transformers, timm or open_clip saved is one classifier; its files are not listed beside it.
     """

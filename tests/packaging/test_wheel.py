@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from launcher.environment import venv_program
+from medtraverse.domain import load_domains
 
 ROOT = Path(__file__).resolve().parents[2]
 UV = [sys.executable, "-m", "uv"]
@@ -103,7 +104,11 @@ def test_its_data_came_with_it(installed, tmp_path):
     )
     done = run([installed, "-c", code], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "'CheXpert', 'ISIC'" in done.stdout and "'cfrt'" in done.stdout and str(ROOT) not in done.stdout
+    assert (
+        str(sorted(load_domains())) in done.stdout
+        and "'cfrt'" in done.stdout
+        and str(ROOT) not in done.stdout
+    )
 
 
 def test_a_command_that_needs_more_says_what(installed, tmp_path):
