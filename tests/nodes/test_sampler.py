@@ -229,6 +229,28 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(traverse, demo):
     assert (survived.latents - expected.latents).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize(("gigabytes", "rows"), [(1, 1), (8, 32), (24, 64), (80, 64)])
+def test_rows_of_a_call_are_a_power_of_two_by_free_memory(demo, pack, monkeypatch, gigabytes, rows):
+    """A model that takes 128 MiB a row, on a device that is no CPU; what a lost model held is not counted."""
+    import comfy.model_management as management
+
+    class Lost:
+        device, model = demo[0].load_device, None
+
+        def model_loaded_memory(self):
+            raise AttributeError("'NoneType' object has no attribute 'loaded_size'")
+
+    monkeypatch.setattr(management, "is_device_cpu", lambda device: False)
+    monkeypatch.setattr(management, "get_free_memory", lambda device: gigabytes * 2**30)
+    monkeypatch.setattr(management, "module_size", lambda module: 0)
+    monkeypatch.setattr(management, "current_loaded_models", [Lost()])
+    monkeypatch.setattr(
+        demo[0].model, "memory_required", lambda shape: 128 * 2**20 * (6 if gigabytes == 1 else 1)
+    )
+    assert pack.nodes.samplers.rows_per_call(demo[0], (4, 64, 64), 0) == rows
+    assert pack.nodes.samplers.rows_per_call(demo[0], (4, 64, 64), 100) == 100
+
+
 def test_out_of_memory_with_one_row_is_an_error(traverse, demo):
     import comfy.model_management
 
