@@ -1,9 +1,11 @@
 """Subgraph blueprints: the method in boxes, which ComfyUI's node library offers for graphs of one's own."""
 
+from workflows.canvas import Canvas
+
 DEMO_CLASSIFIER = "MedTraverse demo CheXpert"
 
 
-def traverse_and_decode(canvas):
+def traverse_and_decode(canvas: Canvas) -> None:
     """From a loaded model to the images of a trajectory."""
     model = canvas.enter("model", "PromptSwapKSampler")
     clip, domain = (canvas.enter(name, "MedicalAttributePrompts") for name in ("clip", "domain"))
@@ -34,7 +36,7 @@ def traverse_and_decode(canvas):
         canvas.ask(sampler, name, label)
 
 
-def judge_a_trajectory(canvas):
+def judge_a_trajectory(canvas: Canvas) -> None:
     """From a trajectory and its images to CFRT, as a figure, saved, and as a table."""
     trajectory, images = (canvas.enter(name, "CFRTEvaluator") for name in ("trajectory", "images"))
     canvas.group("Judge", "measure")

@@ -1,6 +1,10 @@
 """A workflow laid out on ComfyUI's canvas, titled groups from left to right, in API and in UI format."""
 
+from __future__ import annotations
+
 import uuid
+from collections.abc import Sequence
+from typing import Any
 
 NODE_WIDTH, FIGURE_WIDTH, NOTE_WIDTH = 340, 620, 400
 TITLE, SLOT, WIDGET, LINE_WIDGET, TEXT_WIDGET, BELOW, GAP, PREVIEW = 30, 20, 24, 32, 110, 24, 44, 380
@@ -50,7 +54,7 @@ class Canvas:
         self.asked, self.shown = [], []
         self.entries, self.exits = [], []
 
-    def group(self, title, kind="traverse"):
+    def group(self, title: str, kind: str = "traverse") -> None:
         self.groups.append((title, kind, []))
 
     def note(self, text):
@@ -59,7 +63,7 @@ class Canvas:
         self.notes.append(item)
         self.groups[-1][2].append(item)
 
-    def add(self, class_type, title, /, **inputs):
+    def add(self, class_type: str, title: str, /, **inputs: Any) -> Node:
         """Add a node. Inputs not given take the class's default; ``node["output"]`` is a link.
 
         Raises KeyError for a class or an input that the server does not know.
@@ -71,7 +75,7 @@ class Canvas:
         self.groups[-1][2].append(node)
         return node
 
-    def ask(self, node, name, label, hint="", of=""):
+    def ask(self, node: Node, name: str, label: str, hint: str = "", of: str = "") -> None:
         """Have an input of a node in the form, under a label.
 
         Parameters
@@ -90,7 +94,7 @@ class Canvas:
             raise ValueError(f"{hint!r} has {len(hint)} characters; a form shows 30")
         self.asked.append((node, name, label, hint, of))
 
-    def show(self, node):
+    def show(self, node: Node) -> None:
         """Have what a node has drawn or saved in the form."""
         self.shown.append(node)
 
@@ -103,14 +107,14 @@ class Canvas:
             inputs.append([str(node.number), name, *([{"description": hint}] if hint else [])])
         return {"inputs": inputs, "outputs": [str(node.number) for node in self.shown]}
 
-    def enter(self, name, class_type):
+    def enter(self, name: str, class_type: str) -> Link:
         """Return a link from outside a subgraph, for the input of that name of a node class."""
         specs = self.object_info[class_type]["input"]
         kind = {**specs.get("required", {}), **specs.get("optional", {})}[name][0]
         self.entries.append((name, kind))
         return Link(Outside(ENTRY), len(self.entries) - 1, kind)
 
-    def leave(self, link, name):
+    def leave(self, link: Link, name: str) -> None:
         """Have an output of a node as an output of the subgraph."""
         self.exits.append((link, name))
 
@@ -145,7 +149,7 @@ class Canvas:
             "version": 0.4,
         }
 
-    def blueprint(self, description, aliases=()):
+    def blueprint(self, description: str, aliases: Sequence[str] = ()) -> dict[str, Any]:
         """Return the graph as a subgraph blueprint: a workflow of one box, which has the graph inside.
 
         What is asked for stands on the box.
@@ -359,7 +363,7 @@ class Node:
         width = FIGURE_WIDTH if pictures else VIEW_WIDTH if view else NODE_WIDTH
         self.size = [width, rows * SLOT + widgets + BELOW + shown + view]
 
-    def __getitem__(self, output):
+    def __getitem__(self, output: str) -> Link:
         """The output of that name, as a link."""
         slot = self.info["output_name"].index(output)
         return Link(self, slot, self.info["output"][slot])
