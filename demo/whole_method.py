@@ -16,7 +16,7 @@ from medtraverse import __version__
 from medtraverse.digest import sha256_of
 from medtraverse.notice import NOTICE
 from medtraverse.remote.client import Client, GraphRejected, NodeFailed, RunInterrupted
-from medtraverse.remote.run_workflow import write
+from medtraverse.whole_file import write_bytes, write_text
 
 WORKFLOWS = (
     "02-fig3-swap-grid-chexpert",
@@ -39,6 +39,7 @@ def main(argv=None):
     report = {
         "notice": NOTICE,
         "domains": {},
+        "direction_cosines": {},
         "workflows": {},
         "weights_sha256": weight_hashes(),
         "versions": {"medtraverse": __version__},
@@ -59,7 +60,7 @@ def main(argv=None):
         for name in WORKFLOWS:
             run_workflow(client, name, arguments, out, report)
     report["seconds"]["all"] = round(time.monotonic() - started, 1)
-    write(out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_text(out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     print(summary(report))
     print(f"Pictures, videos, tables and report.json are in {out}.\n{NOTICE}")
     return 0
@@ -68,22 +69,23 @@ def main(argv=None):
 def run_workflow(client, name, arguments, out, report):
     """Run one bundled workflow; its files go to ``out``, its numbers into the report."""
     graph = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    measure_identity_of_nevi(graph)
     for node in graph.values():
         if node["class_type"] == "PromptSwapKSampler":
             node["inputs"]["patients"] = patients(node["_meta"]["title"], arguments.patients)
             if arguments.seed is not None:
                 node["inputs"]["seed"] = arguments.seed
         elif node["class_type"] == "IdentityPreservation":
-            node["inputs"]["perceptual"] = "none"  # its network takes seconds per patient on a CPU
+            node["inputs"]["perceptual"] = arguments.perceptual
     stages = Stages(name, {key: node["_meta"]["title"] for key, node in graph.items()})
     result = client.run(graph, on_progress=stages)
     stages.end()
     for key, node in graph.items():
         stem = Path(node["inputs"].get("filename_prefix", "")).name
         for file in [*result.files(key), *result.files(key, "files")] if stem else ():
-            write(out / (stem + Path(file["filename"]).suffix), client.fetch(file))
+            write_bytes(out / (stem + Path(file["filename"]).suffix), client.fetch(file))
         for text in result.outputs.get(key, {}).get("medtraverse", ()):
-            take(report["domains"], node["class_type"], json.loads(text))
+            take(report, node["class_type"], json.loads(text))
     report["workflows"][name] = {
         "seconds": stages.seconds,
         "inputs": {key: node["inputs"] for key, node in graph.items()},
@@ -95,11 +97,43 @@ def patients(title, asked):
     return {"ISIC MEL patients": (asked + 1) // 2, "ISIC NV patients": max(asked // 2, 1)}.get(title, asked)
 
 
-def take(domains, class_type, report):
-    """Add one node's report to that of its domain, named with the neutral where the domain has several."""
-    settings = report.get("settings")
+def measure_identity_of_nevi(graph):
+    """Add an identity node beside a grid of nevi: of ISIC, workflow 10 measures melanoma alone."""
+    for key, node in list(graph.items()):
+        if node["class_type"] == "TrajectoryGrid" and node["_meta"]["title"] == "NV swap grid":
+            graph[f"{key}-identity"] = {
+                "class_type": "IdentityPreservation",
+                "inputs": {
+                    "trajectory": node["inputs"]["trajectory"],
+                    "images": node["inputs"]["images"],
+                    "controls": 4,
+                },
+                "_meta": {"title": "NV distance to neutral"},
+            }
+
+
+def perceptual_reason(used):
+    """Return why a perceptual distance of this name was measured, or none."""
+    if used.startswith("LPIPS"):
+        return "the paper's distance; the package lpips and AlexNet's weights are at hand"
+    if used.startswith("ST-LPIPS"):
+        return "in LPIPS's place, whose package or weights are not at hand; its values are not LPIPS's"
+    if used == "none":
+        return (
+            "not asked for: it takes seconds per patient on a CPU; SSIM, MSE and correlation are measured. "
+            "--perceptual auto measures it"
+        )
+    return used
+
+
+def take(whole, class_type, report):
+    """Add one node's report to the whole one: under its domain, with the neutral where a domain has several.
+
+    Direction cosines come in one report for all domains.
+    """
+    settings, domains = report.get("settings"), whole["domains"]
     if class_type == "LatentDirectionCosine":
-        domains.setdefault("direction cosine", report)
+        whole["direction_cosines"] = report
     elif settings:
         name = " ".join(
             [settings["domain"], *([settings["neutral"]] if settings["domain"] == "ISIC" else [])]
@@ -111,7 +145,8 @@ def take(domains, class_type, report):
                 key: report[key] for key in ("far_points", "attributes", "classifier", "classifier_sha256")
             }
         else:
-            part["identity"] = report
+            used = report["perceptual distance"]
+            part["identity"] = {**report, "perceptual distance, why": perceptual_reason(used)}
 
 
 class Stages:
@@ -173,6 +208,12 @@ def _arguments(argv):
     parser.add_argument("--out", default="output/demo", help="where the pictures and report.json go")
     parser.add_argument("--patients", type=int, default=8, help="patients per domain")
     parser.add_argument("--seed", type=int, help="seed of the first patient, in both domains")
+    parser.add_argument(
+        "--perceptual",
+        choices=("none", "auto", "lpips", "st-lpips"),
+        default="none",
+        help="perceptual distance of the identity measures; none, the default, spares seconds per patient",
+    )
     arguments = parser.parse_args(argv)
     if arguments.patients < 1:
         parser.error(f"--patients is {arguments.patients}; give 1 or more")

@@ -16,6 +16,7 @@ from .classifiers.chosen_labels import resolve_labels
 from .classifiers.formats import read_judge
 from .classifiers.judge import Judge, Settings
 from .digest import sha256_of
+from .steady_batches import in_batches
 
 # What an EfficientNet-B4 holds at once: 144 channels at half the side in float32, before and after
 # normalisation.
@@ -113,33 +114,13 @@ class Classifier:
     ) -> Tensor:
         _check_images(images, batch_size)
         device = next(self.module.parameters()).device
-        rows: list[Tensor] = []
-        done = 0
         self.module.eval()
-        # TF32 convolutions would make results depend on which kernel a batch size selects.
-        flags = torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        )
-        with torch.inference_mode(), flags, torch.autocast(device.type, enabled=False):
-            while done < len(images):
-                batch = images[done : done + batch_size].to(device=device, dtype=torch.float32)
-                try:
-                    made = forward(batch).float().cpu()
-                except RuntimeError as error:
-                    if batch_size == 1 or not _out_of_memory(error):
-                        raise
-                    made = None
-                # Retried out here: inside, the error's traceback would hold on to the tensors of the failed
-                # call.
-                if made is None:
-                    batch_size = (min(batch_size, len(batch)) + 1) // 2
-                    continue
-                rows.append(made)
-                done += len(made)
-                if progress is not None:
-                    progress(done, len(images))
-        # Outside inference mode again: an ordinary tensor, which callers may do anything with.
-        return torch.cat(rows)
+
+        def judged(part: slice) -> Tensor:
+            batch = images[part].to(device=device, dtype=torch.float32)
+            return forward(batch).float()
+
+        return in_batches(judged, len(images), batch_size, device, progress)
 
     def memory(self, count: int, batch_size: int = 64) -> int:
         """Bytes that the judging of `count` images takes beside the weights, a generous estimate."""
@@ -219,11 +200,6 @@ class _Panel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         return torch.cat([judge.features(judge.prepare(images)) for judge in self.judges], 1)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has two exceptions for it, MPS and DirectML only the words."""
-    return any(words in str(error).lower() for words in ("out of memory", "allocate memory"))
 
 
 def _check_images(images: Tensor, batch_size: int) -> None:

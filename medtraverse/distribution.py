@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .notice import NOTICE
+from .steady_batches import in_batches
 from .weights import find_weights, places
 
 INCEPTION = "Inception v3 (FID weights, 2015-12-05)"
@@ -190,17 +191,13 @@ class Inception:
         `progress` as a classifier's.
         """
         device = next(self.module.parameters()).device
-        flags = torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        )
-        rows = []
-        with torch.inference_mode(), flags, torch.autocast(device.type, enabled=False):
-            for start in range(0, len(images), batch_size):
-                batch = (images[start : start + batch_size].clamp(0, 1) * 255).round().to(device, torch.uint8)
-                rows.append(self.module(batch.permute(0, 3, 1, 2)).float().cpu())
-                if progress is not None:
-                    progress(min(start + batch_size, len(images)), len(images))
-        return torch.cat(rows)
+
+        def pooled(part: slice) -> Tensor:
+            batch = (images[part].clamp(0, 1) * 255).round().to(device, torch.uint8)
+            features: Tensor = self.module(batch.permute(0, 3, 1, 2))
+            return features.float()
+
+        return in_batches(pooled, len(images), batch_size, device, progress)
 
 
 def load_inception(folders: Sequence = ()) -> Inception:

@@ -6,9 +6,14 @@ by itself: every figure here stands beside the same figure against other patient
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .perceptual import PerceptualDistance
+from .steady_batches import steady
 
 MEASURES = ("ssim", "mse", "correlation")
 
@@ -17,22 +22,20 @@ _C1, _C2 = 0.01**2, 0.03**2
 _PIXELS_PER_BATCH = 2**23
 
 
-def mse(images, references) -> Tensor:
+def mse(images: Any, references: Any) -> Tensor:
     """Mean squared difference of image pairs [N, H, W, C] in 0..1: [N], float64; 0 for equal images."""
-    images, references = _pairs(images, references)
-    return (images - references).square().flatten(1).mean(dim=1)
+    return _mse(*_pairs(images, references))
 
 
-def correlation(images, references) -> Tensor:
-    """Pearson correlation of the pixels of image pairs [N, H, W, C] in 0..1: [N],
-    float64; NaN for a uniform image.
+def correlation(images: Any, references: Any) -> Tensor:
+    """Pearson correlation of the pixels of image pairs [N, H, W, C] in 0..1: [N], float64.
+
+    NaN for a uniform image.
     """
-    images, references = _pairs(images, references)
-    a, b = (x.flatten(1) - x.flatten(1).mean(dim=1, keepdim=True) for x in (images, references))
-    return (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1))
+    return _correlation(*_pairs(images, references))
 
 
-def ssim(images, references) -> Tensor:
+def ssim(images: Any, references: Any) -> Tensor:
     """Structural similarity (Wang et al. 2004: Gaussian window 11, sigma 1.5) of image pairs.
 
     Parameters
@@ -44,18 +47,53 @@ def ssim(images, references) -> Tensor:
     -------
     Tensor [N], float64
         Mean over the windows that lie inside the image and over the channels; 1 for equal images.
+
+    Raises
+    ------
+    ValueError
+        Images of another shape or range, or smaller.
     """
-    images, references = _pairs(images, references)
-    if min(images.shape[1:3]) < _WINDOW:
+    return _ssim(*_pairs(images, references))
+
+
+class _Batch:
+    """Images [n, H, W, C] with what several comparisons share: each is computed once."""
+
+    def __init__(self, images: Tensor, device: torch.device):
+        images = images.to(device)
+        self.pixels = images.double().flatten(1)
+        self.centred = self.pixels - self.pixels.mean(dim=1, keepdim=True)
+        self.length = self.centred.norm(dim=1)
+        # about mid-grey, where float32 keeps the digits that variances need
+        self.grey = images.double().float().permute(0, 3, 1, 2) - 0.5
+
+    @cached_property
+    def mean(self) -> Tensor:
+        return _blur(self.grey)
+
+    @cached_property
+    def square(self) -> Tensor:
+        return _blur(self.grey * self.grey)
+
+
+def _mse(a: _Batch, b: _Batch) -> Tensor:
+    return (a.pixels - b.pixels).square().mean(dim=1)
+
+
+def _correlation(a: _Batch, b: _Batch) -> Tensor:
+    return (a.centred * b.centred).sum(dim=1) / (a.length * b.length)
+
+
+def _ssim(a: _Batch, b: _Batch) -> Tensor:
+    if min(a.grey.shape[2:]) < _WINDOW:
+        height, width = a.grey.shape[2:]
         raise ValueError(
-            f"images are {images.shape[1]}x{images.shape[2]}; SSIM's window needs 11 pixels a side or more"
+            f"images: they are {height}x{width}, and SSIM's window needs {_WINDOW} pixels a side; "
+            "give larger images."
         )
-    # about mid-grey, where float32 keeps the digits that variances need
-    a, b = (x.float().permute(0, 3, 1, 2) - 0.5 for x in (images, references))
-    mean_a, mean_b = _blur(a), _blur(b)
-    spread = _blur(a * a + b * b) - mean_a.square() - mean_b.square()
-    common = _blur(a * b) - mean_a * mean_b
-    mean_a, mean_b = mean_a + 0.5, mean_b + 0.5
+    spread = a.square + b.square - a.mean.square() - b.mean.square()
+    common = _blur(a.grey * b.grey) - a.mean * b.mean
+    mean_a, mean_b = a.mean + 0.5, b.mean + 0.5
     likeness = (2 * mean_a * mean_b + _C1) * (2 * common + _C2)
     likeness = likeness / ((mean_a.square() + mean_b.square() + _C1) * (spread + _C2))
     return likeness.double().flatten(1).mean(dim=1)
@@ -81,14 +119,18 @@ class IdentityTable:
 
     patients: int
     controls: int
-    own: dict
-    other: dict
-    own_patients: dict
-    other_patients: dict
+    own: dict[str, Tensor]
+    other: dict[str, Tensor]
+    own_patients: dict[str, Tensor]
+    other_patients: dict[str, Tensor]
 
 
 def identity_table(
-    images, controls: int = 4, perceptual=None, progress: Callable[[int, int], None] | None = None
+    images: Any,
+    controls: int = 4,
+    perceptual: PerceptualDistance | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    device: str | torch.device = "cpu",
 ) -> IdentityTable:
     """Similarity to the own neutral and to other patients' neutrals, along the trajectory.
 
@@ -103,6 +145,12 @@ def identity_table(
         A further measure.
     progress : callable, optional
         Called with (patients done, P); may raise to cancel.
+    device : str or torch.device
+        Where SSIM, MSE and correlation are computed; one without float64 (MPS) gives way to the CPU.
+
+    Returns
+    -------
+    IdentityTable
 
     Raises
     ------
@@ -111,7 +159,8 @@ def identity_table(
     """
     images = _images(images, 6, "[P, A, N, H, W, C]")
     if controls < 1:
-        raise ValueError(f"controls is {controls}; compare with 1 other patient or more")
+        raise ValueError(f"controls: it is {controls}; compare with 1 other patient or more.")
+    device = torch.device("cpu" if torch.device(device).type == "mps" else device)
     patients = images.shape[0]
     names = (*MEASURES, perceptual.name) if perceptual else MEASURES
     own = {name: torch.full(images.shape[:3], torch.nan, dtype=torch.float64) for name in names}
@@ -119,7 +168,7 @@ def identity_table(
     controls = min(controls, patients - 1)
     for p in range(patients):
         neutrals = images[[(p + shift) % patients for shift in range(controls + 1)], :, 0]
-        for name, values in _measured(images[p], neutrals, perceptual).items():
+        for name, values in _measured(images[p], neutrals, perceptual, device).items():
             own[name][p] = values[0]
             if controls:
                 other[name][p] = values[1:].mean(dim=0)
@@ -129,56 +178,66 @@ def identity_table(
     return IdentityTable(patients, controls, *means, own, other)
 
 
-def _measured(images: Tensor, neutrals: Tensor, perceptual) -> dict:
-    """Every measure of one patient's images [A, N, H, W, C] against neutrals
-    [R, A, H, W, C]: name to [R, A, N].
-    """
+def _measured(
+    images: Tensor, neutrals: Tensor, perceptual: PerceptualDistance | None, device: torch.device
+) -> dict[str, Tensor]:
+    """Every measure of a patient's images [A, N, H, W, C] against neutrals [R, A, H, W, C]: [R, A, N]."""
     points = images.shape[1]
-    batch = max(1, _PIXELS_PER_BATCH // images[0, 0].numel())
-    rows = images.flatten(0, 1).split(batch)
-    found = {name: [] for name in MEASURES}
-    for reference in neutrals:
-        beside = reference.repeat_interleave(points, 0).split(batch)
-        for name, measure in zip(MEASURES, (ssim, mse, correlation), strict=True):
-            found[name].append(
-                torch.cat([measure(a, b) for a, b in zip(rows, beside)]).unflatten(0, (-1, points))
-            )
-    found = {name: torch.stack(values) for name, values in found.items()}
+    # as ever in a trajectory: what is made of a neutral serves all attributes
+    shared = bool((neutrals == neutrals[:, :1]).all())
+    measures = dict(zip(MEASURES, (_ssim, _mse, _correlation), strict=True))
+    size = max(1, _PIXELS_PER_BATCH // images[0, 0].numel())
+    columns: dict[str, list[Tensor]] = {name: [] for name in MEASURES}
+    references: list[_Batch] = []
+    with steady(device):
+        for a, attribute in enumerate(images):
+            if not (shared and references):
+                references = [_Batch(neutral[None, a], device) for neutral in neutrals]
+            batches = [_Batch(part, device) for part in attribute.split(size)]
+            for name, measure in measures.items():
+                rows = [
+                    torch.cat([measure(batch, reference) for batch in batches]) for reference in references
+                ]
+                columns[name].append(torch.stack(rows).cpu())
+    values = {name: torch.stack(parts, dim=1) for name, parts in columns.items()}
     if perceptual:
-        if (neutrals == neutrals[:, :1]).all():
-            # as ever in a trajectory; a network sees each neutral once
+        if shared:
+            # a network sees each neutral once
             distances = perceptual.between(images.flatten(0, 1), neutrals[:, 0]).unflatten(0, (-1, points))
         else:
             distances = torch.stack(
                 [perceptual.between(each, neutrals[:, a]) for a, each in enumerate(images)]
             )
-        found[perceptual.name] = distances.permute(2, 0, 1)
-    return found
+        values[perceptual.name] = distances.permute(2, 0, 1)
+    return values
 
 
-def _images(images, axes: int, expected: str) -> Tensor:
+def _images(images: Any, axes: int, expected: str, name: str = "images") -> Tensor:
     images = torch.as_tensor(images)
     if images.ndim != axes or not images.numel():
-        raise ValueError(f"images has shape {list(images.shape)}; expected {expected}")
+        raise ValueError(f"{name}: the shape is {list(images.shape)}; give {expected}.")
     images = images.detach().cpu()
     low, high = images.min(), images.max()
     if not (low >= 0 and high <= 1):
-        raise ValueError(f"images has values from {low:.3g} to {high:.3g}; expected 0..1")
+        raise ValueError(f"{name}: values go from {low:.3g} to {high:.3g}; give images in 0..1.")
     return images
 
 
-def _pairs(images, references) -> tuple[Tensor, Tensor]:
-    images, references = (_images(x, 4, "[N, H, W, C]") for x in (images, references))
+def _pairs(images: Any, references: Any) -> tuple[_Batch, _Batch]:
+    images = _images(images, 4, "[N, H, W, C]")
+    references = _images(references, 4, "[N, H, W, C]", "references")
     if images.shape != references.shape:
         raise ValueError(
-            f"images {list(images.shape)} and references {list(references.shape)} differ in shape"
+            f"references: the shape is {list(references.shape)}, that of images {list(images.shape)}; "
+            "give one reference for each image."
         )
-    return images.double(), references.double()
+    device = torch.device("cpu")
+    return _Batch(images, device), _Batch(references, device)
 
 
 def _blur(x: Tensor) -> Tensor:
     """Gaussian means over the windows inside [N, C, H, W]."""
-    offsets = torch.arange(_WINDOW, dtype=x.dtype) - _WINDOW // 2
+    offsets = torch.arange(_WINDOW, dtype=x.dtype, device=x.device) - _WINDOW // 2
     kernel = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
     kernel = kernel / kernel.sum()
     planes = x.shape[0] * x.shape[1]

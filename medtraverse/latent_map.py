@@ -1,13 +1,29 @@
 """Map of latents in the plane by t-SNE (Fig. 4; TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623)."""
 
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
 import numpy as np
 
 from .pixels import to_numpy
 
 MANY = 500
+# from here on openTSNE maps, if it is installed: below, scikit-learn takes no longer
+FAST_FROM = 3000
+_POLL_SECONDS, _EVERY = 0.2, 10
 
 
-def latent_map(latents, perplexity: float = 2.0, seed: int = 500, pca: int = 50) -> np.ndarray:
+def latent_map(
+    latents: Any,
+    perplexity: float = 2.0,
+    seed: int = 500,
+    pca: int = 50,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
     """t-SNE coordinates of final latents; the defaults are the paper's, which mapped 20 points.
 
     Parameters
@@ -22,10 +38,15 @@ def latent_map(latents, perplexity: float = 2.0, seed: int = 500, pca: int = 50)
     pca : int
         Above 500 latents of more than `pca` numbers each, their first `pca` principal components are mapped
         instead.
+    progress : callable, optional
+        Called with (steps done, steps in all) a few times a second; may raise to cancel, which is heard at
+        once.
+        scikit-learn says no step, so the number stays 0 until its map is there.
 
     Returns
     -------
     ndarray [N, 2], float64
+        By openTSNE from 3,000 latents on where it is installed (the extra `maps`), else by scikit-learn.
 
     Raises
     ------
@@ -48,22 +69,103 @@ def latent_map(latents, perplexity: float = 2.0, seed: int = 500, pca: int = 50)
     if (points == points[0]).all():
         raise ValueError("all latents are the same; there is nothing to map")
 
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
+    def work(report: Callable[[int, int], None]) -> np.ndarray:
+        return _mapped(points, used_perplexity(count, perplexity), seed, pca, report)
 
+    return work(lambda done, total: None) if progress is None else _watched(work, progress)
+
+
+def library_for(count: int) -> str:
+    """Return the name of the package that maps this many latents here."""
+    return "openTSNE" if count >= FAST_FROM and find_spec("openTSNE") else "scikit-learn"
+
+
+def _mapped(
+    points: np.ndarray, perplexity: float, seed: int, pca: int, report: Callable[[int, int], None]
+) -> np.ndarray:
+    from sklearn.decomposition import PCA
+
+    count = len(points)
     if count > MANY and points.shape[1] > pca:
         points = PCA(pca, random_state=seed).fit_transform(points)
+    if library_for(count) == "openTSNE":
+        return _by_open_tsne(points, perplexity, seed, report)
+    from sklearn.manifold import TSNE
+
     # the principal axes start the map, but a single number per latent has only one of them
     start = "pca" if points.shape[1] > 1 else "random"
-    return (
-        TSNE(2, perplexity=used_perplexity(count, perplexity), random_state=seed, init=start)
-        .fit_transform(points)
-        .astype(np.float64)
+    plane: np.ndarray = TSNE(2, perplexity=perplexity, random_state=seed, init=start).fit_transform(points)
+    return plane.astype(np.float64)
+
+
+def _by_open_tsne(
+    points: np.ndarray, perplexity: float, seed: int, report: Callable[[int, int], None]
+) -> np.ndarray:
+    from openTSNE import TSNE
+    from openTSNE.affinity import PerplexityBasedNN
+    from openTSNE.nearest_neighbors import PrecomputedNeighbors
+    from sklearn.neighbors import NearestNeighbors
+
+    # exact ones: openTSNE's own search is approximate, and not the same twice on several cores
+    neighbours = min(len(points) - 1, int(3 * perplexity))
+    distances, indices = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(points).kneighbors()
+    jobs = os.cpu_count() or 1
+    affinities = PerplexityBasedNN(
+        perplexity=perplexity, knn_index=PrecomputedNeighbors(indices, distances), n_jobs=jobs
     )
+    early, late = 250, 500  # openTSNE's own
+    # iterations are counted from 1 again after the early exaggeration
+    steps = iter(range(_EVERY, early + late + 1, _EVERY))
+    tsne = TSNE(
+        early_exaggeration_iter=early,
+        n_iter=late,
+        random_state=seed,
+        n_jobs=jobs,
+        callbacks=lambda *_: report(next(steps), early + late),
+        callbacks_every_iters=_EVERY,
+    )
+    start = points[:, :2] if points.shape[1] > 1 else np.repeat(points, 2, axis=1)
+    start = start / start[:, 0].std() * 1e-4
+    return np.asarray(tsne.fit(affinities=affinities, initialization=start), dtype=np.float64)
+
+
+def _watched(
+    work: Callable[[Callable[[int, int], None]], np.ndarray], progress: Callable[[int, int], None]
+) -> np.ndarray:
+    """Do work on a thread of its own; call `progress` here meanwhile, and end the work where that raises."""
+    outcome: dict[str, Any] = {}
+    state = [0, 1]
+    finished = threading.Event()
+
+    def report(done: int, total: int) -> None:
+        state[:] = done, total
+
+    def run() -> None:
+        try:
+            outcome["plane"] = work(report)
+        except BaseException as error:
+            outcome["error"] = error
+        finally:
+            finished.set()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while not finished.wait(_POLL_SECONDS):
+            progress(*state)
+    except BaseException:
+        # Neither library can be told to stop: the exception ends them between two of their steps.
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
+        )
+        raise
+    if "error" in outcome:
+        raise outcome["error"]
+    progress(state[1], state[1])
+    plane: np.ndarray = outcome["plane"]
+    return plane
 
 
 def used_perplexity(count: int, perplexity: float) -> float:
-    """Return the perplexity that `latent_map` takes for `count` latents: the one given, or for 0 a
-    tenth of them, within 2 and 30.
-    """
+    """Return what `latent_map` takes: the one given, or for 0 a tenth of the latents, within 2 and 30."""
     return perplexity or min(max(count / 10, 2.0), 30.0)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .steady_batches import in_batches, steady
 from .weights import find_weights, places
 
 CHOICES = ("auto", "none", "lpips", "st-lpips")
@@ -91,24 +92,24 @@ class PerceptualDistance:
             progress,
         )
 
-    def _batches(self, images, measure, progress) -> Tensor:
+    def _batches(
+        self,
+        images: Tensor,
+        measure: Callable[[slice, list[Tensor]], Tensor],
+        progress: Callable[[int, int], None] | None,
+    ) -> Tensor:
         size = max(1, _PIXELS_PER_PASS // (images.shape[1] * images.shape[2]))
-        rows = []
-        for start in range(0, len(images), size):
-            part = slice(start, start + size)
-            rows.append(measure(part, self._maps(images[part])).double().cpu())
-            if progress is not None:
-                progress(min(start + size, len(images)), len(images))
-        return torch.cat(rows)
+        device = next(self.module.buffers()).device
+        return in_batches(
+            lambda part: measure(part, self._maps(images[part])).double(), len(images), size, device, progress
+        )
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         device = next(self.module.buffers()).device
-        # TF32 convolutions would make results depend on which kernel a batch size selects.
-        flags = torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        )
-        with torch.no_grad(), flags, torch.autocast(device.type, enabled=False):
-            return self.module(images.permute(0, 3, 1, 2).to(device=device, dtype=torch.float32).contiguous())
+        with steady(device):
+            batch = images.permute(0, 3, 1, 2).to(device=device, dtype=torch.float32).contiguous()
+            maps: list[Tensor] = self.module(batch)
+            return maps
 
     def _compare(self, maps, others) -> Tensor:
         layers = zip(maps, others, self.module.weights(), strict=True)

@@ -135,7 +135,7 @@ def control_points(latents):
     """
     index = torch.arange(len(latents)).reshape(1, 1, -1)
     return Trajectory(
-        latents.float(),
+        latents.float().cpu(),
         index,
         seeds=(0,),
         attributes=("interpolation",),

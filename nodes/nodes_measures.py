@@ -13,7 +13,7 @@ from ..medtraverse.figures.cosine_chart import cosine_figure
 from ..medtraverse.figures.identity_chart import identity_figure
 from ..medtraverse.figures.latent_map_chart import latent_map_figure
 from ..medtraverse.identity import identity_table
-from ..medtraverse.latent_map import latent_map, used_perplexity
+from ..medtraverse.latent_map import latent_map, library_for, used_perplexity
 from ..medtraverse.perceptual import ALEXNET, CHOICES, LEFT_OUT, LPIPS, perceptual_distance
 from ..medtraverse.published import published_curve
 from ..medtraverse.table import csv_text
@@ -211,7 +211,13 @@ class LatentTSNE(io.ComfyNode):
     @classmethod
     @checked_sockets
     def execute(cls, trajectory, perplexity, seed, thumbnails, images=None):
-        coordinates = latent_map(trajectory.latents, perplexity, seed)
+        steps = progress_of(100)
+        coordinates = latent_map(
+            trajectory.latents,
+            perplexity,
+            seed,
+            progress=lambda done, total: steps(round(100 * done / total), 100),
+        )
         places = trajectory.gather(coordinates)
         pictures = trajectory.gather(images) if images is not None and thumbnails else None
         drawn = latent_map_figure(
@@ -225,7 +231,15 @@ class LatentTSNE(io.ComfyNode):
             for n, point in enumerate(trajectory.points)
         ]
         table = csv_text(["neutral", "attribute", "seed", "point", "x", "y"], rows)
-        made = drawing("LatentTSNE", drawn, table, [trajectory], perplexity=perplexity, seed=seed)
+        made = drawing(
+            "LatentTSNE",
+            drawn,
+            table,
+            [trajectory],
+            perplexity=perplexity,
+            seed=seed,
+            library=library_for(len(coordinates)),
+        )
         view = map_view(trajectory, coordinates, used_perplexity(len(coordinates), perplexity), seed, images)
         return io.NodeOutput(figure, table, made, ui={**preview(figure, cls), **view})
 
@@ -292,7 +306,11 @@ class IdentityPreservation(io.ComfyNode):
             patcher = managed(distance.module)
             comfy.model_management.load_models_gpu([patcher], force_full_load=True)
         result = identity_table(
-            trajectory.gather(images), controls, distance, progress_of(trajectory.patients)
+            trajectory.gather(images),
+            controls,
+            distance,
+            progress_of(trajectory.patients),
+            comfy.model_management.get_torch_device(),
         )
         header = [
             f"{measure} to {whose}" for whose in ("own neutral", "other patients") for measure in result.own

@@ -18,8 +18,10 @@ IMAGES = "Its images: VAE Decode of the LATENT beside it, in the same order."
 
 def shown(trajectory, images, max_patients):
     """Return images [P, A, N, H, W, 3] and seeds of the first patients."""
-    gathered = trajectory.gather(images)[:max_patients]
-    return gathered, trajectory.seeds[:max_patients]
+    trajectory.check_rows(images)
+    # the index is cut, not the images: gathered for all patients they would be copied twice
+    index = trajectory.index[:max_patients].to(images.device)
+    return images[index], trajectory.seeds[:max_patients]
 
 
 class TrajectoryGrid(io.ComfyNode):

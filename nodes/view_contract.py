@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 # pydantic reads typing's own TypedDict only from Python 3.12 on; torch brings typing_extensions everywhere.
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 FORMAT = 1
 
@@ -118,6 +118,25 @@ class MapFile(View):
     sheets: Sheets | None
 
 
+class FlipRate(TypedDict):
+    """In how many patients an attribute's probability passes a threshold, and where first."""
+
+    rate: float | None
+    """flipped / could_flip; null where nobody could flip"""
+    interval: list[float] | None
+    """95 %"""
+    flipped: int
+    could_flip: int
+    """patients whose neutral image does not pass"""
+    already_above: int
+    """patients whose neutral image passes"""
+    patients: int
+    threshold: float
+    median_first_point: str | None
+    """the point by which half of those who flip have flipped"""
+    patients_by_first_point: dict[str, int]
+
+
 class Result(TypedDict):
     """CFRT of one attribute."""
 
@@ -139,6 +158,7 @@ class Result(TypedDict):
     """of each patient the index of the label that rose most, -1 for a success"""
     deltas: list[list[float]]
     """of each patient the mean change of every label, -1 to 1"""
+    flip_rate: NotRequired[FlipRate]
 
 
 class CFRTFile(View):
@@ -185,7 +205,8 @@ def typescript(schema: dict[str, Any]) -> str:
         for field, kind in made["properties"].items():
             if "description" in kind:
                 lines.append(f"  /** {kind['description']} */")
-            lines.append(f"  {field}: {_type(kind)}")
+            optional = "" if field in made["required"] else "?"
+            lines.append(f"  {field}{optional}: {_type(kind)}")
         lines.append("}")
     return "\n".join([*lines, "", f"export type ViewFile = {_type(schema)}", ""])
 

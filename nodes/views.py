@@ -120,6 +120,7 @@ def cfrt_view(evaluation, published):
             "success": result.success.tolist(),
             "leaked": result.leaked.tolist(),
             "deltas": result.deltas.round(5).tolist(),
+            "flip_rate": evaluation.flips[attribute].report(),
         }
         for attribute, result in evaluation.results.items()
     ]

@@ -101,18 +101,50 @@ def test_one_patient_has_no_control():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ssim(torch.zeros(1, 10, 30, 3), torch.zeros(1, 10, 30, 3)), "10x30; SSIM's window needs 11"),
-        (lambda: mse(torch.zeros(1, 16, 16, 3), torch.zeros(2, 16, 16, 3)), "differ in shape"),
-        (lambda: mse(torch.zeros(16, 16, 3), torch.zeros(16, 16, 3)), r"expected \[N, H, W, C\]"),
+        (
+            lambda: ssim(torch.zeros(1, 10, 30, 3), torch.zeros(1, 10, 30, 3)),
+            "10x30, and SSIM's window needs 11",
+        ),
+        (
+            lambda: mse(torch.zeros(1, 16, 16, 3), torch.zeros(2, 16, 16, 3)),
+            "references: the shape is .2, 16, 16, 3., .* give one",
+        ),
+        (
+            lambda: mse(torch.zeros(16, 16, 3), torch.zeros(16, 16, 3)),
+            r"images: the shape is .* give \[N, H, W, C\]",
+        ),
         (
             lambda: mse(torch.full((1, 4, 4, 1), 255.0), torch.zeros(1, 4, 4, 1)),
-            "from 255 to 255; expected 0..1",
+            "from 255 to 255; give images in 0..1",
         ),
-        (lambda: mse(torch.full((1, 4, 4, 1), torch.nan), torch.zeros(1, 4, 4, 1)), "expected 0..1"),
-        (lambda: identity_table(torch.zeros(2, 3, 16, 16, 3)), r"expected \[P, A, N, H, W, C\]"),
-        (lambda: identity_table(torch.zeros(2, 1, 1, 16, 16, 3), controls=0), "controls is 0"),
+        (lambda: mse(torch.full((1, 4, 4, 1), torch.nan), torch.zeros(1, 4, 4, 1)), "give images in 0..1"),
+        (
+            lambda: identity_table(torch.zeros(2, 3, 16, 16, 3)),
+            r"images: the shape is .* give \[P, A, N, H, W, C\]",
+        ),
+        (lambda: identity_table(torch.zeros(2, 1, 1, 16, 16, 3), controls=0), "controls: it is 0"),
     ],
 )
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_what_is_shared_between_comparisons_changes_no_number():
+    """Each cell against the measure of that pair alone, also where neutrals differ by attribute."""
+    for shared in (True, False):
+        x = torch.rand(3, 2, 4, 16, 20, 3, generator=torch.Generator().manual_seed(int(shared)))
+        if shared:
+            x[:, :, 0] = x[:, :1, 0]
+        table = identity_table(x, controls=2)
+        for name, measure in (("ssim", ssim), ("mse", mse), ("correlation", correlation)):
+            for p in range(3):
+                for a in range(2):
+                    for n in range(4):
+                        to = [
+                            measure(x[p, a, n][None], x[(p + shift) % 3, a, 0][None]).item()
+                            for shift in range(3)
+                        ]
+                        assert table.own_patients[name][p, a, n].item() == pytest.approx(to[0], abs=1e-7)
+                        other = (to[1] + to[2]) / 2
+                        assert table.other_patients[name][p, a, n].item() == pytest.approx(other, abs=1e-7)

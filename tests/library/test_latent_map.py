@@ -1,7 +1,11 @@
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 
+import medtraverse.latent_map as latent_map_module
 from medtraverse.latent_map import latent_map, used_perplexity
 
 
@@ -64,3 +68,73 @@ def test_many_latents_go_through_pca():
 def test_bad_input_is_named(latents, options, message):
     with pytest.raises(ValueError, match=message):
         latent_map(latents, **options)
+
+
+def clusters(count=600):
+    """Two clouds far apart, the first and the second half."""
+    cloud = np.random.default_rng(3).normal(size=(count, 12)).astype(np.float32)
+    cloud[count // 2 :] += 40
+    return cloud
+
+
+def parts_lie_apart(plane):
+    half = len(plane) // 2
+    centres = plane[:half].mean(axis=0), plane[half:].mean(axis=0)
+    spread = max(plane[:half].std(axis=0).max(), plane[half:].std(axis=0).max())
+    return np.linalg.norm(centres[0] - centres[1]) > 2 * spread
+
+
+def test_progress_changes_no_coordinate_and_ends_full():
+    z, steps = torch.randn(30, 8, generator=torch.Generator().manual_seed(1)), []
+    plane = latent_map(z, progress=lambda done, total: steps.append(done / total))
+    assert np.array_equal(plane, latent_map(z)) and steps[-1] == 1 and steps == sorted(steps)
+    with pytest.raises(ValueError, match="perplexity"):
+        latent_map(z, 400, progress=lambda done, total: None)
+
+
+def test_an_error_of_the_library_comes_back_as_it_is(monkeypatch):
+    def broken(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(latent_map_module, "_mapped", broken)
+    with pytest.raises(MemoryError, match="no room"):
+        latent_map(clusters(10), progress=lambda done, total: None)
+
+
+@pytest.mark.parametrize("library", ["scikit-learn", "openTSNE"])
+def test_cancel_is_heard_within_two_seconds_and_ends_the_work(monkeypatch, library):
+    if library == "openTSNE":
+        pytest.importorskip("openTSNE")
+        monkeypatch.setattr(latent_map_module, "FAST_FROM", 3)
+    before, since = threading.active_count(), []
+
+    def cancel(done, total):
+        since.append(time.monotonic())
+        if since[-1] > since[0] + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        latent_map(clusters(4000), 30, progress=cancel)
+    assert time.monotonic() - since[-2] < 2
+    deadline = time.monotonic() + 30
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() <= before
+
+
+def test_open_tsne_maps_many_the_same_twice_and_keeps_clusters_apart(monkeypatch):
+    pytest.importorskip("openTSNE")
+    monkeypatch.setattr(latent_map_module, "FAST_FROM", 600)
+    assert latent_map_module.library_for(599) == "scikit-learn"
+    assert latent_map_module.library_for(600) == "openTSNE"
+    z, steps = clusters(), []
+    plane = latent_map(z, 0, progress=lambda done, total: steps.append((done, total)))
+    assert plane.shape == (600, 2) and plane.dtype == np.float64 and np.isfinite(plane).all()
+    assert np.array_equal(plane, latent_map(z, 0)) and parts_lie_apart(plane)
+    assert steps[-1] == (750, 750) and len({done for done, _ in steps}) > 1
+
+
+def test_without_open_tsne_scikit_learn_maps_all(monkeypatch):
+    monkeypatch.setattr(latent_map_module, "find_spec", lambda name: None)
+    assert latent_map_module.library_for(100_000) == "scikit-learn"
+    assert parts_lie_apart(latent_map(clusters(200), 0))

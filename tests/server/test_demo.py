@@ -66,8 +66,14 @@ def test_the_report_says_what_was_done(out):
         for kind, far in (("swaps", {"5", "10", "15"}), ("bezier", {str(frame) for frame in range(30, 50)})):
             assert set(part["cfrt"][kind]["far_points"]) == far
             assert all(item["patients"] == 1 for item in part["cfrt"][kind]["attributes"].values())
-    assert len(report["domains"]["direction cosine"]["swap_steps"]) == 9
-    assert domains["CheXpert"]["identity"]["points"][0] == "neutral"
+    assert set(report["domains"]) == set(domains)
+    assert len(report["direction_cosines"]["swap_steps"]) == 9
+    for part in domains.values():
+        identity = part["identity"]
+        assert identity["points"][0] == "neutral" and identity["seeds"] == [77]
+        assert identity["perceptual distance"] == "none"
+        assert identity["perceptual distance, why"].startswith("not asked for")
+        assert all(values["ssim"][0] == 1 for values in identity["own neutral"].values())
     assert (
         sum(sum(part["seconds"].values()) for part in report["workflows"].values()) < report["seconds"]["all"]
     )

@@ -37,6 +37,24 @@ export interface File {
   type: "temp"
 }
 
+/** In how many patients an attribute's probability passes a threshold, and where first. */
+export interface FlipRate {
+  /** flipped / could_flip; null where nobody could flip */
+  rate: number | null
+  /** 95 % */
+  interval: number[] | null
+  flipped: number
+  /** patients whose neutral image does not pass */
+  could_flip: number
+  /** patients whose neutral image passes */
+  already_above: number
+  patients: number
+  threshold: number
+  /** the point by which half of those who flip have flipped */
+  median_first_point: string | null
+  patients_by_first_point: object
+}
+
 /** The latent map's file. */
 export interface MapFile {
   format: 1
@@ -86,6 +104,7 @@ export interface Result {
   leaked: number[]
   /** of each patient the mean change of every label, -1 to 1 */
   deltas: number[][]
+  flip_rate?: FlipRate
 }
 
 /** Where thumbnails lie: row by row on the contact sheets ``prefix + number + suffix``. */
