@@ -154,7 +154,7 @@ def _network(file: Path, state: dict[str, Tensor]) -> nn.Module:
 
 
 def _build(state: dict[str, Tensor]) -> nn.Module:
-    from torchvision.models.efficientnet import EfficientNet, MBConvConfig  # type: ignore[import-untyped]
+    from torchvision.models.efficientnet import EfficientNet, MBConvConfig
 
     stages = []
     for index, stride in enumerate(_STRIDES, 1):

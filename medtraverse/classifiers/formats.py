@@ -21,7 +21,7 @@ from .zero_shot import OPEN_CLIP, read_clip
 ZERO_SHOT_TYPES = ("clip", "siglip", "siglip2", "chinese_clip", "altclip")
 # What trainers call the network inside theirs.
 INNER = ("module.", "model.", "net.", "network.", "backbone.", "encoder_model.", "classifier_model.", "base.")
-SIDECAR_KEYS = {
+SIDECAR_KEYS: dict[str, type | tuple[type, ...]] = {
     "labels": list,
     "image_size": int,
     "mean": list,
