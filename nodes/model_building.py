@@ -3,9 +3,9 @@
 ComfyUI's own detection knows full-size models only. What is built here are its own modules inside its own
 ModelPatcher, so LoRA, offloading, previews and memory management keep working.
 
-Newer versions of ComfyUI stream weights to an NVIDIA card ("dynamic VRAM"). Their Linear layers are
-empty until a file is loaded, and take whatever it holds. So keys and shapes are compared before
-loading, with a model of plain layers.
+Newer versions of ComfyUI stream weights to an NVIDIA card ("dynamic VRAM"). Their Linear layers are empty
+until a file is loaded, and take whatever it holds. So keys and shapes are compared before loading, with a
+model of plain layers.
 """
 
 import comfy.diffusers_convert
@@ -27,8 +27,7 @@ ORIGIN = "medtraverse.origin"
 
 
 def origin(model):
-    """Return which files a MODEL was loaded from, as MedicalCheckpointLoader attached it, or None
-    for a model of other loaders.
+    """Return which files a MODEL was loaded from, as MedicalCheckpointLoader attached it, else None.
 
     Clones keep it; ``patched_weights`` counts the weights that a LoRA or a merge has changed since.
     """
@@ -45,39 +44,31 @@ class _PlainLayers(comfy.ops.disable_weight_init):
 
 
 def patcher_class(disable_dynamic=False):
-    """Return the class that this version of ComfyUI wraps a MODEL in;
-    ``disable_dynamic`` wants the plain one.
-    """
+    """Return the class that this ComfyUI wraps a MODEL in; ``disable_dynamic`` wants the plain one."""
     plain = comfy.model_patcher.ModelPatcher
     return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
 
 
-def reload_model(path, unet_path, disable_dynamic=False):
-    """Return the MODEL of a checkpoint anew. Core asks for it to compile, to hook
-    weights, or for a further GPU.
-    """
-    parts = read_checkpoint(path, unet_path)
+def reload_model(path, unet_path, heads=0, disable_dynamic=False):
+    """Return the MODEL anew. Core asks for it to compile, to hook weights, or for a further GPU."""
+    parts = read_checkpoint(path, unet_path, heads)
     return build_model(parts.unet, parts.unet_heads, parts.scheduler, disable_dynamic=disable_dynamic)
 
 
-def reload_clip(path, unet_path, embedding_directory=None, disable_dynamic=False):
+def reload_clip(path, unet_path, heads=0, embedding_directory=None, disable_dynamic=False):
     """Return the CLIP's patcher anew, as ``reload_model`` does the MODEL."""
-    parts = read_checkpoint(path, unet_path)
+    parts = read_checkpoint(path, unet_path, heads)
     settings = parts.text_heads, parts.text_activation, embedding_directory, disable_dynamic
     return build_clip(parts.text_encoder, *settings).patcher
 
 
-def reload_vae(path, unet_path, disable_dynamic=False):
-    """Return the VAE's patcher anew, as ``reload_model`` does the MODEL. Core's VAE has
-    no plain patcher to ask for.
-    """
-    return build_vae(read_checkpoint(path, unet_path).vae).patcher
+def reload_vae(path, unet_path, heads=0, disable_dynamic=False):
+    """Return the VAE's patcher anew, as ``reload_model`` does. Core's VAE has no plain patcher to ask for."""
+    return build_vae(read_checkpoint(path, unet_path, heads).vae).patcher
 
 
 def is_dynamic(patcher):
-    """Return whether core streams the patcher's weights; versions before dynamic
-    VRAM have no such patcher.
-    """
+    """Return whether core streams the patcher's weights; older versions have no such patcher."""
     return hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
 
 
@@ -103,6 +94,11 @@ def build_model(weights, heads, scheduler, dtype=None, name="checkpoint", disabl
     detected["channel_mult"] = [
         width // widths[0] if width % widths[0] == 0 else _Multiple(width / widths[0]) for width in widths
     ]
+    if any(width % heads for width in widths):
+        raise ValueError(
+            f"heads: {heads} does not divide the widths of the U-Net's levels, "
+            f"{', '.join(map(str, widths))}; give the number that it was trained with."
+        )
     prediction, beta_start, beta_end, schedule = sampling_settings(scheduler)
 
     class MedicalSD15(comfy.supported_models.SD15):
@@ -149,9 +145,7 @@ def _unet_shapes(unet_config):
 
 
 class _Multiple(float):
-    """A broken multiple whose product with a width is a width: ComfyUI's U-Net multiplies, and
-    takes whole numbers of channels.
-    """
+    """A broken multiple whose product with a width is a width, a whole number, as ComfyUI's U-Net needs."""
 
     def __mul__(self, width):
         return round(float(self) * width)
@@ -160,9 +154,7 @@ class _Multiple(float):
 
 
 def _level_widths(weights, blocks, first):
-    """Return the channels of each level of a U-Net in original keys, of that many blocks after the first,
-    whose width is ``first``.
-    """
+    """Return the channels of each level of a U-Net in original keys; ``blocks`` follow the first one."""
     widths = [first]
     for block in range(1, 1 + blocks):
         convolution = weights.get(f"input_blocks.{block}.0.out_layers.3.weight")
@@ -219,9 +211,7 @@ def build_clip(weights, heads, activation, embedding_directory=None, disable_dyn
 
 
 def _misshapen(module):
-    """Return the linear layers that core filled with weights of another shape: its empty
-    layers take what they get.
-    """
+    """Return the linear layers with weights of another shape: core's empty layers take what they get."""
     return [
         name
         for name, layer in module.named_modules()
@@ -234,7 +224,7 @@ def build_vae(weights):
     """Return a VAE for an AutoencoderKL of four levels (×8), in diffusers or original keys, of any width."""
     if "encoder.conv_in.weight" not in weights:
         raise ValueError(
-            "checkpoint: this is not the VAE of Stable Diffusion 1.x; its keys begin with "
+            f"checkpoint: this is not the VAE of Stable Diffusion 1.x; its keys begin with "
             f"{sorted(weights)[:2]}."
         )
     diffusers = "encoder.down_blocks.0.resnets.0.norm1.weight" in weights
@@ -248,8 +238,7 @@ def build_vae(weights):
     if len(channels) != 4 or any(width % channels[0] for width in channels) or latent_channels != 4:
         raise ValueError(
             f"checkpoint: the VAE has levels {channels} and {latent_channels} latent channels; Stable "
-            "Diffusion 1.x has four "
-            "levels (×8), multiples of the first, and 4 latent channels."
+            "Diffusion 1.x has four levels (×8), multiples of the first, and 4 latent channels."
         )
     ddconfig = {
         "double_z": True,
@@ -276,8 +265,8 @@ def build_vae(weights):
     expected = vae.first_stage_model.state_dict()
     _check_keys({key: weights[key] for key in expected if key in weights}, expected, "checkpoint", "VAE")
     if comfy.model_management.is_device_cpu(vae.device):
-        # Core would decode as many images at once as memory holds; beyond its caches a
-        # CPU takes longer for each.
+        # Core would decode as many images at once as memory holds; beyond its caches a CPU takes longer for
+        # each.
         vae.memory_used_decode = lambda shape, dtype: (
             comfy.model_management.get_free_memory(vae.device) / 16.5
         )
@@ -286,9 +275,7 @@ def build_vae(weights):
 
 
 def _original_keys(weights, name):
-    """Translate diffusers' U-Net keys; ComfyUI's own loader drops those that it does
-    not know without a word.
-    """
+    """Translate diffusers' U-Net keys; ComfyUI's own loader silently drops those that it does not know."""
     resnets, depths = unet_depths(weights.keys(), name)
     channels = [
         weights[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(len(resnets))

@@ -1,8 +1,8 @@
-"""MedicalCheckpointLoader: a Stable Diffusion 1.x model of any size, and the
-domain that it was fine-tuned on.
-"""
+"""MedicalCheckpointLoader: a Stable Diffusion 1.x model of any size, and the domain of its fine-tuning."""
 
 import json
+import os
+from pathlib import PurePosixPath
 
 import folder_paths
 from comfy_api.latest import io
@@ -44,9 +44,8 @@ class MedicalCheckpointLoader(io.ComfyNode):
             ],
             essentials_category="Medical",
             description="Loads a Stable Diffusion 1.x model of any size that was fine-tuned on medical "
-            "images: a diffusers folder "
-            "(models/diffusers), a single file (models/checkpoints), or a U-Net alone "
-            "(models/diffusion_models) laid over one of these.",
+            "images: a diffusers folder (models/diffusers), a single file (models/checkpoints), or a U-Net "
+            "alone (models/diffusion_models) laid over one of these.",
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
@@ -59,8 +58,9 @@ class MedicalCheckpointLoader(io.ComfyNode):
                     "unet",
                     options=list(sources.unet_paths()),
                     default=sources.FROM_CHECKPOINT,
-                    tooltip="A fine-tuned U-Net in diffusers keys (safetensors in models/diffusion_models), "
-                    "as the paper's training saves it.",
+                    tooltip="A fine-tuned U-Net alone, as diffusers saves it: a file in "
+                    "models/diffusion_models, or the unet folder of a training's checkpoint in "
+                    "models/diffusers.",
                 ),
                 io.Combo.Input(
                     "domain",
@@ -68,6 +68,15 @@ class MedicalCheckpointLoader(io.ComfyNode):
                     default=AUTO,
                     tooltip="Prompts, attributes and colours. 'auto' reads it off the file's name. Own "
                     "domains: JSON files in ComfyUI's user/medtraverse/domains.",
+                ),
+                io.Int.Input(
+                    "heads",
+                    default=0,
+                    min=0,
+                    max=128,
+                    optional=True,
+                    tooltip="Attention heads of the U-Net; 0 reads them off the files. Asked for where no "
+                    "file says it and the U-Net is not 320 wide: weights alone do not show it.",
                 ),
             ],
             outputs=[
@@ -87,25 +96,26 @@ class MedicalCheckpointLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, unet, domain):
+    def fingerprint_inputs(cls, checkpoint, unet, domain, heads=0):
         return json.dumps(
             [
                 sources.fingerprint(
                     sources.checkpoint_paths().get(checkpoint), sources.unet_paths().get(unet)
                 ),
                 repr(sources.domains()),
+                heads,
             ]
         )
 
     @classmethod
-    def execute(cls, checkpoint, unet, domain):
+    def execute(cls, checkpoint, unet, domain, heads=0):
         path = sources.pick(sources.checkpoint_paths(), checkpoint, "checkpoint")
         unet_path = sources.pick(sources.unet_paths(), unet, "unet")
         chosen = cls.choose_domain(domain, checkpoint, unet if unet_path else None, path)
         for name, choice, file in (("checkpoint", checkpoint, path), ("unet", unet, unet_path)):
             if file is not None and not file.exists():
                 raise ValueError(f"{name}: {choice!r} is missing at {file}; put it back or choose another.")
-        parts, name = read_checkpoint(path, unet_path), "unet" if unet_path else "checkpoint"
+        parts, name = read_checkpoint(path, unet_path, heads), "unet" if unet_path else "checkpoint"
         model = build_model(parts.unet, parts.unet_heads, parts.scheduler, name=name)
         context = model.model.model_config.unet_config["context_dim"]
         width = parts.text_encoder["text_model.final_layer_norm.weight"].shape[0]
@@ -118,7 +128,7 @@ class MedicalCheckpointLoader(io.ComfyNode):
         clip = build_clip(parts.text_encoder, parts.text_heads, parts.text_activation, embeddings)
         vae = build_vae(parts.vae)
         model.model.latent_format = fitted_format(model.model.latent_format, vae)
-        files = path, unet_path
+        files = path, unet_path, heads
         model.cached_patcher_init = (reload_model, files)
         clip.patcher.cached_patcher_init = (reload_clip, (*files, embeddings))
         vae.patcher.cached_patcher_init = (reload_vae, files)
@@ -135,21 +145,36 @@ class MedicalCheckpointLoader(io.ComfyNode):
 
     @staticmethod
     def digests(checkpoint, path, unet, unet_path):
-        """Return the SHA-256 of every file that was read, named by its place under ``models``
-        (bundled ones: by their choice).
+        """Return the SHA-256 of every weight file that was read, named by its place under ``models``.
+
+        Bundled ones are named by their choice.
         """
-        files = {
-            f"{checkpoint}/{name}" if name else f"checkpoints/{checkpoint}": file
-            for name, file in weight_files(path).items()
-        }
-        if unet_path is not None:
-            files[unet if unet in sources.DEMO_UNETS else f"diffusion_models/{unet}"] = unet_path
-        return {name: sha256_of(file) for name, file in files.items()}
+        files = {}
+        for kind, choice, place in (("checkpoints", checkpoint, path), ("diffusion_models", unet, unet_path)):
+            if place is None:
+                continue
+            if place.is_dir():
+                names = {
+                    os.path.normpath(f"{choice}/{name}"): file for name, file in weight_files(place).items()
+                }
+            elif choice in sources.DEMO_UNETS:
+                names = {choice: place}
+            else:
+                names = {
+                    f"{kind}/{PurePosixPath(choice.replace(os.sep, '/')).with_name(name)}": file
+                    for name, file in weight_files(place).items()
+                }
+            files |= names
+        if unet_path is not None and any("text_encoder/" in name for name in weight_files(unet_path)):
+            # The U-Net's own text encoder was read in place of the checkpoint's.
+            files = {name: file for name, file in files.items() if file.parent != path / "text_encoder"}
+        return {name.replace(os.sep, "/"): sha256_of(file) for name, file in files.items()}
 
     @classmethod
     def choose_domain(cls, domain, checkpoint, unet, path):
-        """Return the Domain; for ``auto`` from the U-Net's name, from what the checkpoint's folder
-        declares, or from its name.
+        """Return the Domain.
+
+        ``auto`` takes it from the U-Net's name, from what the checkpoint's folder declares, or from its name.
         """
         known = sources.domains()
         if domain != AUTO:

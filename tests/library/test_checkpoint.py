@@ -1,48 +1,299 @@
-"""What the readers of checkpoints say about files that would go silently or cryptically wrong."""
+"""Checkpoints as diffusers and transformers save them: read, or refused by their true reason."""
+
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from medtraverse import checkpoint
+from medtraverse.checkpoint import read_checkpoint, read_unet, weight_files
 
-PARTS = {
-    checkpoint.UNET + "x": torch.zeros(1),
-    checkpoint.VAE + "x": torch.zeros(1),
-    checkpoint.TEXT + "final_layer_norm.weight": torch.ones(1),
+diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
+DEMO = Path(__file__).parents[2] / "demo" / "weights" / "phantom-sd"
+WIDTH = 64
+
+
+def unet(**changes):
+    torch.manual_seed(0)
+    config = diffusers.UNet2DConditionModel.load_config(DEMO / "unet")
+    return diffusers.UNet2DConditionModel.from_config({**config, **changes}).eval()
+
+
+def text_config(**changes):
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "hidden_size": WIDTH}
+    return transformers.CLIPTextConfig(**{**sizes, "projection_dim": 16, **changes})
+
+
+@pytest.fixture(scope="module")
+def parts():
+    vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32,) * 4,
+    )
+    return {"unet": unet(), "text_encoder": transformers.CLIPTextModel(text_config()), "vae": vae}
+
+
+@pytest.fixture
+def save(tmp_path, parts):
+    """``save(unet={...}, ...)`` writes a diffusers folder.
+
+    The settings go to the `save_pretrained` of each part.
+    """
+
+    def write(folder=tmp_path / "chest", text_encoder=None, **settings):
+        for name, part in (parts | ({"text_encoder": text_encoder} if text_encoder else {})).items():
+            part.save_pretrained(folder / name, **settings)
+        return folder
+
+    return write
+
+
+def same(read, module):
+    wanted = {key: value for key, value in module.state_dict().items() if "position_ids" not in key}
+    return read.keys() == wanted.keys() and all(torch.equal(read[key], wanted[key]) for key in wanted)
+
+
+def same_text(read, module):
+    """transformers 5 has no prefix in its keys."""
+    wanted = {key.removeprefix("text_model."): value for key, value in module.state_dict().items()}
+    read = {key.removeprefix("text_model."): value for key, value in read.items()}
+    return all(torch.equal(read[key], wanted[key]) for key in read) and len(read) > 10
+
+
+def make_bin(folder):
+    """As older versions saved: PyTorch files."""
+    for file in list(folder.rglob("*.safetensors")):
+        stem = (
+            file.stem.replace("model", "pytorch_model") if file.parent.name == "text_encoder" else file.stem
+        )
+        torch.save(load_file(file), file.with_name(f"{stem}.bin"))
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("settings", "change"),
+    [
+        ({}, lambda folder: None),
+        ({"variant": "fp16"}, lambda folder: None),
+        ({"variant": "non_ema"}, lambda folder: None),
+        ({"max_shard_size": "300KB"}, lambda folder: None),
+        ({"max_shard_size": "300KB", "variant": "fp16"}, lambda folder: None),
+        ({}, make_bin),
+    ],
+    ids=["plain", "fp16", "non_ema", "sharded", "sharded fp16", "bin"],
+)
+def test_every_form_of_a_diffusers_folder_is_read(save, parts, settings, change):
+    folder = save(**settings)
+    if "max_shard_size" in settings:
+        assert len(list((folder / "unet").glob("*-of-*"))) > 1
+    change(folder)
+    read = read_checkpoint(folder)
+    assert same(read.unet, parts["unet"]) and same(read.vae, parts["vae"])
+    assert same_text(read.text_encoder, parts["text_encoder"])
+    assert (read.unet_heads, read.text_heads) == (4, 2)
+    on_disk = {path for path in folder.rglob("*.*") if path.suffix in (".bin", ".safetensors")}
+    assert set(weight_files(folder).values()) == on_disk
+
+
+def test_full_precision_and_averaged_weights_are_preferred(save, parts):
+    folder = save()
+    for variant in ("fp16", "non_ema"):
+        other = unet()
+        torch.nn.init.ones_(other.conv_in.weight)
+        other.save_pretrained(folder / "unet", variant=variant)
+    assert same(read_checkpoint(folder).unet, parts["unet"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: transformers.CLIPTextModelWithProjection(text_config()),
+        lambda: transformers.CLIPModel(
+            transformers.CLIPConfig(
+                text_config=text_config().to_dict(),
+                vision_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+                projection_dim=16,
+            )
+        ),
+    ],
+    ids=["CLIPTextModelWithProjection", "CLIPModel"],
+)
+def test_text_encoders_with_a_projection_or_an_image_encoder_are_read(save, make):
+    model = make()
+    read = read_checkpoint(save(text_encoder=model))
+    assert all(key.startswith("text_model.") for key in read.text_encoder) and read.text_heads == 2
+    prefixed = any(key.startswith("text_model.") for key in model.state_dict())
+    assert same_text(read.text_encoder, model if prefixed else model.text_model)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda net: torch.nn.DataParallel(net).state_dict(),
+        lambda net: torch.compile(net).state_dict(),
+        lambda net: torch.nn.ModuleDict({"unet": net}).state_dict(),
+        lambda net: torch.nn.ModuleDict(
+            {"unet": net, "controlnet": diffusers.ControlNetModel.from_unet(net)}
+        ).state_dict(),
+        lambda net: torch.nn.DataParallel(torch.nn.ModuleDict({"model": net})).state_dict(),
+    ],
+    ids=["DataParallel", "compiled", "unet.", "unet. beside a ControlNet", "module.model."],
+)
+def test_a_unet_alone_is_read_through_its_wrappers(tmp_path, parts, wrap):
+    torch.save({"state_dict": wrap(parts["unet"])}, tmp_path / "a.pt")
+    weights, heads = read_unet(tmp_path / "a.pt")
+    assert same(weights, parts["unet"]) and heads is None
+
+
+def test_a_training_checkpoint_brings_its_own_text_encoder(save, parts, tmp_path):
+    base, run = save(), tmp_path / "run" / "checkpoint-500"
+    for name in ("unet", "unet_ema"):
+        parts["unet"].save_pretrained(run / name)
+    assert same_text(read_checkpoint(base, run / "unet").text_encoder, parts["text_encoder"])
+    trained = transformers.CLIPTextModel(text_config(num_attention_heads=4))
+    trained.save_pretrained(run / "text_encoder")
+    for name in ("unet", "unet_ema"):
+        read = read_checkpoint(base, run / name)
+        assert same_text(read.text_encoder, trained) and read.text_heads == 4
+        assert list(weight_files(run / name)) == [
+            "diffusion_pytorch_model.safetensors",
+            "../text_encoder/model.safetensors",
+        ]
+
+
+SDXL = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 64,
+}
+REFUSED = {
+    "instruct-pix2pix": (lambda: unet(in_channels=8).state_dict(), "takes 8 channels.*instruct-pix2pix"),
+    "depth": (lambda: unet(in_channels=5).state_dict(), "takes 5 channels"),
+    "Stable Diffusion 2": (
+        lambda: unet(cross_attention_dim=1024, use_linear_projection=True).state_dict(),
+        "is of a Stable Diffusion 2 model, and this loader reads Stable Diffusion 1.x; core's own loaders",
+    ),
+    "SDXL": (lambda: unet(**SDXL).state_dict(), "is of a Stable Diffusion XL model"),
+    "Flux": (
+        lambda: {"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)},
+        "is of a Flux model",
+    ),
+    "LoRA of kohya": (
+        lambda: {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": torch.zeros(1)},
+        "is a LoRA.*models/loras.*Load LoRA behind this node",
+    ),
+    "ControlNet": (
+        lambda: {"control_model.weird": torch.zeros(1)},
+        "these are not the weights of a Stable Diffusion 1.x U-Net .its keys begin with control_model.weird",
+    ),
+    "two of them": (
+        lambda: torch.nn.ModuleDict({"a": unet(), "b": unet()}).state_dict(),
+        "holds several U-Nets .a., b..",
+    ),
 }
 
 
-def test_a_single_file_says_its_prediction_type_by_a_key(tmp_path):
+@pytest.mark.parametrize(("make", "fault"), REFUSED.values(), ids=REFUSED)
+def test_other_files_in_the_place_of_a_unet_are_named(tmp_path, make, fault):
+    save_file({key: value.contiguous() for key, value in make().items()}, tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match="^unet: .*" + fault):
+        read_unet(tmp_path / "mine.safetensors")
+
+
+def test_a_lora_that_diffusers_saved_is_named_in_every_slot(tmp_path):
+    layers = {
+        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.zeros(4, 64)
+    }
+    diffusers.StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=layers)
+    (file,) = tmp_path.glob("*.safetensors")
+    for read, name in ((read_unet, "unet"), (checkpoint.read_single_file, "checkpoint")):
+        with pytest.raises(ValueError, match=f"^{name}: {file.name} is a LoRA"):
+            read(file)
+
+
+def single(net, **more):
+    return {
+        **{f"{checkpoint.UNET}{key}": value for key, value in net.state_dict().items()},
+        checkpoint.VAE + "x": torch.zeros(1),
+        checkpoint.TEXT + "embeddings.token_embedding.weight": torch.ones(1),
+        checkpoint.TEXT + "final_layer_norm.weight": torch.ones(1),
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "model"),
+    [
+        ("cond_stage_model.model.transformer.resblocks.0.ln_1.weight", "Stable Diffusion 2"),
+        ("conditioner.embedders.0.transformer.text_model.final_layer_norm.weight", "Stable Diffusion XL"),
+    ],
+)
+def test_single_files_of_other_models_are_named(tmp_path, parts, key, model):
+    weights = {k: v for k, v in single(parts["unet"]).items() if not k.startswith(checkpoint.TEXT)}
+    save_file({**weights, key: torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=f"checkpoint: a.safetensors is of a {model} model"):
+        read_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_heads_are_found_or_asked_for_and_never_guessed(tmp_path, parts, save):
+    file, config = tmp_path / "mine.safetensors", json.dumps(dict(parts["unet"].config))
+    save_file(single(parts["unet"]), file)
+    with pytest.raises(
+        ValueError, match="mine.safetensors does not say how many.*64 wide.*'heads'.*mine.json"
+    ):
+        read_checkpoint(file)
+    assert read_checkpoint(file, heads=2).unet_heads == 2
+    for sidecar in (
+        config,
+        json.dumps({"unet": json.loads(config), "text_encoder": {"num_attention_heads": 2}}),
+    ):
+        file.with_suffix(".json").write_text(sidecar)
+        assert read_checkpoint(file).unet_heads == 4
+    assert read_checkpoint(file).text_heads == 2
+    for other in ("[1]", "{", '{"steps": 3}'):
+        file.with_suffix(".json").write_text(other)
+        with pytest.raises(ValueError, match="does not say how many"):
+            read_checkpoint(file)
+    save_file(single(parts["unet"]), file, metadata={"config": config})
+    assert read_checkpoint(file).unet_heads == 4
+    wide = unet(block_out_channels=(320, 320, 320), attention_head_dim=5)
+    save_file(wide.state_dict(), tmp_path / "wide.safetensors")
+    base = save()
+    assert read_checkpoint(base, tmp_path / "wide.safetensors").unet_heads == 8
+    assert read_checkpoint(base, heads=2).unet_heads == 2
+    shutil.rmtree(base / "unet")
+    parts["unet"].save_pretrained(base / "unet")
+    (base / "unet" / "config.json").unlink()
+    with pytest.raises(ValueError, match="checkpoint: chest does not say how many"):
+        read_checkpoint(base)
+
+
+def test_a_single_file_says_its_prediction_type_by_a_key(tmp_path, parts):
     for keys, expected in (((), "epsilon"), (("v_pred",), "v_prediction")):
-        save_file({**PARTS, **{key: torch.zeros(0) for key in keys}}, tmp_path / "a.safetensors")
+        save_file({**single(parts["unet"]), **{k: torch.zeros(0) for k in keys}}, tmp_path / "a.safetensors")
         read = checkpoint.read_single_file(tmp_path / "a.safetensors")
         assert checkpoint.sampling_settings(read.scheduler)[0] == expected
-        assert list(read.text_encoder) == ["text_model.final_layer_norm.weight"]
-    save_file({**PARTS, "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, tmp_path / "a.safetensors")
+        assert "text_model.final_layer_norm.weight" in read.text_encoder
+    save_file(single(parts["unet"], v_pred=torch.zeros(0), ztsnr=torch.zeros(0)), tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="rescale_betas_zero_snr = True, which is not supported"):
         checkpoint.sampling_settings(checkpoint.read_single_file(tmp_path / "a.safetensors").scheduler)
 
 
-def test_python_objects_in_a_checkpoint_are_refused_and_never_recommended(tmp_path):
-    torch.save({"state_dict": PARTS, "callback": tmp_path}, tmp_path / "a.ckpt")
+def test_missing_parts_and_broken_config_files_are_named(save):
+    folder = save()
+    shutil.rmtree(folder / "vae")
     with pytest.raises(
-        ValueError, match="a.ckpt is cut off, or holds Python objects.*convert it to safetensors"
-    ) as fault:
-        checkpoint.read_weights(tmp_path / "a.ckpt")
-    assert "weights_only" not in str(fault.value)
-
-
-def test_sharded_weights_and_broken_config_files_are_named(tmp_path):
-    folder = tmp_path / "chest"
-    (folder / "unet").mkdir(parents=True)
-    save_file(PARTS, folder / "unet" / "diffusion_pytorch_model-00001-of-00002.safetensors")
-    with pytest.raises(ValueError, match="chest/unet holds none of .*sharded weights"):
-        checkpoint.read_diffusers(folder)
+        ValueError, match="chest/vae holds no weights .diffusion_pytorch_model, .safetensors or .bin"
+    ):
+        read_checkpoint(folder)
     for content in ("{", "[1]"):
         (folder / "medtraverse.json").write_text(content)
         with pytest.raises(ValueError, match="chest/medtraverse.json is not a JSON object"):
             checkpoint.declared_domains(folder)
     (folder / "medtraverse.json").write_text('{"domains": ["ISIC"]}')
     assert checkpoint.declared_domains(folder) == ("ISIC",)
-    assert checkpoint.declared_domains(tmp_path) == ()
+    assert checkpoint.declared_domains(folder.parent) == ()

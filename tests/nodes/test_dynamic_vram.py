@@ -1,7 +1,7 @@
 """The loaders under ComfyUI's dynamic VRAM, which it turns on by itself for NVIDIA cards since 0.33.
 
-No card is needed: `main.py` sets one flag, under which Linear layers of core are empty until a file is
-loaded, and exchanges the class that wraps models.
+No card is needed: `main.py` sets one flag, under which core's Linear layers are empty until a file is loaded,
+and exchanges the class that wraps models.
 """
 
 import comfy.model_patcher

@@ -124,7 +124,9 @@ def test_a_diffusers_folder_and_a_single_file_are_the_same_model(run, folder, mo
         if "text_projection" not in k
     }
     put(single, models / "checkpoints" / "my-cxr.safetensors")
-    again = run("MedicalCheckpointLoader", checkpoint="my-cxr.safetensors")
+    with pytest.raises(ValueError, match="my-cxr.safetensors does not say how many attention heads"):
+        run("MedicalCheckpointLoader", checkpoint="my-cxr.safetensors")
+    again = run("MedicalCheckpointLoader", checkpoint="my-cxr.safetensors", heads=4)
     for first, second in (
         (model.model.diffusion_model, again[0].model.diffusion_model),
         (vae.first_stage_model, again[2].first_stage_model),
@@ -132,6 +134,59 @@ def test_a_diffusers_folder_and_a_single_file_are_the_same_model(run, folder, mo
         pairs = zip(first.state_dict().values(), second.state_dict().values())
         assert all(torch.equal(a, b) for a, b in pairs)
     assert again[3].size == 512
+
+
+def test_a_file_saved_by_core_is_the_same_model_once_its_heads_are_known(run, folder, models, demo):
+    import comfy.sd
+
+    model, clip, vae, _ = demo
+    file = models / "checkpoints" / "saved-cxr.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    comfy.sd.save_checkpoint(str(file), model, clip, vae)
+    shutil.copy(folder / "unet" / "config.json", file.with_suffix(".json"))
+    again = run("MedicalCheckpointLoader", checkpoint=file.name)
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    text = torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(1))
+    made = [
+        loaded[0].model.diffusion_model(latents, torch.tensor([981.0]), context=text)
+        for loaded in (demo, again)
+    ]
+    assert torch.equal(*made)
+    file.with_suffix(".json").unlink()
+    other = run("MedicalCheckpointLoader", checkpoint=file.name, heads=8)
+    assert not torch.allclose(
+        other[0].model.diffusion_model(latents, torch.tensor([981.0]), context=text), made[0], atol=1e-3
+    )
+    with pytest.raises(
+        ValueError, match="heads: 3 does not divide the widths of the U-Net's levels, 64, 96, 128"
+    ):
+        run("MedicalCheckpointLoader", checkpoint=file.name, heads=3)
+
+
+def test_a_training_checkpoint_is_loaded_with_its_text_encoder_and_both_are_in_the_origin(
+    run, pack, folder, models
+):
+    target = models / "diffusers" / "chest-run" / "checkpoint-500"
+    for part in ("unet", "text_encoder"):
+        shutil.copytree(folder / part, target / part)
+    (weights,) = (target / "text_encoder").glob("*.safetensors")
+    put({key: value * 1.01 for key, value in load_file(weights).items()}, weights)
+    choice = "diffusers/chest-run/checkpoint-500/unet"
+    model, clip, _, domain = run("MedicalCheckpointLoader", unet=choice)
+    assert domain.name == "CheXpert"
+    encoder = clip.cond_stage_model.clip_l.transformer.text_model
+    wanted = next(value for key, value in load_file(weights).items() if "token_embedding" in key)
+    assert torch.equal(encoder.embeddings.token_embedding.weight, wanted.float())
+    read = pack.nodes.model_building.origin(model)["sha256"]
+    demo_model = "MedTraverse demo (phantoms)"
+    assert sorted(read) == sorted(
+        [
+            f"{demo_model}/unet/diffusion_pytorch_model.safetensors",
+            f"{demo_model}/vae/diffusion_pytorch_model.safetensors",
+            f"{choice}/diffusion_pytorch_model.safetensors",
+            "diffusers/chest-run/checkpoint-500/text_encoder/model.safetensors",
+        ]
+    )
 
 
 def test_lora_reaches_every_attention_of_the_unet(demo):
