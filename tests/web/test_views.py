@@ -183,10 +183,13 @@ def test_a_view_survives_copy_paste_and_undo(canvas, bare_errors):
     assert kept[0]["file"] == kept[1]["file"] and [one["state"]["point"] for one in kept] == [0, 0]
     press(tab, viewer, "End")
     assert [one["state"]["point"] for one in grids(tab, 2)] == [3, 0]
-    # the slider's own step, then the paste
+    # the slider's own step, then the paste; Nodes 2.0 may count a change of size between them
     on_canvas(tab, "Control+z")
     assert [one["state"]["point"] for one in grids(tab, 2)] == [0, 0]
-    on_canvas(tab, "Control+z")
+    for _ in range(3):
+        on_canvas(tab, "Control+z")
+        if tab.evaluate(f"{GRIDS}.length") == 1:
+            break
     (kept,) = grids(tab, 1)
     assert kept["state"]["point"] == 0
     tab.page.evaluate(CENTRE, "TrajectoryGrid")
