@@ -77,14 +77,14 @@ class Page:
         self.page.wait_for_timeout(300)
         return self
 
-    def wait_for_error(self, text):
-        """Wait until a failed run's words are seen; newer frontends hide them behind a button."""
+    def wait_for_error(self, text, panel):
+        """Wait until a refused run's words are seen; newer frontends have their own, behind a button."""
         words = self.page.get_by_text(text).filter(visible=True)
         details = self.page.get_by_role("button", name="View details").filter(visible=True)
         words.or_(details).first.wait_for(timeout=60_000)
         if not words.count():
             details.first.click()
-        words.first.wait_for(timeout=10_000)
+            self.page.get_by_text(panel).filter(visible=True).first.wait_for(timeout=20_000)
 
     def evaluate(self, script):
         return self.page.evaluate(script)

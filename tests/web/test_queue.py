@@ -26,4 +26,4 @@ def test_run_pressed_on_the_first_workflow_shows_the_trajectory_on_its_node(tab,
 def test_a_workflow_with_the_papers_settings_says_which_checkpoint_is_missing(tab):
     tab.template("01-fig1-traversal-strip-paper")
     tab.page.get_by_role("button", name=re.compile("^Run")).first.click()
-    tab.wait_for_error("choose your Stable Diffusion 1.5 base")
+    tab.wait_for_error("choose your Stable Diffusion 1.5 base", panel="CheXpert model - checkpoint")
