@@ -186,15 +186,16 @@ def start_here(g):
     sampler = g.traverse(loader, CHEXPERT, "normal", 1)
     g.canvas.group("Look", "figure")
     images = g.decode(loader, sampler, "Images")
-    g.canvas.show(
-        g.canvas.add(
-            "TrajectoryGrid",
-            "Trajectory",
-            trajectory=sampler["trajectory"],
-            images=images,
-            title="One patient, two attributes",
-        )
+    grid = g.canvas.add(
+        "TrajectoryGrid",
+        "Trajectory",
+        trajectory=sampler["trajectory"],
+        images=images,
+        title="One patient, two attributes",
     )
+    # In a form, the grid itself would show the file of its view beside the figure, as text.
+    g.canvas.group("Figure", "figure")
+    g.canvas.show(g.canvas.add("PreviewImage", "Figure", images=grid["figure"]))
 
 
 def fig1(g):
