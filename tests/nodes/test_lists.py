@@ -1,5 +1,6 @@
 """What the loaders' lists offer of the files that users leave in ComfyUI's folders."""
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -58,8 +59,11 @@ def test_own_classifiers_are_listed_though_core_registers_the_folder_for_files_w
 
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_extra_model_paths_are_listed_beside_the_folders_of_models(models, listed, pack, tmp_path, order):
-    from utils.extra_config import load_extra_path_config
-
+    # By its path: another test may have imported another module called utils.
+    file = Path(folder_paths.__file__).parent / "utils" / "extra_config.py"
+    spec = importlib.util.spec_from_file_location("extra_config", file)
+    reader = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reader)
     if order == "after":
         listed("MedicalClassifierLoader", "classifier"), pack.nodes.sources.metric_folders()
     else:
@@ -68,7 +72,7 @@ def test_extra_model_paths_are_listed_beside_the_folders_of_models(models, liste
     extra.write_text(
         yaml.safe_dump({"disk": {"base_path": str(tmp_path), "classifiers": "judges", "metrics": "measures"}})
     )
-    load_extra_path_config(str(extra))
+    reader.load_extra_path_config(str(extra))
     put(
         tmp_path / "judges" / "far.pth", tmp_path / "judges" / "notes.txt", models / "classifiers" / "near.pt"
     )
