@@ -1,10 +1,14 @@
-"""Command line of the library: `python -m medtraverse cfrt TABLE.csv --target ATTRIBUTE`,
-`python -m medtraverse run WORKFLOW.json`.
+"""Command line of the library.
+
+python -m medtraverse cfrt TABLE.csv --target ATTRIBUTE
+python -m medtraverse run WORKFLOW.json
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from .notice import NOTICE
 
@@ -12,7 +16,8 @@ from .notice import NOTICE
 class OneLineParser(argparse.ArgumentParser):
     """argparse that reports a bad command line in one line; the usage stays under --help."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2 and one line."""
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
@@ -94,18 +99,16 @@ def parser() -> OneLineParser:
     return top
 
 
-def _add_run(commands):
+def _add_run(commands: Any) -> None:
     command = commands.add_parser(
         "run",
         help="run a workflow on a ComfyUI and fetch what it makes",
         description="Queues a workflow, in the browser's format or in API format, on a running ComfyUI, "
-        "follows it, and puts every file and "
-        "text that it makes into a folder, run.json last. Ctrl-C cancels the job on the server. A folder "
-        "that holds the outputs of the same "
-        "graph and settings is not made again.",
-        epilog="exit codes: 0 done; 1 a node failed; 2 bad arguments, or ComfyUI refused the graph; 3 no "
-        "ComfyUI answers, or it went away; "
-        "130 cancelled, by Ctrl-C, --timeout or someone else.",
+        "follows it, and puts every file and text that it makes into a folder, run.json last. "
+        "Ctrl-C cancels the job on the server. A folder that holds the outputs of the same graph and "
+        "settings is not made again.",
+        epilog="exit codes: 0 done; 1 a node failed; 2 bad arguments, or ComfyUI refused the graph; "
+        "3 no ComfyUI answers, or it went away; 130 cancelled, by Ctrl-C, --timeout or someone else.",
     )
     command.add_argument(
         "workflow", metavar="WORKFLOW", help="a file, or the bare name of a bundled workflow"
@@ -137,7 +140,7 @@ def _add_run(commands):
     )
     command.add_argument("--quiet", action="store_true", help="print errors only (and the JSON)")
 
-    def run(arguments):
+    def run(arguments: argparse.Namespace) -> int:
         from .remote.run_workflow import run_command
 
         return run_command(arguments)
@@ -145,9 +148,13 @@ def _add_run(commands):
     command.set_defaults(run=run)
 
 
-def main(argv=None) -> int:
-    """Run a command; 0 when it worked, 2 with one line on stderr when its input
-    was bad. `run` has further codes.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns
+    -------
+    int
+        0 when it worked, 2 with one line on stderr when its input was bad. `run` has further codes.
     """
     arguments = parser().parse_args(argv)
     if hasattr(sys.stdout, "reconfigure"):

@@ -1,8 +1,8 @@
 """Captions of the paper's fine-tuning sets, read from the data sets' own CSV files.
 
-TehraniNasab, Kumar, Arbel (2025), arXiv 2503.23623: CheXpert films are described by those of eight
-labels that are certain, ISIC 2019 images by diagnosis and artefacts. Model prompts for sampling
-differ from these on purpose; see `prompts`.
+TehraniNasab, Kumar, Arbel (2025), arXiv 2503.23623: CheXpert films are described by those of eight labels
+that are certain, ISIC 2019 images by diagnosis and artefacts. Model prompts for sampling differ from these
+on purpose; see `prompts`.
 """
 
 import os
@@ -30,16 +30,17 @@ DIAGNOSES = {
     "NV": "a dermoscopic image with melanocytic nevus (NV)",
 }
 
-# As CheXpert, the authors' tables and pandas write them, in small letters;
-# anything else goes through float().
+# As CheXpert, the authors' tables and pandas write them, in small letters; anything else goes through
+# float().
 _STATES: dict[str, int | None] = {"1.0": 1, "0.0": 0, "-1.0": -1, "1": 1, "0": 0, "-1": -1}
 _STATES |= {"true": 1, "false": 0}
 _STATES |= dict.fromkeys(("", "nan", "na", "n/a", "<na>", "none", "null"))
 
 
 class Captioned(NamedTuple):
-    """An image, as a path relative to the folder that holds the data set (`image_file`
-    finds it), and its caption.
+    """An image and its caption.
+
+    The image is a path relative to the folder that holds the data set; `image_file` finds it.
     """
 
     image: str
@@ -47,8 +48,9 @@ class Captioned(NamedTuple):
 
 
 class Captions(list[Captioned]):
-    """A list of `Captioned` in the order of the table; `left_out` counts the rows that
-    are not in it, by reason.
+    """A list of `Captioned` in the order of the table.
+
+    `left_out` counts the rows that are not in it, by reason.
     """
 
     def __init__(self, rows: Iterable[Captioned] = (), left_out: dict[str, int] | None = None):
@@ -57,8 +59,9 @@ class Captions(list[Captioned]):
 
 
 def chexpert_caption(present: Iterable[str]) -> str:
-    """The caption of a film whose labels in `present` are 1; the neutral
-    sentence if the paper uses none of them.
+    """The caption of a film whose labels in `present` are 1.
+
+    It is the neutral sentence if the paper uses none of them.
 
     Labels outside `CHEXPERT_LABELS` (Atelectasis, Fracture, ...) leave the caption as it is.
     """
@@ -85,8 +88,7 @@ def isic_caption(diagnosis: str, present: Iterable[str]) -> str:
 
 
 def read_chexpert(path: str | os.PathLike[str], frontal_only: bool = False) -> Captions:
-    """Read CheXpert's ``train.csv`` or ``valid.csv``, or a table with the
-    columns `Path` and `CHEXPERT_LABELS`.
+    """Read CheXpert's ``train.csv`` or ``valid.csv``, or a table with `Path` and `CHEXPERT_LABELS`.
 
     Labels of 1 (or True) enter the caption; 0 (or False), -1 (uncertain) and blank (or NaN, NA) do not.
     Column names may differ in case.
@@ -106,9 +108,9 @@ def read_chexpert(path: str | os.PathLike[str], frontal_only: bool = False) -> C
     Raises
     ------
     ValueError
-        The file cannot be read, lacks or repeats a column, has no rows, a label is not 1, 0, -1 or
-        blank, a view is neither Frontal nor Lateral, or an image stands on two rows. The message
-        names the file, the line and the column.
+        The file cannot be read, lacks or repeats a column, has no rows, a label is not 1, 0, -1 or blank, a
+        view is neither Frontal nor Lateral, or an image stands on two rows. The message names the file, the
+        line and the column.
     """
     view_column = ["Frontal/Lateral"] if frontal_only else []
     films, lateral = Captions(), 0
@@ -132,10 +134,10 @@ def read_chexpert(path: str | os.PathLike[str], frontal_only: bool = False) -> C
 
 
 def read_isic(path: str | os.PathLike[str]) -> Captions:
-    """Read a table of ISIC 2019: `image`, `MEL`, `NV` and the artefacts as 0 or 1, spelled
-    `dark_corner` or `dark corner`.
+    """Read a table of ISIC 2019.
 
-    Rows of other diagnoses are left out and counted. Other columns, such as the authors'
+    It has the columns `image`, `MEL`, `NV` and the artefacts, each 0 or 1, spelled `dark_corner` or
+    `dark corner`. Rows of other diagnoses are left out and counted. Other columns, such as the authors'
     `vasc`, are not looked at.
 
     Returns
@@ -146,8 +148,8 @@ def read_isic(path: str | os.PathLike[str]) -> Captions:
     Raises
     ------
     ValueError
-        As for `read_chexpert`; also a row that is both MEL and NV. Predicted probabilities of
-        artefacts are refused: cut them first.
+        As for `read_chexpert`; also a row that is both MEL and NV. Predicted probabilities of artefacts are
+        refused: cut them first.
     """
     lesions, other = Captions(), 0
     for place, (image, *cells) in _rows(path, "image", [*DIAGNOSES, *ISIC_ARTEFACTS]):
@@ -189,8 +191,9 @@ def image_file(root: str | os.PathLike[str], image: str) -> Path:
 
 
 def _rows(path: str | os.PathLike[str], key: str, columns: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each row's place, for messages, and the cells of `key` and
-    `columns`; a key stands on one row only.
+    """Yield each row's place, for messages, and the cells of `key` and `columns`.
+
+    A key stands on one row only.
     """
     table = read_csv(path)
     _, header = next(table, (0, []))
@@ -214,8 +217,8 @@ def _rows(path: str | os.PathLike[str], key: str, columns: list[str]) -> Iterato
 
 
 def _columns(path: str | os.PathLike[str], header: list[str], wanted: list[str]) -> list[int]:
-    # Case decides where a table has both: the authors' ISIC table has a diagnosis `VASC`
-    # and an artefact `vasc`.
+    # Case decides where a table has both: the authors' ISIC table has a diagnosis `VASC` and an artefact
+    # `vasc`.
     spaced = [name.replace("_", " ") for name in header]
     alike = [
         [index for index, other in enumerate(spaced) if other == name]

@@ -58,9 +58,10 @@ def interpolate(
         Number of frames, 2 or more.
     method : str
         "bezier": the paper's curve, touches only the first and last point. "linear": piecewise linear.
-        "slerp": piecewise along great circles; segments whose ends are nearly parallel, opposite or zero are
-        linear. "catmull-rom": centripetal (exponent 1/2), through every point, one-sided tangents at the
-        ends. The last three reach point k at parameter k / (N - 1).
+        "slerp": piecewise along great circles; segments whose ends are nearly parallel, opposite or zero
+        are linear.
+        "catmull-rom": centripetal (exponent 1/2), through every point, one-sided tangents at the ends.
+        The last three reach point k at parameter k / (N - 1).
     spacing : str
         "parameter": parameters are linspace(0, 1, frames), as in the paper. "arc length": frames lie equally
         far apart along the curve.
@@ -139,9 +140,7 @@ def _spherical(u: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _catmull_rom(segment: Tensor, u: Tensor, flat: Tensor) -> Tensor:
-    """Centripetal Catmull-Rom (Barry, Goldman 1988) in Hermite form, tangents from
-    non-uniform differences.
-    """
+    """Centripetal Catmull-Rom (Barry, Goldman 1988) in Hermite form, tangents from unequal differences."""
     knots = (flat[1:] - flat[:-1]).norm(dim=1).cpu().double().sqrt()[:, None]
     points = torch.eye(len(flat), dtype=torch.float64)
     steps = points[1:] - points[:-1]
@@ -152,18 +151,17 @@ def _catmull_rom(segment: Tensor, u: Tensor, flat: Tensor) -> Tensor:
     spans = (knots[1:] + knots[:-1]).masked_fill(~(moves[1:] & moves[:-1]), torch.inf)
     tangents[1:-1] -= (steps[1:] + steps[:-1]) / spans
     u, knot = u[:, None], knots[segment]
-    return (
+    weights: Tensor = (
         (1 + 2 * u) * (1 - u) ** 2 * points[segment]
         + u * (1 - u) ** 2 * knot * tangents[segment]
         + u**2 * (3 - 2 * u) * points[segment + 1]
         - u**2 * (1 - u) * knot * tangents[segment + 1]
     )
+    return weights
 
 
 def _equally_far(method: str, flat: Tensor, t: Tensor) -> Tensor:
-    """Parameters at which the curve has gone the fractions t of its length (chords
-    of about 4,096 samples).
-    """
+    """Parameters at which the curve has gone the fractions t of its length, by about 4,096 chords."""
     pieces = len(flat) - 1
     fine = torch.linspace(0, 1, pieces * math.ceil(_ARC_SAMPLES / pieces) + 1, dtype=torch.float64)
     chords = _weights(method, flat, fine).diff(dim=0)

@@ -3,13 +3,15 @@
 import hashlib
 import os
 from functools import lru_cache
+from typing import Any
 
 from . import __version__
 
 
-def sha256_of(path: str | os.PathLike) -> str:
-    """SHA-256 of a file in hexadecimal, read in pieces. A file whose time and size are
-    unchanged is not read again.
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file in hexadecimal, read in pieces.
+
+    A file whose time and size are unchanged is not read again.
     """
     stat = os.stat(path)
     return _sha256(os.path.abspath(path), stat.st_mtime_ns, stat.st_size)
@@ -24,13 +26,20 @@ def _sha256(path: str, mtime_ns: int, size: int) -> str:
     return digest.hexdigest()
 
 
-def hashes(settings) -> dict:
-    """Every `sha256` in nested settings as {where it stands: digest}, such as
-    {"model/unet.safetensors": "9f86…"}.
+def hashes(settings: Any) -> dict[str, str]:
+    """Find every digest in nested settings.
 
-    A `sha256` is a digest or a mapping of file name to digest.
+    Parameters
+    ----------
+    settings : nested dicts and lists
+        A `sha256` in them is a digest, or a mapping of file name to digest.
+
+    Returns
+    -------
+    dict of str to str
+        Where it stands to the digest, such as {"model/unet.safetensors": "9f86…"}.
     """
-    found = {}
+    digests: dict[str, str] = {}
     items = (
         settings.items()
         if isinstance(settings, dict)
@@ -40,17 +49,19 @@ def hashes(settings) -> dict:
     )
     for key, value in items:
         if key == "sha256":
-            found |= (
+            digests |= (
                 {str(name): digest for name, digest in value.items()}
                 if isinstance(value, dict)
                 else {"": value}
             )
         else:
-            found |= {f"{key}/{name}" if name else str(key): digest for name, digest in hashes(value).items()}
-    return found
+            digests |= {
+                f"{key}/{name}" if name else str(key): digest for name, digest in hashes(value).items()
+            }
+    return digests
 
 
-def versions() -> dict:
+def versions() -> dict[str, str]:
     """Versions of MedTraverse and torch."""
     import torch
 

@@ -45,8 +45,9 @@ class Domain:
     hints: tuple[str, ...] = ()
 
     def neutral(self, choice: str = "auto") -> tuple[str, str]:
-        """Return ``(name, prompt)`` of a neutral; ``auto`` is the first. Raises
-        ValueError for an unknown name.
+        """Return ``(name, prompt)`` of a neutral.
+
+        ``auto`` is the first. Raises ValueError for an unknown name.
         """
         if choice in ("auto", ""):
             choice = next(iter(self.neutrals))
@@ -138,8 +139,8 @@ def read_domain(path: str | os.PathLike[str]) -> Domain:
     Raises
     ------
     ValueError
-        The file cannot be read, or a field is missing, of another type or empty. The
-        message names file and field.
+        The file cannot be read, or a field is missing, of another type or empty. The message names file and
+        field.
     """
     path = Path(path)
     try:
@@ -259,8 +260,8 @@ def load_domains(
     Parameters
     ----------
     folders : paths
-        Folders of domain files. A domain in them replaces a shipped one of the same name.
-        One that is not there holds none.
+        Folders of domain files. A domain in them replaces a shipped one of the same name. One that is not
+        there holds none.
     report : callable, optional
         Takes the error of a file that cannot be used, and the file is left out.
 
@@ -289,8 +290,9 @@ def load_domains(
 
 
 def guess_domain(domains: dict[str, Domain], name: str) -> Domain:
-    """Return the domain whose hints occur in a checkpoint's name. Raises
-    ValueError when none, or several, do.
+    """Return the domain whose hints occur in a checkpoint's name.
+
+    Raises ValueError when none, or several, do.
 
     A hint inside a longer one does not count: ``mimic-cxr`` is MIMIC-CXR, although CheXpert has ``cxr``.
     """

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 
 
 def plain(name: str) -> str:
-    """Return a name without what does not matter: case, surrounding space; hyphens and
-    underscores count as spaces.
-    """
+    """Return a name in small letters, without surrounding space; hyphens and underscores become spaces."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
@@ -22,8 +20,8 @@ def position(name: str, names: Sequence[str]) -> int | None:
     Returns
     -------
     int or None
-        Index of the name as it is written, else of the only one that is the same by `plain`; None
-        where there is none, or several.
+        Index of the name as it is written, else of the only one that is the same by `plain`; None where
+        there is none, or several.
     """
     if name in names:
         return list(names).index(name)

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 
 def to_numpy(values: Any, precision: type[np.floating[Any]] = np.float32) -> np.ndarray:
-    """Return a tensor, on whatever device and of whatever precision (numpy knows no
-    bfloat16), as a numpy array.
+    """Return a tensor as a numpy array, whatever its device and precision (numpy knows no bfloat16).
 
     Parameters
     ----------
@@ -33,10 +32,9 @@ def to_numpy(values: Any, precision: type[np.floating[Any]] = np.float32) -> np.
 
 
 def to_bytes(images: Any) -> np.ndarray:
-    """Return images in 0..1, tensor or array of any shape, as they are saved: uint8,
-    rounded, values outside cut off.
-    """
-    return np.round(np.clip(to_numpy(images), 0, 1) * 255).astype(np.uint8)
+    """Return images in 0..1, tensor or array of any shape, as they are saved: uint8, rounded, cut off."""
+    pixels: np.ndarray = np.round(np.clip(to_numpy(images), 0, 1) * 255).astype(np.uint8)
+    return pixels
 
 
 def write_jpeg(picture: "Image", path: str | os.PathLike[str], quality: int = 82, **options: Any) -> None:

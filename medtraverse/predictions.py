@@ -179,13 +179,14 @@ def read_table(path: str | os.PathLike[str]) -> Predictions:
 
 
 def _table(header: list[str], rows: list[tuple[int, list[str]]]) -> Predictions:
-    # the seed and the word before an attribute in any case; an attribute keeps
-    # its own, by which it may differ
+    # the seed and the word before an attribute in any case; an attribute keeps its own, by which it may
+    # differ
     header = [
         f"{match[1].lower()}_{match[2]}" if (match := _COLUMN.fullmatch(name)) else name for name in header
     ]
     seed_column = position("seed", header)
     kind, attributes, points = _layout(header, seed_column)
+    assert seed_column is not None  # refused before
     if not rows:
         raise ValueError("has a header but no patients; give one row per patient.")
     heads = ["neutral" if kind == "swap" else "0", *points]
@@ -208,8 +209,8 @@ def _table(header: list[str], rows: list[tuple[int, list[str]]]) -> Predictions:
         seen[seed] = line
         for j, column in enumerate(columns):
             values[i, j] = _probability(row[column], f"line {line} (seed {seed}), column {header[column]!r}")
-    values = values.reshape(len(rows), len(heads), len(attributes))
-    return Predictions(kind, tuple(seen), attributes, tuple(map(int, points)), values[:, 0], values[:, 1:])
+    cells = values.reshape(len(rows), len(heads), len(attributes))
+    return Predictions(kind, tuple(seen), attributes, tuple(map(int, points)), cells[:, 0], cells[:, 1:])
 
 
 def _layout(header: list[str], seed_column: int | None) -> tuple[str, tuple[str, ...], tuple[str, ...]]:

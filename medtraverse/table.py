@@ -19,8 +19,7 @@ def csv_text(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def read_csv(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the lines of a table (comma-separated, UTF-8 with or without a byte
-    order mark), the header first.
+    """Yield the lines of a table, comma-separated and UTF-8, the header first; a byte order mark is left out.
 
     Parameters
     ----------

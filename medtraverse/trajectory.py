@@ -1,6 +1,8 @@
 """The trajectory bundle that the nodes hand to each other: latents, and what each of them is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -33,21 +35,21 @@ class Trajectory:
 
     latents: torch.Tensor
     index: torch.Tensor
-    seeds: tuple
-    attributes: tuple
-    colours: tuple
-    labels: tuple
-    points: tuple
+    seeds: tuple[int, ...]
+    attributes: tuple[str, ...]
+    colours: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
+    points: tuple[str, ...]
     kind: str = SWAP
     neutral: str = "neutral"
-    settings: dict = field(default_factory=dict)
-    rough: torch.Tensor | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def patients(self):
+    def patients(self) -> int:
+        """Number of patients."""
         return self.index.shape[0]
 
-    def describe(self):
+    def describe(self) -> dict[str, Any]:
         """Return what the trajectory is without its latents, JSON-serialisable."""
         return {
             "kind": self.kind,
@@ -58,7 +60,7 @@ class Trajectory:
             "settings": self.settings,
         }
 
-    def check_rows(self, rows):
+    def check_rows(self, rows: Any) -> None:
         """Raise ValueError when values given per row, [rows, …], are not as many as the trajectory's rows."""
         if len(rows) != len(self.latents):
             raise ValueError(
@@ -67,17 +69,33 @@ class Trajectory:
                 "reordering."
             )
 
-    def gather(self, rows):
-        """Return values given per row, [rows, …], as [patients, attributes, points, …].
+    def gather(self, rows: Any) -> Any:
+        """Arrange values given per row.
 
-        Raises ValueError when their number is not the trajectory's number of rows.
+        Parameters
+        ----------
+        rows : Tensor or ndarray [rows, …]
+
+        Returns
+        -------
+        Tensor or ndarray [patients, attributes, points, …]
+
+        Raises
+        ------
+        ValueError
+            Their number is not the trajectory's number of rows.
         """
         self.check_rows(rows)
         return (
             rows[self.index.to(rows.device)] if isinstance(rows, torch.Tensor) else rows[self.index.numpy()]
         )
 
-    def select(self, patients=None, attributes=None, points=None):
+    def select(
+        self,
+        patients: int | None = None,
+        attributes: Sequence[str] | None = None,
+        points: Sequence[str] | None = None,
+    ) -> "Trajectory":
         """Return the trajectory of some patients, attributes and points only, with the rows that they need.
 
         Parameters
@@ -97,7 +115,7 @@ class Trajectory:
         chosen = [_position(name, self.points, "points") for name in points or self.points]
         chosen = [0] + [point for point in chosen if point]
         index = self.index[kept][:, columns][:, :, chosen]
-        rows, index = index.unique(return_inverse=True)
+        rows, index = torch.unique(index, return_inverse=True)
         return replace(
             self,
             latents=self.latents[rows],
@@ -109,8 +127,21 @@ class Trajectory:
             points=tuple(self.points[n] for n in chosen),
         )
 
-    def curve(self, latents, settings):
-        """Return the trajectory of curve frames, ``latents`` [patients, attributes, frames, C, h, w]."""
+    def curve(self, latents: torch.Tensor, settings: dict[str, Any]) -> "Trajectory":
+        """Make the trajectory of curve frames.
+
+        Parameters
+        ----------
+        latents : Tensor [patients, attributes, frames, C, h, w]
+            Each patient and attribute's frames, in the order of this trajectory.
+        settings : dict
+            Of the curve, kept under ``curve``.
+
+        Returns
+        -------
+        Trajectory
+            Of kind ``curve``; its points are the frames' numbers.
+        """
         patients, attributes, frames = latents.shape[:3]
         index = torch.arange(patients * attributes * frames).reshape(patients, attributes, frames)
         return replace(
@@ -123,16 +154,14 @@ class Trajectory:
         )
 
 
-def _position(name, names, what):
+def _position(name: str, names: tuple[str, ...], what: str) -> int:
     if name not in names:
         raise ValueError(f"{what}: the trajectory has no {name!r}; it has {', '.join(names)}.")
     return names.index(name)
 
 
-def control_points(latents):
-    """Return a trajectory whose only patient and attribute runs through a batch of
-    latents [N, C, h, w], in order.
-    """
+def control_points(latents: torch.Tensor) -> Trajectory:
+    """Return a trajectory whose only patient and attribute runs through latents [N, C, h, w], in order."""
     index = torch.arange(len(latents)).reshape(1, 1, -1)
     return Trajectory(
         latents.float().cpu(),

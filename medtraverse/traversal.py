@@ -10,6 +10,7 @@ swap a row equals its patient's neutral row, so only the neutral row has to be c
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ NEUTRAL = -1
 TRAIN_STEPS = 1000
 
 
-def parse_swap_steps(text, steps):
+def parse_swap_steps(text: str, steps: int) -> tuple[int, ...]:
     """Read ``"45,40,…"`` into a tuple of swap steps.
 
     Raises ValueError when it is empty, repeats a step, is not made of whole numbers, or holds one outside
@@ -45,7 +46,7 @@ def parse_swap_steps(text, steps):
     return swap_steps
 
 
-def ddim_timesteps(steps, train_steps=TRAIN_STEPS):
+def ddim_timesteps(steps: int, train_steps: int = TRAIN_STEPS) -> list[int]:
     """Return diffusers' DDIM timesteps, descending: 981, 961, …, 1 for 50 steps.
 
     The spacing is "leading", the offset 1.
@@ -72,34 +73,36 @@ class Plan:
     swap_steps: tuple[int, ...]
 
     @property
-    def rows_per_patient(self):
+    def rows_per_patient(self) -> int:
+        """One neutral row, and one for each attribute and swap step."""
         return 1 + self.attributes * len(self.swap_steps)
 
     @property
-    def rows(self):
+    def rows(self) -> int:
+        """Number of rows of the run."""
         return self.patients * self.rows_per_patient
 
-    def patient(self):
+    def patient(self) -> torch.Tensor:
         """Return the patient of every row, long [rows]."""
         return torch.arange(self.patients).repeat_interleave(self.rows_per_patient)
 
-    def attribute(self):
+    def attribute(self) -> torch.Tensor:
         """Return the attribute of every row, long [rows]; NEUTRAL for neutral rows."""
         branches = torch.arange(self.attributes).repeat_interleave(len(self.swap_steps))
         return torch.cat([torch.tensor([NEUTRAL]), branches]).repeat(self.patients)
 
-    def swap_step(self, steps):
+    def swap_step(self, steps: int) -> torch.Tensor:
         """Return the swap step of every row, long [rows]; ``steps`` (never reached) for neutral rows."""
         branches = torch.tensor(self.swap_steps).repeat(self.attributes)
         return torch.cat([torch.tensor([steps]), branches]).repeat(self.patients)
 
-    def index(self):
+    def index(self) -> torch.Tensor:
         """Return the row of every point of a trajectory, long [patients, attributes, 1 + swap steps]."""
         first = (torch.arange(self.patients) * self.rows_per_patient)[:, None, None]
         branches = torch.arange(1, self.rows_per_patient).reshape(1, self.attributes, len(self.swap_steps))
         return torch.cat([first.expand(-1, self.attributes, 1), first + branches], dim=2)
 
-    def sources(self, step, steps):
+    def sources(self, step: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return whose evaluation at ``step`` serves each row: ``(conditional, unconditional)``, long [rows].
 
         Up to its swap a row is served by its patient's neutral row. In the first step after the swap its
@@ -112,13 +115,14 @@ class Plan:
         unconditional = torch.where(step <= swap_step + 1, neutral, own)
         return conditional, unconditional
 
-    def evaluations(self, steps, guidance=True):
+    def evaluations(self, steps: int, guidance: bool = True) -> int:
         """Return the number of U-Net rows that a run of ``steps`` single-evaluation steps needs."""
         # Patients share nothing, so one is counted: a hundred thousand have millions of rows.
         patient, total = replace(self, patients=1), 0
         for step in range(steps):
             conditional, unconditional = patient.sources(step, steps)
-            total += conditional.unique().numel() + (unconditional.unique().numel() if guidance else 0)
+            total += len(set(conditional.tolist()))
+            total += len(set(unconditional.tolist())) if guidance else 0
         return self.patients * total
 
 
@@ -186,7 +190,7 @@ class TraversalSettings:
         """Return the settings of ``patients`` patients, or as many as there are, from ``first`` on."""
         return replace(self, seed=self.seed + first, patients=min(patients, self.patients - first))
 
-    def report(self) -> dict:
+    def report(self) -> dict[str, Any]:
         """Return the settings as a report holds them, JSON-serialisable."""
         return {
             **{item.name: getattr(self, item.name) for item in fields(self)},

@@ -1,8 +1,9 @@
-"""Files that are written whole or not at all: a reader sees the old one or the new one, and an
-error leaves the old one.
+"""Files that are written whole or not at all.
 
-What is written lies in a hidden folder beside its place until it is complete. So it keeps its own name there,
-and with it the suffix by which many writers choose a format.
+A reader sees the old one or the new one, and an error leaves the old one.
+
+What is written lies in a hidden folder beside its place until it is complete. So it keeps its own name
+there, and with it the suffix by which many writers choose a format.
 """
 
 import os

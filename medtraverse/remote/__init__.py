@@ -1,3 +1,1 @@
-"""Speaks to a ComfyUI server: workflows into API format, inputs set by name,
-runs queued, followed and fetched.
-"""
+"""Speaks to a ComfyUI server: reads workflows, sets inputs by name, queues, follows and fetches runs."""

@@ -1,6 +1,4 @@
-"""Workflow files: found, read, and brought from the browser's format into the one that a
-server queues (API format).
-"""
+"""Workflow files: found, read, and brought from the browser's format into API format, for a server."""
 
 import json
 import re
@@ -98,22 +96,21 @@ def is_api(workflow: Any) -> bool:
 
 
 def to_api(workflow: Record, object_info: Record) -> Record:
-    """Convert a workflow that the browser saved (LiteGraph JSON, version 0.4 or
-    1) into API format, as on Queue.
+    """Convert a workflow that the browser saved into API format, as it does on Queue.
 
     Parameters
     ----------
     workflow : dict
-        Of either format; one in API format is returned as it is.
+        Of either format: LiteGraph JSON, version 0.4 or 1. One in API format is returned as it is.
     object_info : dict
         The server's `/object_info`: node type to its schema.
 
     Returns
     -------
     dict
-        Node id to {"class_type", "inputs", "_meta"}. Nodes of a subgraph get the id "outer:inner".
-        Muted nodes and notes are gone; bypassed nodes, reroutes, primitives, Get and Set nodes are
-        replaced by what feeds them.
+        Node id to {"class_type", "inputs", "_meta"}. Nodes of a subgraph get the id "outer:inner". Muted
+        nodes and notes are gone; bypassed nodes, reroutes, primitives, Get and Set nodes are replaced by
+        what feeds them.
 
     Raises
     ------
@@ -182,9 +179,7 @@ def _title(node: Record, schema: Record) -> Any:
 
 
 def _widget_values(node: Record, schema: Record) -> dict[str, tuple[Any, Spec]]:
-    """A node's own values, and what the schema says of them, by input name: those in
-    its file, then defaults.
-    """
+    """A node's own values by input name, from its file, else defaults; each with its spec of the schema."""
     values = node.get("widgets_values") or []
     as_widgets = {entry["widget"].get("name") for entry in node.get("inputs") or () if entry.get("widget")}
     if isinstance(values, dict):
@@ -221,8 +216,9 @@ def _widget_values(node: Record, schema: Record) -> dict[str, tuple[Any, Spec]]:
 
 
 def _is_control(rest: list[Any], following: list[tuple[str, Spec]]) -> bool:
-    """Whether the first of the values left says what becomes of a seed after a run: a
-    word, in files of 2023 a truth.
+    """Whether the first of the values left says what becomes of a seed after a run.
+
+    It is a word; in files of 2023 it is true or false.
     """
     if not isinstance(rest[0], bool):
         return isinstance(rest[0], str) and rest[0] in _CONTROLS
@@ -238,8 +234,9 @@ def _of_today(node: Record, name: str, value: Any) -> Any:
 
 
 def _file_name(root: "_Scope", text: str) -> str:
-    """A file name with %Node.widget% and %date:yyyy-MM-dd% replaced as the browser does, which
-    leaves what it does not know.
+    """A file name with %Node.widget% and %date:yyyy-MM-dd% replaced as the browser does.
+
+    What it does not know stays.
     """
 
     def replaced(match: re.Match[str]) -> str:
@@ -287,8 +284,7 @@ def _as_browser_text(value: Any) -> str:
 
 
 def _without_forced(schema: Record, values: list[Any]) -> list[Any]:
-    """Drop the dummy values that files from before frontend 1.16 hold for every
-    forceInput of a widget's type.
+    """Drop the dummy values that files from before frontend 1.16 hold for forceInputs of a widget's type.
 
     The count of the values says whether a file has them.
     """
@@ -314,16 +310,17 @@ def _has_control(name: str, spec: Spec) -> bool:
 
 
 def _prompt_text(scope: "_Scope", node: Record, name: str, text: Any) -> Any:
-    """What the browser makes of a prompt: comments go. A choice at random, {a|b}, is
-    refused: runs can be repeated.
+    """What the browser makes of a prompt: comments go.
+
+    A choice at random, {a|b}, is refused, so that a run can be repeated.
     """
     if not isinstance(text, str):
         return text
     text = re.sub(r"/\*[\s\S]*?\*/|//.*", "", text)
     if re.search(r"(?<!\\)\{", text):
         raise ValueError(
-            f"workflow: {name} of node {scope.path(node)} has a choice in braces, settled at random by the "
-            "browser; "
+            f"workflow: {name} of node {scope.path(node)} has a choice in braces, "
+            "which the browser settles at random; "
             f"write the words to use, or \\{{ for a brace: {text[:80]!r}."
         )
     return re.sub(r"\\([{}|])", r"\1", text)
@@ -456,9 +453,7 @@ class _Scope:
         return None if value is None else ("value", value)
 
     def _values_on_node(self) -> Record:
-        """Values set on the subgraph node itself, by the name of its input. Others
-        stay as they are inside.
-        """
+        """Values set on the subgraph node itself, by the name of its input; others stay as inside."""
         proxies = (self.instance.get("properties") or {}).get("proxyWidgets") or ()
         proxies = json.loads(proxies) if isinstance(proxies, str) else proxies
         names = [name if str(node) == "-1" else None for node, name, *_ in proxies]
@@ -481,9 +476,7 @@ class _Scope:
 
 
 def _bypass(node: Record, slot: int, kind: Any) -> int | None:
-    """The input that a bypassed node hands on for one of its outputs, by the browser's
-    rules; None if no type fits.
-    """
+    """The input that a bypassed node hands on for an output, by the browser's rules; None if no type fits."""
     inputs, output = node.get("inputs") or [], node["outputs"][slot].get("type")
     if kind in ("*", "", 0):
         return (slot if slot < len(inputs) else 0) if inputs else None

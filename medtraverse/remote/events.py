@@ -54,8 +54,9 @@ class Progress:
 
 @dataclass
 class RunResult:
-    """What a run left: `outputs` maps a node id to its ui values, `texts` to the
-    progress text it sent last.
+    """What a run left.
+
+    `outputs` maps a node id to its ui values, `texts` to the progress text it sent last.
     """
 
     prompt_id: str
@@ -112,8 +113,9 @@ class Following:
 
 
 def result_of(prompt_id: str, record: Record) -> RunResult:
-    """The RunResult in the server's history of a run; NodeFailed or RunInterrupted
-    where it did not succeed.
+    """The RunResult in the server's history of a run.
+
+    Raises NodeFailed or RunInterrupted where it did not succeed.
     """
     cached: list[str] = []
     for kind, data in (record.get("status") or {}).get("messages", ()):

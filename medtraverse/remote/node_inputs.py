@@ -1,6 +1,4 @@
-"""What a server's `/object_info` says of a node's inputs, and values for them from the
-command line, NODE.INPUT=VALUE.
-"""
+"""What a server's `/object_info` says of a node's inputs, and values for them: NODE.INPUT=VALUE."""
 
 import copy
 import json
@@ -40,9 +38,7 @@ _WORDS = {
 
 
 def input_specs(schema: Record) -> dict[str, Spec]:
-    """Name to spec of a node's inputs, required before optional, in the order
-    in which the browser shows them.
-    """
+    """Name to spec of a node's inputs, required before optional, in the browser's order."""
     specs: dict[str, Spec] = {}
     for section in ("required", "optional"):
         declared = (schema.get("input") or {}).get(section) or {}
@@ -52,8 +48,9 @@ def input_specs(schema: Record) -> dict[str, Spec]:
 
 
 def is_widget(name: str, spec: Spec, as_widgets: Collection[str] = ()) -> bool:
-    """Whether the browser gives an input a value of its own. `as_widgets`: names that a
-    saved node marks as such.
+    """Whether the browser gives an input a value of its own.
+
+    `as_widgets`: names that a saved node marks as such.
     """
     options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
     if options.get("forceInput"):
@@ -109,8 +106,8 @@ def set_value(graph: Record, assignment: str, object_info: Record) -> Record:
     graph : dict
         API format.
     assignment : str
-        "NODE.INPUT=VALUE". NODE: an id, a title or a class type that only one node has. VALUE is read by the
-        input's type; a link is replaced by it.
+        "NODE.INPUT=VALUE". NODE: an id, a title or a class type that only one node has. VALUE is read by
+        the input's type; a link is replaced by it.
     object_info : dict
         The server's `/object_info`.
 
@@ -151,8 +148,9 @@ def title_of(graph: Record, key: Any) -> str:
 
 
 def _target(graph: Record, target: str) -> tuple[str, str]:
-    """(node id, input) of "NODE.INPUT": the last dot divides, unless only an earlier one
-    leaves a node's name before it.
+    """Node id and input of "NODE.INPUT".
+
+    The last dot divides, unless only an earlier one leaves a node's name before it.
     """
     parts = target.split(".")
     splits = [

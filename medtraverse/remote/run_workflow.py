@@ -206,9 +206,9 @@ def parse_seeds(text: str) -> range:
 def seed_jobs(graph: Record, seeds: range, object_info: Record) -> dict[str, Record]:
     """One graph for each block of seeds: folder name to graph.
 
-    A Prompt Swap KSampler samples as many seeds in one run as its `patients` say, and the last
-    block has what is left. In a graph without one, every input `seed` or `noise_seed` that is not
-    linked gets one seed a run.
+    A Prompt Swap KSampler samples as many seeds in one run as its `patients` say, and the last block has
+    what is left. In a graph without one, every input `seed` or `noise_seed` that is not linked gets one
+    seed a run.
 
     Raises
     ------

@@ -1,5 +1,6 @@
-"""Captions from the data sets' CSV files: the paper's rules, and errors that name the
-file, the line and the column.
+"""Captions from the data sets' CSV files.
+
+The paper's rules, and errors that name the file, the line and the column.
 """
 
 import csv

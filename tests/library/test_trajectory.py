@@ -22,8 +22,9 @@ def trajectory(patients=3, swaps=(20, 15, 10, 5)):
 
 
 def judge(plan_attribute, rows):
-    """A perfect classifier: neutral rows 0.1, a row of attribute 0 raises the first
-    label, of 1 the second.
+    """A perfect classifier.
+
+    Neutral rows 0.1, a row of attribute 0 raises the first label, of 1 the second.
     """
     table = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.1, 0.1]])
     return lambda images: table[plan_attribute]

@@ -1,6 +1,4 @@
-"""Workflows as the browser saves them, brought into API format, by hand-made graphs for
-each rule and by a round trip.
-"""
+"""Workflows as the browser saves them, brought into API format: a graph for each rule, and a round trip."""
 
 import json
 import re
@@ -345,8 +343,9 @@ def test_a_primitive_gives_its_value():
 
 
 def subgraph(mode=0, values=(77,), properties=None, link=False):
-    """A file whose node 9 holds a Latent and a Save; its inputs are the
-    Latent's width and a reroute's source.
+    """A file whose node 9 holds a Latent and a Save.
+
+    Its inputs are the Latent's width and a reroute's source.
     """
     definition = {
         "id": "s-1",
@@ -514,8 +513,9 @@ def graphs(draw):
 
 @given(graphs(), st.data())
 def test_a_graph_comes_back_from_the_browsers_format(graph, data):
-    """Saved with reroutes, bypassed nodes and primitives thrown in, in either version, and part of
-    the values left to a primitive.
+    """Saved in either version, with reroutes, bypassed nodes and primitives thrown in.
+
+    Part of the values is left to a primitive.
     """
     order = {
         "Latent": ["width", "height"],
