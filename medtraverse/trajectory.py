@@ -43,6 +43,7 @@ class Trajectory:
     kind: str = SWAP
     neutral: str = "neutral"
     settings: dict[str, Any] = field(default_factory=dict)
+    rough: torch.Tensor | None = None
 
     @property
     def patients(self) -> int:
