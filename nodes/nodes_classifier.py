@@ -115,6 +115,7 @@ class MedicalClassifierLoader(io.ComfyNode):
         return json.dumps([files, labels, input_size, activation])
 
     @classmethod
+    @checked_sockets
     def execute(cls, classifier, second_classifier, labels, input_size, activation=AUTO, others=None):
         if activation not in (AUTO, *ACTIVATIONS):
             raise ValueError(

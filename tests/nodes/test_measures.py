@@ -158,7 +158,7 @@ def test_a_classifier_of_another_domain_is_named(run, trajectory, images):
     [
         ({"classifier": "bogus"}, "classifier: there is no 'bogus'"),
         ({"second_classifier": "bogus"}, "second_classifier: there is no"),
-        ({"labels": "one, two, three"}, "3 labels"),
+        ({"labels": "one, two, three"}, "labels: 3 names .* for 2 logits"),
     ],
 )
 def test_bad_classifiers_are_named(run, inputs, fault):
