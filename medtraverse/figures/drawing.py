@@ -5,10 +5,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..digest import hashes
 from ..whole_file import whole_files, write_text
 from .render import save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 VECTORS = ("svg", "pdf", "none")
 SETTINGS, HASHES = "medtraverse", "medtraverse sha256"
@@ -28,11 +32,11 @@ class Drawing:
         `sha256`.
     """
 
-    figure: object
+    figure: "Figure"
     table_csv: str
-    settings: dict = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
-    def metadata(self) -> dict:
+    def metadata(self) -> dict[str, str]:
         """Texts for `save`: the settings as JSON under "medtraverse", their digests as
         JSON under "medtraverse sha256".
         """
@@ -41,7 +45,7 @@ class Drawing:
 
 def write(
     drawing: Drawing,
-    stem: str | os.PathLike,
+    stem: str | os.PathLike[str],
     vector: str = "none",
     table: bool = True,
     dpi: float = 200,

@@ -3,6 +3,7 @@ Kumar, Arbel 2025, arXiv 2503.23623).
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,11 +11,16 @@ from ..notice import NOTICE
 from ..pixels import to_bytes, to_numpy
 from .sheet import NEUTRAL, check_colours
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 CELL, BORDER, GAP, HEAD, FOOT = 256, 6, 14, 40, 56
 PAPER, INK, MUTED = (255, 255, 255), (26, 26, 26), (102, 102, 102)
 
 
-def film(images, attributes: Sequence[str], colours: Sequence[str], seeds: Sequence) -> np.ndarray:
+def film(
+    images: "np.ndarray | Tensor", attributes: Sequence[str], colours: Sequence[str], seeds: Sequence[int]
+) -> np.ndarray:
     """Draw one picture per frame: a row per patient; its neutral image, then every attribute at that frame.
 
     Parameters
@@ -47,8 +53,8 @@ def film(images, attributes: Sequence[str], colours: Sequence[str], seeds: Seque
     scale = CELL / max(height, width)
     across, down = round(width * scale), round(height * scale)
     step_x, step_y = across + 2 * BORDER + GAP, down + 2 * BORDER + GAP
-    size = [GAP + (columns + 1) * step_x, HEAD + patients * step_y + FOOT]
-    size = tuple(side + side % 2 for side in size)
+    wide, high = GAP + (columns + 1) * step_x, HEAD + patients * step_y + FOOT
+    size = (wide + wide % 2, high + high % 2)
     label, small = ImageFont.load_default(18), ImageFont.load_default(17)
 
     empty = Image.new("RGB", size, PAPER)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from textwrap import wrap
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,19 +10,24 @@ from ..pixels import to_numpy
 from ..table import csv_text
 from .sheet import FOOTER, HEADER, INK, LABEL, MUTED, NEUTRAL, axes_in, check_colours, sheet
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
 # inches; at 100 dpi a cell shows a 128-pixel image pixel for pixel
 CELL, BORDER, GAP, BETWEEN_PATIENTS, NAMES, COLUMN_HEAD = 1.28, 0.045, 0.04, 0.14, 1.62, 0.42
 
 
 def trajectory_grid(
-    images,
+    images: "np.ndarray | Tensor",
     attributes: Sequence[str],
     colours: Sequence[str],
     points: Sequence[str],
-    seeds: Sequence,
+    seeds: Sequence[int],
     title: str = "",
     note: str = "",
-):
+) -> "Figure":
     """Rows are patients and attributes, columns the points of the trajectory.
 
     Parameters
@@ -99,15 +105,15 @@ def trajectory_grid(
 
 
 def strip(
-    frames,
+    frames: "np.ndarray | Tensor",
     attributes: Sequence[str],
     colours: Sequence[str],
     points: Sequence[str],
-    seeds: Sequence,
+    seeds: Sequence[int],
     count: int = 10,
     title: str = "",
     note: str = "",
-):
+) -> "Figure":
     """Frames of a curve chosen evenly, first and last included, as a `trajectory_grid` (Fig. 6).
 
     `frames` is [P, A, F, H, W, 3] in 0..1 with the neutral image first; `points` are the F frame numbers;
@@ -125,10 +131,10 @@ def strip_frames(total: int, count: int) -> list[int]:
     """Which of `total` frames a `strip` of `count` columns shows. ValueError unless count is 2 to total."""
     if not 2 <= count <= total:
         raise ValueError(f"count is {count}; choose 2 to {total} of the {total} frames")
-    return np.linspace(0, total - 1, count).round().astype(int).tolist()
+    return [int(frame) for frame in np.linspace(0, total - 1, count).round()]
 
 
-def grid_table(attributes: Sequence[str], points: Sequence[str], seeds: Sequence) -> str:
+def grid_table(attributes: Sequence[str], points: Sequence[str], seeds: Sequence[int]) -> str:
     """What each cell of a grid shows, as CSV: row and column (from 1, at the top left), seed,
     attribute, point, notice.
     """
@@ -143,7 +149,7 @@ def grid_table(attributes: Sequence[str], points: Sequence[str], seeds: Sequence
     )
 
 
-def _name_row(axes, middle: float, attribute: str, colour: str, seed) -> None:
+def _name_row(axes: "Axes", middle: float, attribute: str, colour: str, seed: int) -> None:
     lines = wrap(attribute, 12) or [""]
     spacing = 0.23
     top = middle - spacing * len(lines) / 2

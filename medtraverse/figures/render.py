@@ -2,18 +2,23 @@
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..notice import NOTICE
 from ..whole_file import whole_file
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
+
 FORMATS = ("png", "svg", "pdf")
 # letters in SVG and TrueType in PDF, so that text can be searched and edited; ids in SVG that do not change
-_WRITING = {
+_WRITING: "dict[RcKeyType, Any]" = {
     "svg.fonttype": "none",
     "svg.hashsalt": "medtraverse",
     "pdf.fonttype": 42,
@@ -23,7 +28,7 @@ _one_writer = threading.Lock()
 
 
 @contextmanager
-def _writing():
+def _writing() -> Iterator[None]:
     """matplotlib has these settings for the whole process only: they are lent to one
     writer at a time and put back.
     """
@@ -39,7 +44,7 @@ def _writing():
 
 
 @contextmanager
-def _own_pixels(figure):
+def _own_pixels(figure: "Figure | None") -> Iterator[None]:
     """Put images into a vector file as they are, not resampled to the screen's resolution."""
     from matplotlib.image import AxesImage
 
@@ -57,7 +62,7 @@ def _own_pixels(figure):
             image.set_interpolation(interpolation)
 
 
-def to_image(figure, dpi: float = 100) -> np.ndarray:
+def to_image(figure: "Figure", dpi: float = 100) -> np.ndarray:
     """Render a figure: float32 [H, W, 3] in 0..1, contiguous, height and width in pixels = inches x dpi."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -75,7 +80,10 @@ def to_image(figure, dpi: float = 100) -> np.ndarray:
 
 
 def save(
-    figure, path: str | os.PathLike, metadata: Mapping[str, str] | None = None, dpi: float = 100
+    figure: "Figure",
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    dpi: float = 100,
 ) -> Path:
     """Write a figure as PNG, SVG or PDF, whole or not at all; the same figure gives the same bytes.
 
@@ -110,6 +118,6 @@ def save(
     }[form]
 
     with whole_file(path) as part, _writing(), _own_pixels(figure if form != "png" else None):
-        options = {"pil_kwargs": {"compress_level": 3}} if form == "png" else {}
+        options: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}} if form == "png" else {}
         FigureCanvasAgg(figure).print_figure(part, format=form, metadata=embedded, dpi=dpi, **options)
     return path

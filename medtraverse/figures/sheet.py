@@ -1,8 +1,14 @@
 """The white sheet that all figures are drawn on: sizes of type, greys, and the footer that none may lack."""
 
+from collections.abc import Iterable, Sized
 from textwrap import wrap
+from typing import TYPE_CHECKING
 
 from ..notice import NOTICE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TITLE, LABEL, SMALL = 18, 14, 12
 INK, MUTED, HAIRLINE = "#1A1A1A", "#666666", "#D9D9D9"
@@ -14,7 +20,7 @@ DASHES, FROM_THE_PAPER = (0, (4, 2.5)), ", from the paper"
 HEADER, FOOTER = 0.6, 0.42
 
 
-def sheet(width: float, height: float, title: str = "", note: str = ""):
+def sheet(width: float, height: float, title: str = "", note: str = "") -> "Figure":
     """An empty figure of this size in inches, with title, footer and an optional note right of the footer.
 
     Leave the top `HEADER` (if there is a title) and the bottom `FOOTER` inches free.
@@ -31,20 +37,20 @@ def sheet(width: float, height: float, title: str = "", note: str = ""):
     return figure
 
 
-def axes_in(figure, left: float, bottom: float, width: float, height: float):
+def axes_in(figure: "Figure", left: float, bottom: float, width: float, height: float) -> "Axes":
     """Axes at a place given in inches from the lower left corner."""
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
-def clear_frame(axes) -> None:
+def clear_frame(axes: "Axes") -> None:
     """Leave only the left and lower spine, in grey, and quiet ticks."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)
     axes.tick_params(labelsize=LABEL - 2, color=MUTED, labelcolor=INK)
 
 
-def line_sheet(title: str, note: str, names):
+def line_sheet(title: str, note: str, names: Iterable[str]) -> "tuple[Figure, Axes]":
     """A figure and its axes for a line of each name against the swap step; as high as the legend that
     `legend_beside` puts on the right.
     """
@@ -59,7 +65,7 @@ def line_sheet(title: str, note: str, names):
     return figure, axes
 
 
-def legend_beside(axes) -> None:
+def legend_beside(axes: "Axes") -> None:
     """Put the legend right of the axes, where it covers no line; lines labelled
     `FROM_THE_PAPER` share one entry.
     """
@@ -84,11 +90,11 @@ def legend_beside(axes) -> None:
     )
 
 
-def _wrapped(name):
+def _wrapped(name: str) -> list[str]:
     return wrap(name, 18) or [""]
 
 
-def check_colours(colours, attributes) -> list:
+def check_colours(colours: Iterable[str], attributes: Sized) -> list[str]:
     """The colours as a list, one per attribute; ValueError when they are too few or no colours."""
     from matplotlib.colors import is_color_like
 
