@@ -192,14 +192,15 @@ class _Panel(nn.Module):
     def __init__(self, judges: Sequence[Judge], columns: Sequence[int] | None):
         super().__init__()
         self.judges = nn.ModuleList(judges)
+        self._members = tuple(judges)  # the same, which a ModuleList gives back as modules of any kind
         self.columns = list(columns) if columns is not None else list(range(sum(j.outputs for j in judges)))
 
     def forward(self, images: Tensor) -> Tensor:
-        made = torch.cat([judge.probabilities(judge.prepare(images)) for judge in self.judges], 1)
+        made = torch.cat([judge.probabilities(judge.prepare(images)) for judge in self._members], 1)
         return made[:, self.columns]
 
     def features(self, images: Tensor) -> Tensor:
-        return torch.cat([judge.features(judge.prepare(images)) for judge in self.judges], 1)
+        return torch.cat([judge.features(judge.prepare(images)) for judge in self._members], 1)
 
 
 def _check_images(images: Tensor, batch_size: int) -> None:

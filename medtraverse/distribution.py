@@ -7,11 +7,14 @@ few the images. Both compare only between results of the same extractor: publish
 Inception v3's.
 """
 
+import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,9 +52,9 @@ class DistributionDistance:
     subsets: int
     subset_size: int
     seed: int
-    warnings: tuple
+    warnings: tuple[str, ...]
 
-    def report(self) -> dict:
+    def report(self) -> dict[str, Any]:
         """All fields, for JSON."""
         return {**asdict(self), "warnings": list(self.warnings)}
 
@@ -68,7 +71,11 @@ class DistributionDistance:
 
 
 def distribution_distance(
-    features, reference_features, kid_subsets: int = 100, kid_subset_size: int = 50, seed: int = 0
+    features: np.ndarray | Tensor,
+    reference_features: np.ndarray | Tensor,
+    kid_subsets: int = 100,
+    kid_subset_size: int = 50,
+    seed: int = 0,
 ) -> DistributionDistance:
     """FID and KID of two sets of features, by torchmetrics, in float64.
 
@@ -200,7 +207,7 @@ class Inception:
         return in_batches(pooled, len(images), batch_size, device, progress)
 
 
-def load_inception(folders: Sequence = ()) -> Inception:
+def load_inception(folders: Sequence[str | os.PathLike[str]] = ()) -> Inception:
     """Load Inception v3 from torch-fidelity and its weights in one of `folders` or torch's hub
     cache; nothing is downloaded.
 
@@ -249,7 +256,7 @@ class _Given(nn.Module):
         return features
 
 
-def _warnings(images: int, references: int, features: int, subset_size: int):
+def _warnings(images: int, references: int, features: int, subset_size: int) -> Iterator[str]:
     if min(images, references) <= features:
         yield (
             f"fewer images than features ({min(images, references)}, {features}): the covariances are "

@@ -7,12 +7,14 @@ weights: its values are not LPIPS's. Nothing is downloaded.
 """
 
 import hashlib
+import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,11 +43,16 @@ class PerceptualDistance:
         Maps images [N, 3, H, W] in 0..1 to the unit-length feature maps of five layers.
     """
 
-    def __init__(self, name: str, module: nn.Module):
+    def __init__(self, name: str, module: "_Network"):
         self.name = name
         self.module = module.eval().requires_grad_(False)
 
-    def distances(self, images, references, progress: Callable[[int, int], None] | None = None) -> Tensor:
+    def distances(
+        self,
+        images: np.ndarray | Tensor,
+        references: np.ndarray | Tensor,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
         """Distance of each image to the reference beside it.
 
         Parameters
@@ -74,7 +81,12 @@ class PerceptualDistance:
             images, lambda part, maps: self._compare(maps, self._maps(references[part])), progress
         )
 
-    def between(self, images, references, progress: Callable[[int, int], None] | None = None) -> Tensor:
+    def between(
+        self,
+        images: np.ndarray | Tensor,
+        references: np.ndarray | Tensor,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
         """Distance of every image [N, H, W, 3] to every reference [M, H, W, 3]: [N, M],
         float64. As `distances` else.
 
@@ -111,12 +123,15 @@ class PerceptualDistance:
             maps: list[Tensor] = self.module(batch)
             return maps
 
-    def _compare(self, maps, others) -> Tensor:
+    def _compare(self, maps: list[Tensor], others: list[Tensor]) -> Tensor:
         layers = zip(maps, others, self.module.weights(), strict=True)
-        return sum(((a - b).square() * weight).sum(dim=1).mean(dim=(1, 2)) for a, b, weight in layers)
+        first, *rest = (((a - b).square() * weight).sum(dim=1).mean(dim=(1, 2)) for a, b, weight in layers)
+        return sum(rest, first)
 
 
-def perceptual_distance(measure: str = "auto", folders: Sequence = ()) -> PerceptualDistance | None:
+def perceptual_distance(
+    measure: str = "auto", folders: Sequence[str | os.PathLike[str]] = ()
+) -> PerceptualDistance | None:
     """Load a perceptual distance from what is installed.
 
     Parameters
@@ -150,14 +165,13 @@ def perceptual_distance(measure: str = "auto", folders: Sequence = ()) -> Percep
                 f"perceptual: LPIPS needs {ALEXNET} (from download.pytorch.org/models), which is not "
                 f"downloaded for you; put it into {folder}"
             )
+        name, path, network = LPIPS, alexnet, _lpips
     elif not shipped:
         raise ValueError(f"perceptual: the package stlpips-pytorch is not installed; {_INSTALL}")
+    else:
+        name, path, network = ST_LPIPS, shipped, _st_lpips
     with torch.random.fork_rng(devices=[]):  # layers draw their first weights
-        return (
-            PerceptualDistance(LPIPS, _lpips(alexnet))
-            if measure == "lpips"
-            else PerceptualDistance(ST_LPIPS, _st_lpips(shipped))
-        )
+        return PerceptualDistance(name, network(path))
 
 
 class _Network(nn.Module):
@@ -165,7 +179,12 @@ class _Network(nn.Module):
     weights of their channels.
     """
 
-    def __init__(self, slices, weights, shift, scale):
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, slices: Sequence[nn.Module], weights: Sequence[Tensor], shift: Tensor, scale: Tensor
+    ) -> None:
         super().__init__()
         self.slices = nn.ModuleList(slices)
         self.register_buffer("shift", shift)
@@ -173,11 +192,12 @@ class _Network(nn.Module):
         for number, weight in enumerate(weights):
             self.register_buffer(f"weight{number}", weight.detach())
 
-    def weights(self):
+    def weights(self) -> list[Tensor]:
         return [getattr(self, f"weight{number}") for number in range(len(self.slices))]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x, maps = (2 * images - 1 - self.shift) / self.scale, []
+        maps: list[Tensor] = []
+        x = (2 * images - 1 - self.shift) / self.scale
         for part in self.slices:
             x = part(x)
             maps.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10))
@@ -186,6 +206,8 @@ class _Network(nn.Module):
 
 class _BlurPool(nn.Module):
     """Every second pixel of a 3 × 3 binomial blur, two reflected pixels around."""
+
+    filt: Tensor
 
     def __init__(self, channels: int):
         super().__init__()
@@ -227,7 +249,7 @@ def _shipped_weights() -> Path | None:
             Path(folder) / "weights" / "vST0.0" / "alex_shift_tolerant.pth"
             for folder in spec.submodule_search_locations
         ]
-        if spec
+        if spec and spec.submodule_search_locations
         else []
     )
     return next((path for path in paths if path.is_file()), None)
@@ -255,7 +277,7 @@ def _st_lpips(path: Path) -> _Network:
         nn.ReLU(),
     ]
     ends = (0, 3, 7, 11, 13, 15)
-    slices = OrderedDict(
+    slices: OrderedDict[str, nn.Module] = OrderedDict(
         (
             f"slice{k + 1}",
             nn.Sequential(OrderedDict((str(n), layers[n]) for n in range(ends[k], ends[k + 1]))),
@@ -275,7 +297,7 @@ def _st_lpips(path: Path) -> _Network:
     )
 
 
-def _checked(images, name: str) -> Tensor:
+def _checked(images: np.ndarray | Tensor, name: str) -> Tensor:
     images = torch.as_tensor(images)
     if images.ndim != 4 or images.shape[-1] != 3 or not images.numel():
         raise ValueError(f"{name} has shape {list(images.shape)}; expected [N, H, W, 3]")

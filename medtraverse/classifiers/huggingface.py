@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .judge import SIGMOID, SOFTMAX, Judge, Library, Settings, Squash, last_linear
+from .judge import SIGMOID, SOFTMAX, Judge, Library, Preprocess, Settings, Squash, last_linear
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
@@ -74,6 +76,7 @@ def read_huggingface(folder: Path, settings: Settings | None = None) -> Judge:
     if head is None:
         raise ValueError(f"classifier: {name}: no layer has its {outputs} outputs; give an image classifier.")
     notes = []
+    preprocess: Preprocess
     if (folder / PROCESSOR).is_file():
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         preprocess = _by_processor(processor, name)
@@ -99,7 +102,7 @@ def read_huggingface(folder: Path, settings: Settings | None = None) -> Judge:
     )
 
 
-def _by_processor(processor: object, name: str) -> Library:
+def _by_processor(processor: Callable[..., Mapping[str, Any]], name: str) -> Library:
     def function(image: np.ndarray) -> Tensor:
         return torch.as_tensor(np.asarray(processor(images=image, return_tensors="np")["pixel_values"][0]))
 
@@ -107,7 +110,7 @@ def _by_processor(processor: object, name: str) -> Library:
     return Library(function, (int(shape[-2]), int(shape[-1])), f"{name}'s {PROCESSOR}")
 
 
-def _labels(names: dict, outputs: int) -> list[str] | None:
+def _labels(names: Mapping[int, str], outputs: int) -> list[str] | None:
     ordered = [str(names.get(number, f"LABEL_{number}")) for number in range(outputs)]
     return None if all(re.fullmatch(r"LABEL_\d+", label) for label in ordered) else ordered
 

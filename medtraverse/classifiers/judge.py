@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -74,7 +75,7 @@ class Library:
         For messages and reports.
     """
 
-    function: Callable
+    function: Callable[[np.ndarray], Tensor]
     size: tuple[int, int]
     name: str
 
@@ -138,7 +139,7 @@ class Judge(nn.Module):
         activation: str,
         files: Sequence[Path],
         kind: str,
-        logits_of: Callable[[object], Tensor] | None = None,
+        logits_of: Callable[[Any], Tensor] | None = None,
         notes: Sequence[str] = (),
         outputs: int | None = None,
         zero_shot: bool = False,
@@ -222,7 +223,7 @@ class Settings:
     labels: tuple[str, ...] | None = None
     size: int | None = None
     activation: str | None = None
-    sidecar: dict = field(default_factory=dict)
+    sidecar: dict[str, Any] = field(default_factory=dict)
 
     def activation_or(self, default: str, name: str) -> str:
         """The user's activation, else the sidecar's, else the default; ValueError for an unknown one."""

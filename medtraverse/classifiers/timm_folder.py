@@ -69,7 +69,8 @@ def read_timm(folder: Path, settings: Settings | None = None) -> Judge:
     transform = create_transform(**data, is_training=False)
 
     def function(image: np.ndarray) -> Tensor:
-        return transform(Image.fromarray(image))
+        transformed: Tensor = transform(Image.fromarray(image))
+        return transformed
 
     notes = []
     if settings.activation is None and outputs > 1:
@@ -100,4 +101,5 @@ def _state(weights: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         return load_file(weights)
-    return torch.load(weights, map_location="cpu", weights_only=True)
+    state: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
+    return state

@@ -148,4 +148,5 @@ def _resized(film: np.ndarray, size: int) -> np.ndarray:
     factor = film.shape[0] / size
     smooth = ndimage.gaussian_filter(film, max(0.0, (factor - 1) / 2), mode="grid-constant", cval=0.0)
     resized = ndimage.zoom(smooth, 1 / factor, order=1, mode="grid-constant", cval=0.0, grid_mode=True)
-    return np.clip(resized, film.min(), film.max())
+    limited: np.ndarray = np.clip(resized, film.min(), film.max())
+    return limited

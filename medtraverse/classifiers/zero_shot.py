@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,8 +55,17 @@ def parse_prompts(lines: Sequence[str], name: str) -> tuple[list[str], list[str]
 class _ZeroShot(nn.Module):
     """Cosines of image and prompt embeddings, scaled as the model learned to."""
 
+    present: Tensor
+    absent: Tensor | None
+
     def __init__(
-        self, model: nn.Module, embed, present: Tensor, absent: Tensor | None, scale: float, bias: float
+        self,
+        model: nn.Module,
+        embed: Callable[[Tensor], Tensor],
+        present: Tensor,
+        absent: Tensor | None,
+        scale: float,
+        bias: float,
     ):
         super().__init__()
         self.model, self.embed = model, embed
@@ -65,12 +75,24 @@ class _ZeroShot(nn.Module):
         self.head = nn.Identity()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        embedded = self.head(nn.functional.normalize(self.embed(inputs).float(), dim=-1))
+        embedded: Tensor = self.head(nn.functional.normalize(self.embed(inputs).float(), dim=-1))
         logits = embedded @ self.present.T
         if self.absent is None:
             return self.scale * logits + self.bias
         # The sigmoid of the difference is the softmax over the pair.
         return self.scale * (logits - embedded @ self.absent.T)
+
+
+class _Clip(NamedTuple):
+    """A CLIP model, of whichever library: how it embeds, and what it scales the cosines by."""
+
+    model: nn.Module
+    embed_images: Callable[[Tensor], Tensor]
+    embed_texts: Callable[[list[str]], Tensor]
+    function: Callable[[np.ndarray], Tensor]
+    scale: float
+    bias: float
+    kind: str
 
 
 def read_clip(folder: Path, settings: Settings | None = None) -> Judge:
@@ -126,7 +148,7 @@ def read_clip(folder: Path, settings: Settings | None = None) -> Judge:
     )
 
 
-def _transformers(folder: Path):
+def _transformers(folder: Path) -> _Clip:
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
@@ -147,7 +169,7 @@ def _transformers(folder: Path):
         return torch.as_tensor(np.asarray(processor(images=image, return_tensors="np")["pixel_values"][0]))
 
     bias = getattr(model, "logit_bias", None)
-    return (
+    return _Clip(
         model,
         lambda pixels: _pooled(model.get_image_features(pixel_values=pixels)),
         embed_texts,
@@ -158,12 +180,13 @@ def _transformers(folder: Path):
     )
 
 
-def _pooled(result: object) -> Tensor:
+def _pooled(result: Any) -> Tensor:
     """transformers 5 returns the pooled embedding inside an output object, transformers 4 the tensor."""
-    return result if isinstance(result, Tensor) else result.pooler_output
+    pooled: Tensor = result if isinstance(result, Tensor) else result.pooler_output
+    return pooled
 
 
-def _open_clip(folder: Path):
+def _open_clip(folder: Path) -> _Clip:
     import open_clip
     from PIL import Image
 
@@ -175,7 +198,7 @@ def _open_clip(folder: Path):
     def embed_texts(texts: list[str]) -> Tensor:
         return model.encode_text(tokenizer(texts)) if texts else torch.zeros(0, 1)
 
-    return (
+    return _Clip(
         model,
         model.encode_image,
         embed_texts,
