@@ -147,7 +147,8 @@ def checked_probabilities(probabilities: Any, neutral: Any, target: int) -> tupl
 def _rise(far: np.ndarray, start: np.ndarray, patient: int, attribute: int) -> Fraction:
     """The sum of the far part less the neutral's share, in exact decimal arithmetic."""
     total = sum(Fraction(repr(float(value))) for value in far[patient, :, attribute])
-    return total - far.shape[1] * Fraction(repr(float(start[patient, attribute])))
+    points: int = far.shape[1]
+    return total - points * Fraction(repr(float(start[patient, attribute])))
 
 
 def wilson(successes: int, patients: int) -> tuple[float, float]:

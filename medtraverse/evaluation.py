@@ -171,7 +171,7 @@ def evaluate(
     """
     check_threshold(threshold)
     labels = tuple(labels)
-    targets = {}
+    targets: dict[str, tuple[int, int]] = {}
     for number, (name, wanted) in enumerate(zip(trajectory.attributes, trajectory.labels)):
         absent = [label for label in wanted or (name,) if position(label, labels) is None]
         if absent:
@@ -179,8 +179,8 @@ def evaluate(
                 f"classifier: it judges {', '.join(labels)}, not {absent[0]!r} (attribute {name!r}); "
                 "wire a classifier of this domain, or give its labels in Load Medical Classifier."
             )
-        if len(wanted) == 1:
-            targets[name] = (number, position(wanted[0], labels))
+        if len(wanted) == 1 and (column := position(wanted[0], labels)) is not None:
+            targets[name] = (number, column)
     if not targets:
         raise ValueError(
             "trajectory: none of its attributes stands for a single label, so there is no target to score; "

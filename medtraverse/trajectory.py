@@ -1,12 +1,15 @@
 """The trajectory bundle that the nodes hand to each other: latents, and what each of them is."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 SWAP, CURVE = "swap", "curve"
+
+_Rows = TypeVar("_Rows", torch.Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Trajectory:
             "settings": self.settings,
         }
 
-    def check_rows(self, rows: Any) -> None:
+    def check_rows(self, rows: Sized) -> None:
         """Raise ValueError when values given per row, [rows, …], are not as many as the trajectory's rows."""
         if len(rows) != len(self.latents):
             raise ValueError(
@@ -70,7 +73,7 @@ class Trajectory:
                 "reordering."
             )
 
-    def gather(self, rows: Any) -> Any:
+    def gather(self, rows: _Rows) -> _Rows:
         """Arrange values given per row.
 
         Parameters
@@ -87,9 +90,10 @@ class Trajectory:
             Their number is not the trajectory's number of rows.
         """
         self.check_rows(rows)
-        return (
-            rows[self.index.to(rows.device)] if isinstance(rows, torch.Tensor) else rows[self.index.numpy()]
-        )
+        if isinstance(rows, torch.Tensor):
+            return rows[self.index.to(rows.device)]
+        gathered: np.ndarray = rows[self.index.numpy()]
+        return gathered
 
     def select(
         self,
