@@ -17,10 +17,10 @@ from typing_extensions import NotRequired, TypedDict
 FORMAT = 1
 
 
-class File(TypedDict):
-    """A file that ComfyUI serves under ``/view``."""
+class Written(TypedDict):
+    """Names the JSON file of a view. Not by ``filename``: App mode would show such a file as a result."""
 
-    filename: str
+    view: str
     subfolder: str
     type: Literal["temp"]
 
@@ -35,7 +35,7 @@ class Unwritten(TypedDict):
 class Shown(TypedDict):
     """What a node with a view puts into its ``ui``."""
 
-    medtraverse_view: list[File | Unwritten]
+    medtraverse_view: list[Written | Unwritten]
 
 
 class Pictures(TypedDict):

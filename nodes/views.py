@@ -159,7 +159,7 @@ def _written(write, *arguments, **options):
     _kept[name] = node, sum(path.stat().st_size for path in _files(name))
     while len(_kept) > 1 and sum(size for _, size in _kept.values()) > MOST_BYTES_KEPT:
         _delete(next(iter(_kept)))
-    return {"medtraverse_view": [{"filename": f"{name}.json", "subfolder": FOLDER, "type": "temp"}]}
+    return {"medtraverse_view": [{"view": f"{name}.json", "subfolder": FOLDER, "type": "temp"}]}
 
 
 def _viewer(name, trajectory, image, size, approximate):

@@ -8,7 +8,8 @@ import { addStyle } from './parts/style.js'
 import { TrajectoryView } from './parts/viewer.js'
 
 /** @import { ComfyNode } from './types/comfy' */
-/** @import { File, Shown, ViewFile } from './types/views' */
+/** @import { Shown, ViewFile } from './types/views' */
+/** @import { File } from './parts/server.js' */
 /** @import { Host, Widget } from './types/widgets' */
 
 /**
@@ -181,9 +182,10 @@ function follow(node, follower) {
       node.properties[PROPERTY] = { state }
       return follower.fail(shown.unwritten)
     }
-    const { filename, subfolder, type } = shown
-    node.properties[PROPERTY] = { file: { filename, subfolder, type }, state }
-    follower.open(shown, true)
+    const { view, subfolder, type } = shown
+    const file = { filename: view, subfolder, type }
+    node.properties[PROPERTY] = { file, state }
+    follower.open(file, true)
   }
   const configure = node.onConfigure
   node.onConfigure = function (serialised) {

@@ -73,7 +73,7 @@ def test_with_a_vae_the_viewer_shows_what_it_decodes(run, demo, prompts, traject
     output = run("PromptSwapKSampler", **inputs, seed=1500, patients=2, vae=demo[2], **STEPS)
     assert torch.equal(output[1].latents, trajectory.latents)
     folder = Path(folder_paths.get_temp_directory()) / "medtraverse"
-    name = output.ui["medtraverse_view"][0]["filename"]
+    name = output.ui["medtraverse_view"][0]["view"]
     view = json.loads((folder / name).read_text(encoding="utf-8"))
     assert view["size"] == [128, 128] and not view["approximate"] and view["left_out"] == 0
     images = demo[2].decode(trajectory.latents)

@@ -52,11 +52,11 @@ def folder():
 def read(shown):
     (file,) = shown["medtraverse_view"]
     assert (
-        set(file) == {"filename", "subfolder", "type"}
+        set(file) == {"view", "subfolder", "type"}
         and file["subfolder"] == "medtraverse"
         and file["type"] == "temp"
     )
-    return json.loads((folder() / file["filename"]).read_text(encoding="utf-8"))
+    return json.loads((folder() / file["view"]).read_text(encoding="utf-8"))
 
 
 def test_the_viewer_finds_every_image_pixel_for_pixel(views, trajectory):
@@ -90,8 +90,8 @@ def test_a_viewer_stops_at_its_bytes_with_whole_patients(views, trajectory, monk
 
 def test_the_oldest_views_go_when_all_together_are_too_large(views, trajectory, monkeypatch):
     monkeypatch.setattr(views, "MOST_BYTES_KEPT", 1)
-    first = views.latent_view(trajectory)["medtraverse_view"][0]["filename"]
-    second = views.latent_view(trajectory)["medtraverse_view"][0]["filename"]
+    first = views.latent_view(trajectory)["medtraverse_view"][0]["view"]
+    second = views.latent_view(trajectory)["medtraverse_view"][0]["view"]
     assert [path.name for path in folder().glob("*.json")] == [second]
     assert not list(folder().glob(f"{Path(first).stem}*"))
 

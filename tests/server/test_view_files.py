@@ -40,7 +40,7 @@ def test_a_nodes_older_view_goes_unless_core_may_show_it_again(server, base):
     for seed in (8101, 8102, 8101):
         graph[sampler]["inputs"]["seed"] = seed
         outputs = run_as_a_page(server, graph)
-        shown.append({node: outputs[node]["medtraverse_view"][0]["filename"] for node in (sampler, grid)})
+        shown.append({node: outputs[node]["medtraverse_view"][0]["view"] for node in (sampler, grid)})
     folder = base / "temp" / "medtraverse"
     left = {path.name for path in folder.glob("*.json")}
     assert set(shown[2].values()) <= left

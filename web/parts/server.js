@@ -4,7 +4,8 @@
  */
 import { api } from '/scripts/api.js'
 
-/** @import { CFRTFile, File, TrajectoryFile, ViewFile } from '../types/views' */
+/** @import { CFRTFile, TrajectoryFile, ViewFile } from '../types/views' */
+/** @typedef {{filename: string, subfolder: string, type: string}} File what ComfyUI serves under /view */
 
 /** @type {ViewFile['format']} the only one that this page knows */
 const FORMAT = 1
@@ -19,7 +20,7 @@ export class UnknownFormat extends Error {
 }
 
 /**
- * @param {{filename: string, subfolder: string, type: string}} file
+ * @param {File} file
  * @returns {string}
  */
 export function fileURL({ filename, subfolder, type }) {

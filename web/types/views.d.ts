@@ -30,13 +30,6 @@ export interface CFRTFile {
   results: Result[]
 }
 
-/** A file that ComfyUI serves under ``/view``. */
-export interface File {
-  filename: string
-  subfolder: string
-  type: "temp"
-}
-
 /** In how many patients an attribute's probability passes a threshold, and where first. */
 export interface FlipRate {
   /** flipped / could_flip; null where nobody could flip */
@@ -123,7 +116,7 @@ export interface Sheets {
 
 /** What a node with a view puts into its ``ui``. */
 export interface Shown {
-  medtraverse_view: (File | Unwritten)[]
+  medtraverse_view: (Written | Unwritten)[]
 }
 
 /** The trajectory viewer's file. */
@@ -151,6 +144,13 @@ export interface TrajectoryFile {
 export interface Unwritten {
   /** the reason, as the operating system gives it */
   unwritten: string
+}
+
+/** Names the JSON file of a view. Not by ``filename``: App mode would show such a file as a result. */
+export interface Written {
+  view: string
+  subfolder: string
+  type: "temp"
 }
 
 export type ViewFile = TrajectoryFile | MapFile | CFRTFile

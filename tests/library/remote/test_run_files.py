@@ -143,7 +143,7 @@ def test_outputs_are_gathered_and_the_folder_counts_as_finished_for_this_graph_o
                 "medtraverse": ('{"cfrt": 1}',),
                 "animated": (True,),
                 "empty": ("",),
-                "medtraverse_view": [{"filename": "1f.json", "subfolder": "medtraverse", "type": "temp"}],
+                "medtraverse_view": [{"view": "1f.json", "subfolder": "medtraverse", "type": "temp"}],
             }
         },
     )
