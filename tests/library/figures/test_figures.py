@@ -347,7 +347,7 @@ def test_published_numbers():
     assert (ink[45], ink[40], ink[5]) == (1, 0.866, 0.116)
     assert published_curve("lpips to neutral", "CheXpert", "normal")["support devices"][5] == 0.159
     assert published_curve("direction cosine", "ISIC", "NV") == {}
-    with pytest.raises(ValueError, match="direction cosine, lpips"):
+    with pytest.raises(ValueError, match="choose direction cosine or lpips"):
         published_curve("fid", "ISIC", "NV")
 
 
