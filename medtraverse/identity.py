@@ -7,13 +7,19 @@ by itself: every figure here stands beside the same figure against other patient
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .perceptual import PerceptualDistance
+from .perceptual import LEFT_OUT, LPIPS, PerceptualDistance
+from .published import published_curve
 from .steady_batches import steady
+from .table import csv_text, finite_list
+from .trajectory import SWAP, Trajectory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MEASURES = ("ssim", "mse", "correlation")
 
@@ -77,11 +83,13 @@ class _Batch:
 
 
 def _mse(a: _Batch, b: _Batch) -> Tensor:
-    return (a.pixels - b.pixels).square().mean(dim=1)
+    error: Tensor = (a.pixels - b.pixels).square().mean(dim=1)
+    return error
 
 
 def _correlation(a: _Batch, b: _Batch) -> Tensor:
-    return (a.centred * b.centred).sum(dim=1) / (a.length * b.length)
+    values: Tensor = (a.centred * b.centred).sum(dim=1) / (a.length * b.length)
+    return values
 
 
 def _ssim(a: _Batch, b: _Batch) -> Tensor:
@@ -174,15 +182,130 @@ def identity_table(
                 other[name][p] = values[1:].mean(dim=0)
         if progress is not None:
             progress(p + 1, patients)
-    means = [{name: values.mean(dim=0) for name, values in group.items()} for group in (own, other)]
-    return IdentityTable(patients, controls, *means, own, other)
+    own_means, other_means = (
+        {name: values.mean(dim=0) for name, values in group.items()} for group in (own, other)
+    )
+    return IdentityTable(patients, controls, own_means, other_means, own, other)
+
+
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """The identity table of one trajectory, as figure, CSV and report.
+
+    Attributes
+    ----------
+    table : IdentityTable
+    trajectory : Trajectory
+    perceptual : str
+        Name of the perceptual distance in the table, or why there is none.
+    """
+
+    table: IdentityTable
+    trajectory: Trajectory
+    perceptual: str
+
+    @property
+    def csv(self) -> str:
+        """One row per attribute and point, as CSV."""
+        groups = {"own neutral": self.table.own, "other patients": self.table.other}
+        header = [f"{measure} to {whose}" for whose, group in groups.items() for measure in group]
+        columns = [values for group in groups.values() for values in group.values()]
+        rows = [
+            [attribute, point, *(float(values[a, n]) for values in columns), self.perceptual]
+            for a, attribute in enumerate(self.trajectory.attributes)
+            for n, point in enumerate(self.trajectory.points)
+        ]
+        return csv_text(["attribute", "point", *header, "perceptual distance"], rows)
+
+    @property
+    def published(self) -> dict[str, dict[int, float]]:
+        """The paper's mean LPIPS by attribute and swap step, empty where it does not compare."""
+        if self.perceptual != LPIPS or self.trajectory.kind != SWAP:
+            return {}
+        known: dict[str, dict[int, float]] = published_curve(
+            "lpips to neutral", self.trajectory.settings.get("domain", ""), self.trajectory.neutral
+        )
+        return known
+
+    def figure(self) -> "Figure":
+        """Return the matplotlib figure of the perceptual distance, or of 1 − SSIM without one.
+
+        A swap's neutral point is left out, as its distance is 0.
+        """
+        from .figures.identity_chart import identity_figure
+
+        measured = self.perceptual in self.table.own
+        first = int(self.trajectory.kind == SWAP)
+        own, other = (
+            (group[self.perceptual] if measured else 1 - group["ssim"])[..., first:]
+            for group in (self.table.own_patients, self.table.other_patients)
+        )
+        return identity_figure(
+            own,
+            other,
+            [int(point) for point in self.trajectory.points[first:]],
+            self.trajectory.attributes,
+            self.trajectory.colours,
+            self.perceptual if measured else "1 − SSIM",
+            self.trajectory.kind != SWAP,
+            self.published,
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Return everything as a JSON-serialisable dict."""
+        return {
+            "patients": self.table.patients,
+            "controls": self.table.controls,
+            "points": list(self.trajectory.points),
+            "perceptual distance": self.perceptual,
+            "seeds": list(self.trajectory.seeds),
+            "settings": self.trajectory.settings,
+            "own neutral": self._means(self.table.own),
+            "other patients": self._means(self.table.other),
+        }
+
+    def _means(self, group: dict[str, Tensor]) -> dict[str, dict[str, list[Any]]]:
+        return {
+            attribute: {measure: finite_list(values[a]) for measure, values in group.items()}
+            for a, attribute in enumerate(self.trajectory.attributes)
+        }
+
+
+def measure_identity(
+    trajectory: Trajectory,
+    images: Tensor,
+    controls: int = 4,
+    perceptual: PerceptualDistance | None = None,
+    wanted: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    device: str | torch.device = "cpu",
+) -> Identity:
+    """Measure how far a trajectory's images have moved from their patients' neutral images.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+    images : Tensor [rows, H, W, C]
+        Decoded latents of the trajectory, row by row, in 0..1.
+    controls, perceptual, progress, device
+        As `identity_table` takes them.
+    wanted : bool
+        Whether a perceptual distance was asked for: without one, the result says that it is left out.
+
+    Raises
+    ------
+    ValueError
+        When images and trajectory do not match, and as `identity_table`.
+    """
+    table = identity_table(trajectory.gather(images), controls, perceptual, progress, device)
+    used = perceptual.name if perceptual else LEFT_OUT if wanted else "none"
+    return Identity(table, trajectory, used)
 
 
 def _measured(
     images: Tensor, neutrals: Tensor, perceptual: PerceptualDistance | None, device: torch.device
 ) -> dict[str, Tensor]:
     """Every measure of a patient's images [A, N, H, W, C] against neutrals [R, A, H, W, C]: [R, A, N]."""
-    points = images.shape[1]
     # as ever in a trajectory: what is made of a neutral serves all attributes
     shared = bool((neutrals == neutrals[:, :1]).all())
     measures = dict(zip(MEASURES, (_ssim, _mse, _correlation), strict=True))
@@ -203,7 +326,9 @@ def _measured(
     if perceptual:
         if shared:
             # a network sees each neutral once
-            distances = perceptual.between(images.flatten(0, 1), neutrals[:, 0]).unflatten(0, (-1, points))
+            distances = perceptual.between(images.flatten(0, 1), neutrals[:, 0]).reshape(
+                *images.shape[:2], -1
+            )
         else:
             distances = torch.stack(
                 [perceptual.between(each, neutrals[:, a]) for a, each in enumerate(images)]
@@ -213,14 +338,14 @@ def _measured(
 
 
 def _images(images: Any, axes: int, expected: str, name: str = "images") -> Tensor:
-    images = torch.as_tensor(images)
-    if images.ndim != axes or not images.numel():
-        raise ValueError(f"{name}: the shape is {list(images.shape)}; give {expected}.")
-    images = images.detach().cpu()
-    low, high = images.min(), images.max()
+    pixels = torch.as_tensor(images)
+    if pixels.ndim != axes or not pixels.numel():
+        raise ValueError(f"{name}: the shape is {list(pixels.shape)}; give {expected}.")
+    pixels = pixels.detach().cpu()
+    low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 1):
         raise ValueError(f"{name}: values go from {low:.3g} to {high:.3g}; give images in 0..1.")
-    return images
+    return pixels
 
 
 def _pairs(images: Any, references: Any) -> tuple[_Batch, _Batch]:

@@ -4,17 +4,95 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .pixels import to_numpy
+from .table import csv_text
+from .trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MANY = 500
 # from here on openTSNE maps, if it is installed: below, scikit-learn takes no longer
 FAST_FROM = 3000
 _POLL_SECONDS, _EVERY = 0.2, 10
+
+
+@dataclass(frozen=True, eq=False)
+class LatentMap:
+    """Map of one trajectory's latents.
+
+    Attributes
+    ----------
+    trajectory : Trajectory
+    coordinates : ndarray [rows, 2], float64
+        Of each of the trajectory's latents.
+    perplexity : float
+        The one that was taken, where 0 was given too.
+    seed : int
+    """
+
+    trajectory: Trajectory
+    coordinates: np.ndarray
+    perplexity: float
+    seed: int
+
+    @property
+    def csv(self) -> str:
+        """One row per patient, attribute and point, as CSV."""
+        places = self.trajectory.gather(self.coordinates)
+        rows = [
+            [self.trajectory.neutral, attribute, seed, point, *places[p, a, n].tolist()]
+            for p, seed in enumerate(self.trajectory.seeds)
+            for a, attribute in enumerate(self.trajectory.attributes)
+            for n, point in enumerate(self.trajectory.points)
+        ]
+        return csv_text(["neutral", "attribute", "seed", "point", "x", "y"], rows)
+
+    @property
+    def library(self) -> str:
+        """Name of the package that made the map."""
+        return library_for(len(self.coordinates))
+
+    def figure(self, images: Any = None) -> "Figure":
+        """Return the matplotlib figure (Fig. 4).
+
+        Parameters
+        ----------
+        images : Tensor [rows, H, W, 3] in 0..1, optional
+            Decoded latents of the trajectory, for thumbnails.
+
+        Raises
+        ------
+        ValueError
+            When images and trajectory do not match.
+        """
+        from .figures.latent_map_chart import latent_map_figure
+
+        return latent_map_figure(
+            self.trajectory.gather(self.coordinates),
+            self.trajectory.attributes,
+            self.trajectory.colours,
+            self.trajectory.points,
+            self.trajectory.seeds,
+            None if images is None else self.trajectory.gather(images),
+        )
+
+
+def map_trajectory(
+    trajectory: Trajectory,
+    perplexity: float = 0.0,
+    seed: int = 500,
+    progress: Callable[[int, int], None] | None = None,
+) -> LatentMap:
+    """Map a trajectory's latents in the plane; parameters and errors as of `latent_map`."""
+    coordinates = latent_map(trajectory.latents, perplexity, seed, progress=progress)
+    return LatentMap(trajectory, coordinates, used_perplexity(len(coordinates), perplexity), seed)
 
 
 def latent_map(

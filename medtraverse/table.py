@@ -58,6 +58,11 @@ def read_csv(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
         ) from error
 
 
+def finite_list(values: Any) -> list[Any]:
+    """Return a tensor or array [N] as a list for JSON, which has no NaN: None in its place."""
+    return [None if value != value else value for value in values.tolist()]
+
+
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     """Return lines of cells as text, each ended: the first column aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

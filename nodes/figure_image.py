@@ -1,18 +1,27 @@
 """From a matplotlib figure to ComfyUI's IMAGE, and to the drawing that Save Figure takes."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from ..medtraverse.digest import versions
 from ..medtraverse.figures.drawing import Drawing
 from ..medtraverse.figures.render import to_image
+from ..medtraverse.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def figure_image(figure, dpi=100):
+def figure_image(figure: "Figure", dpi: float = 100) -> torch.Tensor:
     """Return the figure as IMAGE [1, H, W, 3]."""
     return torch.from_numpy(to_image(figure, dpi))[None]
 
 
-def drawing(node, figure, table, trajectories, **settings):
+def drawing(
+    node: str, figure: "Figure", table: str, trajectories: Sequence[Trajectory], **settings: Any
+) -> Drawing:
     """Return a node's Drawing: matplotlib figure, CSV, and as settings the node's id and own ones,
     versions and the trajectories.
 

@@ -19,7 +19,7 @@ def progress_text(settings, step):
     return f"{text} and λ {', '.join(joined)} of {', '.join(settings.attributes)}" if joined else text
 
 
-def say(text):
+def say(text: str) -> None:
     """Show a line of text on the node that is running, where a page is open."""
     context = get_executing_context()
     if context is not None:

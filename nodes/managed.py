@@ -1,11 +1,15 @@
 """Networks of the pack's own inside ComfyUI's memory management, and its progress bar."""
 
+from collections.abc import Callable
+from typing import Any
+
 import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
+from torch import nn
 
 
-def managed(module):
+def managed(module: nn.Module) -> Any:
     """Return a module as a ModelPatcher, which ``load_models_gpu`` puts on the device."""
     return comfy.model_patcher.ModelPatcher(
         module,
@@ -14,12 +18,18 @@ def managed(module):
     )
 
 
-def progress_of(total):
+def progress_of(total: int) -> Callable[[int, int], None]:
     """Return a callback (done, total) that shows progress and stops where the user cancelled."""
     bar = comfy.utils.ProgressBar(total)
 
-    def progress(done, _):
+    def progress(done: int, _: int) -> None:
         bar.update_absolute(done, total)
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     return progress
+
+
+def percent_progress() -> Callable[[int, int], None]:
+    """Return such a callback for work that says itself, each time, how much there is."""
+    progress = progress_of(100)
+    return lambda done, total: progress(round(100 * done / total), 100)

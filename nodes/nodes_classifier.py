@@ -2,11 +2,15 @@
 
 import json
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import comfy.model_management
+import torch
 from comfy_api.latest import io
 
-from ..medtraverse.classifier import load_classifier
+from ..medtraverse import classifier as judging
+from ..medtraverse import trajectory as bundle
 from ..medtraverse.classifiers.chosen_labels import parse_labels
 from ..medtraverse.classifiers.judge import ACTIVATIONS
 from ..medtraverse.evaluation import evaluate
@@ -17,7 +21,7 @@ from .live import say
 from .managed import managed, progress_of
 from .schema import schema
 from .sockets import CATEGORY, Classifier, Figure, Trajectory, checked_sockets
-from .views import cfrt_view, preview
+from .views import cfrt_view, shown
 
 NONE, AUTO = "none", "auto"
 
@@ -25,21 +29,23 @@ NONE, AUTO = "none", "auto"
 class LoadedClassifier:
     """A classifier inside ComfyUI's memory management."""
 
-    def __init__(self, classifier, name):
+    def __init__(self, classifier: judging.Classifier, name: str) -> None:
         self.classifier, self.name = classifier, name
         self.patcher = managed(classifier.module)
 
-    def predict(self, images):
+    def predict(self, images: torch.Tensor) -> torch.Tensor:
         """Return probabilities [N, labels] of images [N, H, W, 3]; shows progress and can be cancelled."""
         self._load(images)
         return self.classifier.predict(images, progress=progress_of(len(images)))
 
-    def features(self, images, progress=None):
+    def features(
+        self, images: torch.Tensor, progress: Callable[[int, int], None] | None = None
+    ) -> torch.Tensor:
         """Return pooled features [N, C] of images [N, H, W, 3]; as predict else."""
         self._load(images)
         return self.classifier.features(images, progress=progress)
 
-    def _load(self, images):
+    def _load(self, images: torch.Tensor) -> None:
         comfy.model_management.load_models_gpu(
             [self.patcher], memory_required=self.classifier.memory(len(images)), force_full_load=True
         )
@@ -47,7 +53,7 @@ class LoadedClassifier:
 
 class MedicalClassifierLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         names = list(sources.classifier_paths())
         return schema(
             node_id="MedicalClassifierLoader",
@@ -108,15 +114,29 @@ class MedicalClassifierLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(
-        cls, classifier, second_classifier, labels, input_size, activation=AUTO, others=None
-    ):
+        cls,
+        classifier: Any,
+        second_classifier: Any,
+        labels: Any,
+        input_size: Any,
+        activation: Any = AUTO,
+        others: Any = None,
+    ) -> str:
         paths = sources.classifier_paths()
         files = sources.fingerprint(paths.get(classifier), paths.get(second_classifier))
         return json.dumps([files, labels, input_size, activation])
 
     @classmethod
     @checked_sockets
-    def execute(cls, classifier, second_classifier, labels, input_size, activation=AUTO, others=None):
+    def execute(
+        cls,
+        classifier: str,
+        second_classifier: str,
+        labels: str,
+        input_size: int,
+        activation: str = AUTO,
+        others: LoadedClassifier | None = None,
+    ) -> Any:
         if activation not in (AUTO, *ACTIVATIONS):
             raise ValueError(
                 f"activation: there is no {activation!r}; choose {AUTO}, {' or '.join(ACTIVATIONS)}."
@@ -125,7 +145,7 @@ class MedicalClassifierLoader(io.ComfyNode):
         chosen = [sources.pick(paths, classifier, "classifier")]
         if second_classifier != NONE:
             chosen.append(sources.pick(paths, second_classifier, "second_classifier"))
-        loaded = load_classifier(
+        loaded = judging.load_classifier(
             chosen,
             labels=parse_labels(labels) or None,
             input_size=input_size or None,
@@ -143,7 +163,7 @@ class MedicalClassifierLoader(io.ComfyNode):
 
 class CFRTEvaluator(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         return schema(
             node_id="CFRTEvaluator",
             display_name="CFRT Evaluator",
@@ -215,7 +235,14 @@ class CFRTEvaluator(io.ComfyNode):
 
     @classmethod
     @checked_sockets
-    def execute(cls, trajectory, images, image_classifier, far_points, threshold=THRESHOLD):
+    def execute(
+        cls,
+        trajectory: bundle.Trajectory,
+        images: torch.Tensor,
+        image_classifier: LoadedClassifier,
+        far_points: str,
+        threshold: float = THRESHOLD,
+    ) -> Any:
         result = evaluate(
             trajectory,
             images,
@@ -238,12 +265,7 @@ class CFRTEvaluator(io.ComfyNode):
                 "classifier_sha256": judge["sha256"],
             }
         )
-        shown = {
-            **preview(figure, cls),
-            "text": ("\n".join([result.table, *doubts]),),
-            "medtraverse": (report,),
-            **cfrt_view(result, result.published),
-        }
+        text, view = "\n".join([result.table, *doubts]), cfrt_view(result, result.published)
         made = drawing(
             "CFRTEvaluator",
             drawn,
@@ -254,4 +276,11 @@ class CFRTEvaluator(io.ComfyNode):
             threshold=threshold,
             classifier=judge,
         )
-        return io.NodeOutput(figure, result.table, result.patients_csv, report, made, ui=shown)
+        return io.NodeOutput(
+            figure,
+            result.table,
+            result.patients_csv,
+            report,
+            made,
+            ui=shown(cls, figure, text, report, view),
+        )

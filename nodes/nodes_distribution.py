@@ -1,13 +1,17 @@
 """DistributionDistance: FID and KID of generated images to reference images."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import comfy.model_management
+import torch
 from comfy_api.latest import io
 
 from ..medtraverse.distribution import (
     INCEPTION,
     INCEPTION_WEIGHTS,
+    Inception,
     check_sets,
     distribution_distance,
     load_inception,
@@ -15,16 +19,32 @@ from ..medtraverse.distribution import (
 from ..medtraverse.notice import NOTICE
 from ..medtraverse.weights import find_weights
 from .managed import managed, progress_of
+from .nodes_classifier import LoadedClassifier
 from .schema import schema
 from .sockets import CATEGORY, Classifier, checked_sockets
 from .sources import fingerprint, metric_folders
+from .views import shown
 
 EXTRACTORS = ("classifier", "inception")
 
 
+class LoadedInception:
+    """Inception v3 inside ComfyUI's memory management, which forgets it when its patcher goes."""
+
+    def __init__(self, inception: Inception) -> None:
+        self.inception, self.patcher = inception, managed(inception.module)
+
+    def features(
+        self, images: torch.Tensor, progress: Callable[[int, int], None] | None = None
+    ) -> torch.Tensor:
+        """Return pooled features [N, 2048] of images [N, H, W, 3]."""
+        comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
+        return self.inception.features(images, progress=progress)
+
+
 class DistributionDistance(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         return schema(
             node_id="DistributionDistance",
             display_name="FID / KID",
@@ -80,22 +100,29 @@ class DistributionDistance(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(
         cls,
-        images=None,
-        reference_images=None,
-        extractor=None,
-        kid_subsets=None,
-        kid_subset_size=None,
-        seed=None,
-        image_classifier=None,
-    ):
+        images: Any = None,
+        reference_images: Any = None,
+        extractor: Any = None,
+        kid_subsets: Any = None,
+        kid_subset_size: Any = None,
+        seed: Any = None,
+        image_classifier: Any = None,
+    ) -> str:
         file = find_weights(INCEPTION_WEIGHTS, metric_folders()) if extractor == "inception" else None
         return json.dumps([fingerprint(file), kid_subsets, kid_subset_size, seed])
 
     @classmethod
     @checked_sockets
     def execute(
-        cls, images, reference_images, extractor, kid_subsets, kid_subset_size, seed, image_classifier=None
-    ):
+        cls,
+        images: torch.Tensor,
+        reference_images: torch.Tensor,
+        extractor: str,
+        kid_subsets: int,
+        kid_subset_size: int,
+        seed: int,
+        image_classifier: LoadedClassifier | None = None,
+    ) -> Any:
         check_sets(images, reference_images, kid_subsets, kid_subset_size)
         network, name, digest = cls.network(extractor, image_classifier)
         progress, count = progress_of(len(images) + len(reference_images)), len(images)
@@ -108,10 +135,12 @@ class DistributionDistance(io.ComfyNode):
             {**result.report(), "extractor": name, "extractor_sha256": digest, "notice": NOTICE}
         )
         table = result.table(f"{name} (sha256 {digest})" if digest else name)
-        return io.NodeOutput(report, table, ui={"text": (table,), "medtraverse": (report,)})
+        return io.NodeOutput(report, table, ui=shown(cls, text=table, report=report))
 
     @staticmethod
-    def network(extractor, image_classifier):
+    def network(
+        extractor: str, image_classifier: LoadedClassifier | None
+    ) -> tuple[LoadedClassifier | LoadedInception, str, str | None]:
         """Return what computes features, its name, and the SHA-256 of a classifier's file."""
         if extractor not in EXTRACTORS:
             raise ValueError(f"extractor is {extractor!r}; choose {' or '.join(EXTRACTORS)}")
@@ -122,7 +151,5 @@ class DistributionDistance(io.ComfyNode):
                     "inception"
                 )
             return image_classifier, f"classifier {image_classifier.name}", image_classifier.classifier.sha256
-        inception = load_inception(metric_folders())
-        inception.patcher = managed(inception.module)
-        comfy.model_management.load_models_gpu([inception.patcher], force_full_load=True)
+        inception = LoadedInception(load_inception(metric_folders()))
         return inception, INCEPTION, None

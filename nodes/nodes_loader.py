@@ -2,7 +2,7 @@
 
 import json
 import os
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import folder_paths
 from comfy_api.latest import io
@@ -149,7 +149,7 @@ class MedicalCheckpointLoader(io.ComfyNode):
 
         Bundled ones are named by their choice.
         """
-        files = {}
+        files: dict[str, Path] = {}
         for kind, choice, place in (("checkpoints", checkpoint, path), ("diffusion_models", unet, unet_path)):
             if place is None:
                 continue

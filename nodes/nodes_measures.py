@@ -3,48 +3,31 @@ trajectory say (Figs 4 and 5).
 """
 
 import json
+from typing import Any
 
 import comfy.model_management
 import torch
 from comfy_api.latest import io
 
-from ..medtraverse.direction import direction_cosines
-from ..medtraverse.figures.cosine_chart import cosine_figure
-from ..medtraverse.figures.identity_chart import identity_figure
-from ..medtraverse.figures.latent_map_chart import latent_map_figure
-from ..medtraverse.identity import identity_table
-from ..medtraverse.latent_map import latent_map, library_for, used_perplexity
-from ..medtraverse.perceptual import ALEXNET, CHOICES, LEFT_OUT, LPIPS, perceptual_distance
-from ..medtraverse.published import published_curve
-from ..medtraverse.table import csv_text
-from ..medtraverse.trajectory import SWAP
+from ..medtraverse import trajectory as bundle
+from ..medtraverse.direction import measure_directions
+from ..medtraverse.identity import measure_identity
+from ..medtraverse.latent_map import map_trajectory
+from ..medtraverse.perceptual import ALEXNET, CHOICES, perceptual_distance
 from ..medtraverse.weights import find_weights
 from .figure_image import drawing, figure_image
-from .managed import managed, progress_of
+from .managed import managed, percent_progress, progress_of
 from .schema import schema
 from .sockets import CATEGORY, Figure, Trajectory, checked_sockets
 from .sources import fingerprint, metric_folders
-from .views import map_view, preview
+from .views import map_view, shown
 
 MORE = ("trajectory_2", "trajectory_3", "trajectory_4")
 
 
-def finite(values):
-    """Return a tensor as a list for JSON, which has no NaN: null in its place."""
-    return [None if value != value else value for value in values.tolist()]
-
-
-def row_names(trajectories):
-    """Return attribute names; with their neutral in front where several trajectories would repeat one."""
-    names = [name for trajectory in trajectories for name in trajectory.attributes]
-    if len(set(names)) == len(names):
-        return names
-    return [f"{trajectory.neutral} {name}" for trajectory in trajectories for name in trajectory.attributes]
-
-
 class LatentDirectionCosine(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         return schema(
             node_id="LatentDirectionCosine",
             display_name="Latent Direction Cosine",
@@ -91,69 +74,27 @@ class LatentDirectionCosine(io.ComfyNode):
 
     @classmethod
     @checked_sockets
-    def execute(cls, trajectory, published, trajectory_2=None, trajectory_3=None, trajectory_4=None):
-        trajectories = [
-            item for item in (trajectory, trajectory_2, trajectory_3, trajectory_4) if item is not None
-        ]
-        for item in trajectories:
-            if item.kind != SWAP or item.points != trajectory.points:
-                raise ValueError(
-                    "trajectory: direction cosines need trajectories of Prompt Swap KSampler with the same "
-                    "swap steps in the same order."
-                )
-        names, swap_steps = row_names(trajectories), [int(point) for point in trajectory.points[1:]]
-        values, reference, rows = [], {}, []
-        for item in trajectories:
-            latents = item.gather(item.latents)
-            own = row_names(trajectories)[len(values) : len(values) + len(item.attributes)]
-            paper = published_curve("direction cosine", item.settings.get("domain", ""), item.neutral)
-            for number, (plain, name) in enumerate(zip(item.attributes, own)):
-                cosines = direction_cosines(latents[:, number, 0], latents[:, number, 1:])
-                values.append(cosines)
-                rows += [[name, seed, *line] for seed, line in zip(item.seeds, cosines.tolist())]
-                if published and plain in paper:
-                    reference[name] = paper[plain]
-        colours = [colour for item in trajectories for colour in item.colours]
-        patients = max(len(item) for item in values)
-        stacked = torch.stack(
-            [
-                torch.nn.functional.pad(item, (0, 0, 0, patients - len(item)), value=float("nan"))
-                for item in values
-            ]
-        )
-        drawn = cosine_figure(stacked, swap_steps, names, colours, reference)
+    def execute(
+        cls,
+        trajectory: bundle.Trajectory,
+        published: bool,
+        trajectory_2: bundle.Trajectory | None = None,
+        trajectory_3: bundle.Trajectory | None = None,
+        trajectory_4: bundle.Trajectory | None = None,
+    ) -> Any:
+        trajectories = [trajectory, *filter(None, (trajectory_2, trajectory_3, trajectory_4))]
+        result = measure_directions(trajectories, published)
+        drawn, report = result.figure(), json.dumps(result.report())
         figure = figure_image(drawn)
-        report = json.dumps(
-            {
-                "swap_steps": swap_steps,
-                "patients": patients,
-                "mean": {name: finite(item.nanmean(0)) for name, item in zip(names, stacked)},
-                "standard_deviation": {
-                    name: finite((item - item.nanmean(0)).square().nanmean(0).sqrt())
-                    for name, item in zip(names, stacked)
-                },
-            }
-        )
-        header = ["attribute", "seed", *map(str, swap_steps)]
-        paper = [
-            [name, "mean, from the paper", *(known.get(step, "") for step in swap_steps)]
-            for name, known in reference.items()
-        ]
         made = drawing(
-            "LatentDirectionCosine", drawn, csv_text(header, rows + paper), trajectories, published=published
+            "LatentDirectionCosine", drawn, result.csv_with_published, trajectories, published=published
         )
-        return io.NodeOutput(
-            figure,
-            csv_text(header, rows),
-            report,
-            made,
-            ui={**preview(figure, cls), "medtraverse": (report,)},
-        )
+        return io.NodeOutput(figure, result.csv, report, made, ui=shown(cls, figure, report=report))
 
 
 class LatentTSNE(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         return schema(
             node_id="LatentTSNE",
             display_name="Latent t-SNE",
@@ -210,27 +151,17 @@ class LatentTSNE(io.ComfyNode):
 
     @classmethod
     @checked_sockets
-    def execute(cls, trajectory, perplexity, seed, thumbnails, images=None):
-        steps = progress_of(100)
-        coordinates = latent_map(
-            trajectory.latents,
-            perplexity,
-            seed,
-            progress=lambda done, total: steps(round(100 * done / total), 100),
-        )
-        places = trajectory.gather(coordinates)
-        pictures = trajectory.gather(images) if images is not None and thumbnails else None
-        drawn = latent_map_figure(
-            places, trajectory.attributes, trajectory.colours, trajectory.points, trajectory.seeds, pictures
-        )
-        figure = figure_image(drawn)
-        rows = [
-            [trajectory.neutral, attribute, patient, point, *places[p, a, n].tolist()]
-            for p, patient in enumerate(trajectory.seeds)
-            for a, attribute in enumerate(trajectory.attributes)
-            for n, point in enumerate(trajectory.points)
-        ]
-        table = csv_text(["neutral", "attribute", "seed", "point", "x", "y"], rows)
+    def execute(
+        cls,
+        trajectory: bundle.Trajectory,
+        perplexity: float,
+        seed: int,
+        thumbnails: bool,
+        images: torch.Tensor | None = None,
+    ) -> Any:
+        result = map_trajectory(trajectory, perplexity, seed, percent_progress())
+        drawn = result.figure(images if thumbnails else None)
+        figure, table = figure_image(drawn), result.csv
         made = drawing(
             "LatentTSNE",
             drawn,
@@ -238,15 +169,15 @@ class LatentTSNE(io.ComfyNode):
             [trajectory],
             perplexity=perplexity,
             seed=seed,
-            library=library_for(len(coordinates)),
+            library=result.library,
         )
-        view = map_view(trajectory, coordinates, used_perplexity(len(coordinates), perplexity), seed, images)
-        return io.NodeOutput(figure, table, made, ui={**preview(figure, cls), **view})
+        view = map_view(trajectory, result.coordinates, result.perplexity, seed, images)
+        return io.NodeOutput(figure, table, made, ui=shown(cls, figure, view=view))
 
 
 class IdentityPreservation(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         return schema(
             node_id="IdentityPreservation",
             display_name="Identity Preservation",
@@ -295,81 +226,35 @@ class IdentityPreservation(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, trajectory=None, images=None, controls=None, perceptual=CHOICES[0]):
+    def fingerprint_inputs(
+        cls, trajectory: Any = None, images: Any = None, controls: Any = None, perceptual: Any = CHOICES[0]
+    ) -> str:
         return json.dumps([fingerprint(find_weights(ALEXNET, metric_folders())), controls, perceptual])
 
     @classmethod
     @checked_sockets
-    def execute(cls, trajectory, images, controls, perceptual=CHOICES[0]):
+    def execute(
+        cls,
+        trajectory: bundle.Trajectory,
+        images: torch.Tensor,
+        controls: int,
+        perceptual: str = CHOICES[0],
+    ) -> Any:
         distance = perceptual_distance(perceptual, metric_folders())
         if distance:
             patcher = managed(distance.module)
             comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-        result = identity_table(
-            trajectory.gather(images),
+        result = measure_identity(
+            trajectory,
+            images,
             controls,
             distance,
+            perceptual != "none",
             progress_of(trajectory.patients),
             comfy.model_management.get_torch_device(),
         )
-        header = [
-            f"{measure} to {whose}" for whose in ("own neutral", "other patients") for measure in result.own
-        ]
-        columns = [*result.own.values(), *result.other.values()]
-        rows = [
-            [attribute, point, *(float(values[a, n]) for values in columns)]
-            for a, attribute in enumerate(trajectory.attributes)
-            for n, point in enumerate(trajectory.points)
-        ]
-        used = distance.name if distance else "none" if perceptual == "none" else LEFT_OUT
-        table = csv_text(
-            ["attribute", "point", *header, "perceptual distance"], [[*row, used] for row in rows]
-        )
-        report = json.dumps(
-            {
-                "patients": result.patients,
-                "controls": result.controls,
-                "points": list(trajectory.points),
-                "perceptual distance": used,
-                "seeds": list(trajectory.seeds),
-                "settings": trajectory.settings,
-                **{
-                    whose: {
-                        attribute: {measure: finite(values[a]) for measure, values in group.items()}
-                        for a, attribute in enumerate(trajectory.attributes)
-                    }
-                    for whose, group in (("own neutral", result.own), ("other patients", result.other))
-                },
-            }
-        )
-        drawn = cls.draw(trajectory, result, distance)
+        drawn, table, report = result.figure(), result.csv, json.dumps(result.report())
         figure = figure_image(drawn)
-        shown = {**preview(figure, cls), "text": (table,), "medtraverse": (report,)}
-        made = drawing("IdentityPreservation", drawn, table, [trajectory], **{"perceptual distance": used})
-        return io.NodeOutput(table, report, figure, made, ui=shown)
-
-    @staticmethod
-    def draw(trajectory, result, distance):
-        """Return the figure of the perceptual distance, or of 1 − SSIM without one; a swap's
-        neutral point is left out as it is 0.
-        """
-        first = int(trajectory.kind == SWAP)
-        groups = result.own_patients, result.other_patients
-        own, other = (
-            (group[distance.name] if distance else 1 - group["ssim"])[..., first:] for group in groups
-        )
-        known = {}
-        if distance and distance.name == LPIPS and trajectory.kind == SWAP:
-            known = published_curve(
-                "lpips to neutral", trajectory.settings.get("domain", ""), trajectory.neutral
-            )
-        return identity_figure(
-            own,
-            other,
-            [int(point) for point in trajectory.points[first:]],
-            trajectory.attributes,
-            trajectory.colours,
-            distance.name if distance else "1 − SSIM",
-            trajectory.kind != SWAP,
-            known,
-        )
+        used = {"perceptual distance": result.perceptual}
+        made = drawing("IdentityPreservation", drawn, table, [trajectory], **used)
+        return io.NodeOutput(table, report, figure, made, ui=shown(cls, figure, table, report))

@@ -2,21 +2,26 @@
 motion (Figs 1, 3 and 6).
 """
 
+from typing import Any
+
 import torch
 from comfy_api.latest import io
 
+from ..medtraverse import trajectory as bundle
 from ..medtraverse.figures.film import film
 from ..medtraverse.figures.grid import grid_table, strip, strip_frames, trajectory_grid
 from ..medtraverse.trajectory import CURVE
 from .figure_image import drawing, figure_image
 from .schema import schema
 from .sockets import CATEGORY, Figure, Trajectory, checked_sockets
-from .views import preview, trajectory_view
+from .views import shown, trajectory_view
 
 IMAGES = "Its images: VAE Decode of the LATENT beside it, in the same order."
 
 
-def shown(trajectory, images, max_patients):
+def first_patients(
+    trajectory: bundle.Trajectory, images: torch.Tensor, max_patients: int
+) -> tuple[torch.Tensor, tuple[int, ...]]:
     """Return images [P, A, N, H, W, 3] and seeds of the first patients."""
     trajectory.check_rows(images)
     # the index is cut, not the images: gathered for all patients they would be copied twice
@@ -26,7 +31,7 @@ def shown(trajectory, images, max_patients):
 
 class TrajectoryGrid(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         return schema(
             node_id="TrajectoryGrid",
             display_name="Trajectory Grid",
@@ -78,14 +83,23 @@ class TrajectoryGrid(io.ComfyNode):
 
     @classmethod
     @checked_sockets
-    def execute(cls, trajectory, images, max_patients, frames_shown, title, dpi):
-        pictures, seeds = shown(trajectory, images, max_patients)
+    def execute(
+        cls,
+        trajectory: bundle.Trajectory,
+        images: torch.Tensor,
+        max_patients: int,
+        frames_shown: int,
+        title: str,
+        dpi: int,
+    ) -> Any:
+        pictures, seeds = first_patients(trajectory, images, max_patients)
         if trajectory.kind == CURVE:
             count = min(frames_shown, pictures.shape[2])
             figure = strip(
                 pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, count, title
             )
-            points = ["neutral", *(trajectory.points[n] for n in strip_frames(pictures.shape[2], count)[1:])]
+            frames = strip_frames(pictures.shape[2], count)
+            points = ("neutral", *(trajectory.points[n] for n in frames[1:]))
         else:
             figure = trajectory_grid(
                 pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, title
@@ -93,16 +107,12 @@ class TrajectoryGrid(io.ComfyNode):
             points = trajectory.points
         image, table = figure_image(figure, dpi), grid_table(trajectory.attributes, points, seeds)
         made = drawing("TrajectoryGrid", figure, table, [trajectory], max_patients=max_patients, title=title)
-        return io.NodeOutput(
-            image,
-            made,
-            ui={**preview(image, cls), **trajectory_view(trajectory, images)},
-        )
+        return io.NodeOutput(image, made, ui=shown(cls, image, view=trajectory_view(trajectory, images)))
 
 
 class TrajectoryFilm(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         return schema(
             node_id="TrajectoryFilm",
             display_name="Trajectory Film",
@@ -133,8 +143,10 @@ class TrajectoryFilm(io.ComfyNode):
 
     @classmethod
     @checked_sockets
-    def execute(cls, trajectory, images, max_patients, there_and_back):
-        pictures, seeds = shown(trajectory, images, max_patients)
+    def execute(
+        cls, trajectory: bundle.Trajectory, images: torch.Tensor, max_patients: int, there_and_back: bool
+    ) -> Any:
+        pictures, seeds = first_patients(trajectory, images, max_patients)
         frames = torch.from_numpy(film(pictures, trajectory.attributes, trajectory.colours, seeds))
         played = torch.cat([frames, frames.flip(0)[1:]]) if there_and_back else frames
         # The film has no viewer; by its images the curve's own viewer shows pictures instead of latents.

@@ -3,13 +3,15 @@
 import hashlib
 import logging
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import folder_paths
 
 from ..medtraverse.checkpoint import is_unet_folder
 from ..medtraverse.classifiers.formats import is_classifier_folder
-from ..medtraverse.domain import load_domains
+from ..medtraverse.domain import Domain, load_domains
 from ..medtraverse.weights import PYTORCH, SAFETENSORS
 
 PACK = Path(__file__).resolve().parent.parent
@@ -28,10 +30,11 @@ FROM_CHECKPOINT = "from checkpoint"
 CLASSIFIER_FOLDER = "classifiers"
 CLASSIFIER_SUFFIXES = (*SAFETENSORS, *PYTORCH)
 METRICS_FOLDER = "metrics"
+Choice = TypeVar("Choice")
 READ_IN_FOLDERS = (*SAFETENSORS, *PYTORCH, ".json")
 
 
-def domains():
+def domains() -> dict[str, Domain]:
     """Return all domains by name: the paper's and those in ComfyUI's ``user/medtraverse/domains``.
 
     Lists of nodes are made from them, so a file that cannot be read is logged: as an error it would take the
@@ -41,7 +44,7 @@ def domains():
     return load_domains(folder, report=lambda error: logging.error("MedTraverse: %s", error))
 
 
-def checkpoint_paths():
+def checkpoint_paths() -> dict[str, Path]:
     """Return ``{choice: path}``: the demo model, diffusers folders, single-file checkpoints, in order."""
     choices = {DEMO_MODEL: DEMO_WEIGHTS / "phantom-sd"}
     for name, folder in _diffusers_folders():
@@ -50,7 +53,7 @@ def checkpoint_paths():
     return choices | _listed("checkpoints")
 
 
-def unet_paths():
+def unet_paths() -> dict[str, Path | None]:
     """Return ``{choice: path}`` of U-Nets alone, the bundled ones first.
 
     The first choice is the checkpoint's own U-Net; its path is None. A folder is what diffusers' training
@@ -66,7 +69,7 @@ def unet_paths():
     return {FROM_CHECKPOINT: None} | DEMO_UNETS | folders | _listed("diffusion_models")
 
 
-def classifier_paths():
+def classifier_paths() -> dict[str, Path]:
     """Return ``{choice: path}`` of the bundled classifiers, and of folders and
     files in ``models/classifiers``.
 
@@ -81,13 +84,13 @@ def classifier_paths():
     return DEMO_CLASSIFIERS | folders | alone
 
 
-def metric_folders():
+def metric_folders() -> list[Path]:
     """Return the folders, ``models/metrics`` among them, that may hold the weights of LPIPS and Inception."""
     _register(METRICS_FOLDER, (".pth",))
     return [Path(folder) for folder in folder_paths.get_folder_paths(METRICS_FOLDER)]
 
 
-def _register(kind, suffixes):
+def _register(kind: str, suffixes: Sequence[str]) -> None:
     """Make ComfyUI list files of ``models/kind`` with those suffixes, beside what it or a user has set up.
 
     ComfyUI registers ``classifiers`` itself, for files without a suffix; a folder in ``extra_model_paths``
@@ -106,7 +109,7 @@ def _register(kind, suffixes):
         folder_paths.filename_list_cache.pop(kind, None)
 
 
-def _listed(kind, suffixes=()):
+def _listed(kind: str, suffixes: Sequence[str] = ()) -> dict[str, Path]:
     """Return ``{name: path}`` of ComfyUI's list of a kind of model; links that lead nowhere are left out."""
     if suffixes:
         _register(kind, suffixes)
@@ -118,12 +121,12 @@ def _listed(kind, suffixes=()):
     }
 
 
-def _diffusers_folders():
+def _diffusers_folders() -> Iterator[tuple[str, Path]]:
     """Yield ``(choice, folder)`` for all folders below ``models/diffusers``."""
     return ((f"diffusers/{name}", folder) for name, folder in _folders_below("diffusers"))
 
 
-def _folders_below(kind):
+def _folders_below(kind: str) -> Iterator[tuple[str, Path]]:
     """Yield ``(name, folder)`` for all folders below those of a kind of model, links followed as by core."""
     for root in folder_paths.get_folder_paths(kind):
         for place, names, _ in os.walk(root, followlinks=True):
@@ -135,21 +138,21 @@ def _folders_below(kind):
                 yield folder.relative_to(root).as_posix(), folder
 
 
-def pick(choices, choice, name):
+def pick(choices: Mapping[str, Choice], choice: str, name: str) -> Choice:
     """Return the path behind a choice. Raises ValueError with the good ones: the server does not check it."""
     if choice not in choices:
         raise ValueError(f"{name}: there is no {choice!r}; the choices are {', '.join(map(repr, choices))}.")
     return choices[choice]
 
 
-def fingerprint(*paths):
+def fingerprint(*paths: str | os.PathLike[str] | None) -> str:
     """Return a digest for ComfyUI's cache that changes when one of the files changes, or what is read beside
     it.
 
     Saved images hold it, so it shows no path.
     """
     marks = []
-    for path in filter(None, (p and Path(p) for p in paths)):
+    for path in (Path(path) for path in paths if path):
         if path.is_dir():
             below = (
                 Path(place) / name for place, _, names in os.walk(path, followlinks=True) for name in names

@@ -11,24 +11,32 @@ import json
 import logging
 import os
 import uuid
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import comfy.latent_formats
 import comfy.model_management
 import folder_paths
 import numpy as np
+import torch
 from comfy.cli_args import args
 from comfy_api.latest import ui
 from comfy_execution.utils import get_executing_context
 from PIL import Image
 
+from ..medtraverse.evaluation import Evaluation
 from ..medtraverse.notice import NOTICE
 from ..medtraverse.pixels import to_bytes
+from ..medtraverse.trajectory import Trajectory
 from ..medtraverse.whole_file import write_text
 from .live import say
 from .rough_colours import Decoded, colour_map, coloured
 from .view_contract import FORMAT
+
+# Page, workflow, node and turn in a list of what is running.
+Maker = tuple[str, str, str, int | None] | None
 
 FOLDER = "medtraverse"
 # Images of one viewer, and thumbnails of one map; further patients are left out, and the widget says so.
@@ -39,10 +47,10 @@ COLUMNS, SIDE = 10, 96
 # A browser's numbers are exact up to here.
 _EXACT = 2**53
 # Views in the folder, the oldest first: name to the node that made it (None where unknown) and its bytes.
-_kept: dict[str, tuple] = {}
+_kept: dict[str, tuple[Maker, int]] = {}
 
 
-def trajectory_key(trajectory):
+def trajectory_key(trajectory: Trajectory) -> str:
     """Return a digest by which the page knows views of one traversal, whole or in part.
 
     It is made from settings, kind and the first neutral latent.
@@ -54,26 +62,57 @@ def trajectory_key(trajectory):
     return hashlib.sha256(text.encode() + first).hexdigest()[:24]
 
 
-def preview(image, cls):
+def preview(image: torch.Tensor, cls: type) -> dict[str, Any]:
     """Return core's preview of a figure for ``ui``.
 
     One that cannot be written is a line on the node and in the log.
     """
     try:
-        return ui.PreviewImage(image, cls=cls).as_dict()
+        files: dict[str, Any] = ui.PreviewImage(image, cls=cls).as_dict()
+        return files
     except OSError as error:
         say(_warning("picture", error))
         return {}
 
 
-def trajectory_view(trajectory, images):
+def shown(
+    node: type,
+    figure: torch.Tensor | None = None,
+    text: str = "",
+    report: str = "",
+    view: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return ``ui`` of a node: what it shows on the canvas beside its outputs.
+
+    Parameters
+    ----------
+    node : class
+        The node; its name is in the preview's file name.
+    figure : Tensor [1, H, W, 3], optional
+        For core's preview.
+    text : str
+        Text on the node; empty for none.
+    report : str
+        JSON for who reads the history by the API; empty for none.
+    view : dict, optional
+        ``ui`` of a view of this module.
+    """
+    return {
+        **(preview(figure, node) if figure is not None else {}),
+        **({"text": (text,)} if text else {}),
+        **({"medtraverse": (report,)} if report else {}),
+        **(view or {}),
+    }
+
+
+def trajectory_view(trajectory: Trajectory, images: torch.Tensor) -> dict[str, Any]:
     """Write the viewer's files for the images [rows, H, W, 3] of a trajectory; return ``ui``."""
     trajectory.check_rows(images)
     height, width = images.shape[1:3]
     return _written(_viewer, trajectory, images.__getitem__, [width, height], approximate=False)
 
 
-def latent_view(trajectory, vae=None):
+def latent_view(trajectory: Trajectory, vae: Any = None) -> dict[str, Any]:
     """Write the viewer's files for a trajectory that nothing has decoded; return ``ui``.
 
     Its images are decoded by ``vae`` as they are written; without one they are latents in rough colours.
@@ -85,16 +124,22 @@ def latent_view(trajectory, vae=None):
     colours = trajectory.rough
     if colours is None:
         colours = colour_map(comfy.latent_formats.SD15())
-    if trajectory.latents.shape[1] != len(colours) - 1:
+    if colours is None or trajectory.latents.shape[1] != len(colours) - 1:
         return {}
 
-    def image(row):
+    def image(row: int, colours: torch.Tensor = colours) -> Any:
         return coloured(trajectory.latents[row : row + 1].cpu(), colours)[0]
 
     return _written(_viewer, trajectory, image, [width, height], approximate=True)
 
 
-def map_view(trajectory, coordinates, perplexity, seed, images=None):
+def map_view(
+    trajectory: Trajectory,
+    coordinates: np.ndarray,
+    perplexity: float,
+    seed: int,
+    images: torch.Tensor | None = None,
+) -> dict[str, Any]:
     """Write the latent map's files; return ``ui``.
 
     ``coordinates`` [rows, 2] go into the JSON file, thumbnails of ``images`` on sheets of a hundred.
@@ -102,7 +147,7 @@ def map_view(trajectory, coordinates, perplexity, seed, images=None):
     return _written(_map, trajectory, coordinates, perplexity, seed, images)
 
 
-def cfrt_view(evaluation, published):
+def cfrt_view(evaluation: Evaluation, published: Mapping[str, float]) -> dict[str, Any]:
     """Write the CFRT panel's file for an ``Evaluation``; ``published`` maps attribute to the paper's CFRT."""
     trajectory = evaluation.trajectory
     probabilities = np.zeros((len(trajectory.latents), len(evaluation.labels)))
@@ -133,7 +178,7 @@ def cfrt_view(evaluation, published):
     return _written(_publish, trajectory, "cfrt", own)
 
 
-def _written(write, *arguments, **options):
+def _written(write: Callable[..., None], *arguments: Any, **options: Any) -> dict[str, Any]:
     """Return ``ui`` for a view whose files ``write(name, ...)`` writes.
 
     A run's results are worth more than a look at them: a view that cannot be written is a line on the node
@@ -162,7 +207,13 @@ def _written(write, *arguments, **options):
     return {"medtraverse_view": [{"view": f"{name}.json", "subfolder": FOLDER, "type": "temp"}]}
 
 
-def _viewer(name, trajectory, image, size, approximate):
+def _viewer(
+    name: str,
+    trajectory: Trajectory,
+    image: Callable[[int], Any],
+    size: Sequence[int],
+    approximate: bool,
+) -> None:
     _folder().mkdir(parents=True, exist_ok=True)
     patients = _write_images(name, image, trajectory.index.flatten(1).tolist())
     own = {
@@ -174,7 +225,14 @@ def _viewer(name, trajectory, image, size, approximate):
     _publish(name, trajectory, "trajectory", own, patients)
 
 
-def _map(name, trajectory, coordinates, perplexity, seed, images):
+def _map(
+    name: str,
+    trajectory: Trajectory,
+    coordinates: np.ndarray,
+    perplexity: float,
+    seed: int,
+    images: torch.Tensor | None,
+) -> None:
     sheets = None
     if images is not None and len(images) <= MOST_THUMBNAILS:
         _folder().mkdir(parents=True, exist_ok=True)
@@ -193,7 +251,7 @@ def _map(name, trajectory, coordinates, perplexity, seed, images):
     _publish(name, trajectory, "map", own)
 
 
-def _running_node():
+def _running_node() -> Maker:
     """Return page, workflow, node and turn in a list of what is running; None where they are not known."""
     context = get_executing_context()
     if context is None:
@@ -201,31 +259,31 @@ def _running_node():
     from server import PromptServer
 
     running = PromptServer.instance.prompt_queue.currently_running.values()
-    extra = next((item[3] for item in running if item[1] == context.prompt_id), {})
+    extra: dict[str, Any] = next((item[3] for item in running if item[1] == context.prompt_id), {})
     workflow = ((extra.get("extra_pnginfo") or {}).get("workflow") or {}).get("id")
     client = extra.get("client_id")
     return (client, workflow, context.node_id, context.list_index) if client and workflow else None
 
 
-def _core_forgets():
+def _core_forgets() -> bool:
     """Return whether core keeps the outputs of the last prompt only, so that no older view comes back."""
     kept = args.cache_lru or getattr(args, "cache_ram", 0) != 0
     return args.cache_classic or args.cache_none or not kept
 
 
-def _folder():
+def _folder() -> Path:
     return Path(folder_paths.get_temp_directory()) / FOLDER
 
 
-def _files(name):
+def _files(name: str) -> list[Path]:
     return list(_folder().glob(f"{name}*"))
 
 
-def _views_of(node):
+def _views_of(node: Maker) -> list[str]:
     return [name for name, (maker, _) in _kept.items() if node is not None and maker == node]
 
 
-def _delete(*names):
+def _delete(*names: str) -> bool:
     """Delete views and whatever was written of them; return whether there were any."""
     for name in names:
         _kept.pop(name, None)
@@ -235,11 +293,11 @@ def _delete(*names):
     return bool(names)
 
 
-def _reason(error):
+def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _warning(what, error):
+def _warning(what: str, error: OSError) -> str:
     """Log that a view or picture could not be written; return the line."""
     line = (
         f"The files of this node's {what} could not be written ({_reason(error)}); its outputs are whole. "
@@ -249,22 +307,23 @@ def _warning(what, error):
     return line
 
 
-def _save(picture, path, kind, **options):
+def _save(picture: Image.Image, path: Path, kind: str, **options: Any) -> int:
     """Write a picture and return its bytes; Pillow's own writing hides why a disk refuses it."""
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
     return path.write_bytes(buffer.getbuffer())
 
 
-def _write_images(name, image, patients):
+def _write_images(name: str, image: Callable[[int], Any], patients: Sequence[Sequence[int]]) -> int:
     """Write the images of patients, lists of rows, up to a limit; return the number of patients."""
 
-    def write(row):
+    def write(row: int) -> int:
         return _save(
             Image.fromarray(to_bytes(image(row))), _folder() / f"{name}-{row}.png", "PNG", compress_level=1
         )
 
-    written, size = set(), 0
+    written: set[int] = set()
+    size = 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for patient, rows in enumerate(patients):
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -276,17 +335,19 @@ def _write_images(name, image, patients):
     return len(patients)
 
 
-def _write_sheets(name, images):
+def _write_sheets(name: str, images: torch.Tensor) -> None:
     for number in range(-(-len(images) // COLUMNS**2)):
         comfy.model_management.throw_exception_if_processing_interrupted()
         sheet = Image.new("RGB", (COLUMNS * SIDE, COLUMNS * SIDE))
         for cell, image in enumerate(images[number * COLUMNS**2 : (number + 1) * COLUMNS**2]):
-            picture = Image.fromarray(to_bytes(image)).resize((SIDE, SIDE), Image.LANCZOS)
+            picture = Image.fromarray(to_bytes(image)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
             sheet.paste(picture, (cell % COLUMNS * SIDE, cell // COLUMNS * SIDE))
         _save(sheet, _folder() / f"{name}-{number}.jpg", "JPEG", quality=90, comment=NOTICE)
 
 
-def _publish(name, trajectory, view, own, patients=None):
+def _publish(
+    name: str, trajectory: Trajectory, view: str, own: Mapping[str, Any], patients: int | None = None
+) -> None:
     """Write the JSON file, last and at once."""
     attributes = [
         {"name": attribute, "colour": colour, "labels": list(labels)}

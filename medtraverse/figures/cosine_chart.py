@@ -2,20 +2,24 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .sheet import DASHES, FROM_THE_PAPER, INK, LABEL, MUTED, check_colours, legend_beside, line_sheet
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def cosine_figure(
-    cosines,
+    cosines: Any,
     swap_steps: Sequence[int],
     attributes: Sequence[str],
     colours: Sequence[str],
     published: Mapping[str, Mapping[int, float]] | None = None,
     title: str = "Direction cosine",
-):
+) -> "Figure":
     """Mean over patients per attribute, with a band of one standard deviation.
 
     Parameters
@@ -59,6 +63,7 @@ def cosine_figure(
         if patients > 1
         else "1 patient"
     )
+    figure: Figure
     figure, axes = line_sheet(title, note, attributes)
     if cosines[np.isfinite(cosines)].size and np.nanmin(means - spreads) < 0:
         axes.axhline(0, color=MUTED, linewidth=0.8)

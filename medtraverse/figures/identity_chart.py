@@ -3,15 +3,19 @@ LPIPS; arXiv 2503.23623).
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .sheet import DASHES, FROM_THE_PAPER, INK, LABEL, MUTED, check_colours, legend_beside, line_sheet
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def identity_figure(
-    values,
-    others,
+    values: Any,
+    others: Any,
     steps: Sequence[int],
     attributes: Sequence[str],
     colours: Sequence[str],
@@ -19,7 +23,7 @@ def identity_figure(
     curve: bool = False,
     published: Mapping[str, Mapping[int, float]] | None = None,
     title: str = "Identity preservation",
-):
+) -> "Figure":
     """Mean over patients per attribute with a band of one standard deviation, and the
     level of other patients, dashed.
 
@@ -59,23 +63,24 @@ def identity_figure(
             f"others has shape {list(others.shape)}; expected that of values, {list(values.shape)}"
         )
     colours = check_colours(colours, attributes)
-    steps = np.asarray(steps, dtype=float)
+    places = np.asarray(steps, dtype=float)
     patients = values.shape[0]
     note = f"mean over {patients} patients, bands ± 1 SD" if patients > 1 else "1 patient"
+    figure: Figure
     figure, axes = line_sheet(title, note, ["other patients", *attributes])
     if others.size and np.isfinite(others).all():
         level, spread = others.mean(axis=(0, 1)), others.std(axis=(0, 1))
-        axes.fill_between(steps, level - spread, level + spread, color=MUTED, alpha=0.12, linewidth=0)
+        axes.fill_between(places, level - spread, level + spread, color=MUTED, alpha=0.12, linewidth=0)
         for edge in (level - spread, level + spread):
-            axes.plot(steps, edge, color=MUTED, linewidth=0.9, linestyle=DASHES)
-        axes.plot(steps, level, color=MUTED, linewidth=1.8, linestyle=DASHES, label="other patients")
+            axes.plot(places, edge, color=MUTED, linewidth=0.9, linestyle=DASHES)
+        axes.plot(places, level, color=MUTED, linewidth=1.8, linestyle=DASHES, label="other patients")
     for name, colour, mean, spread in zip(
         attributes, colours, values.mean(axis=0), values.std(axis=0), strict=True
     ):
         if patients > 1:
-            axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
-        marker = {} if curve else {"marker": "o", "markersize": 6}
-        axes.plot(steps, mean, color=colour, linewidth=2.6, label=name, **marker)
+            axes.fill_between(places, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+        marker: dict[str, Any] = {} if curve else {"marker": "o", "markersize": 6}
+        axes.plot(places, mean, color=colour, linewidth=2.6, label=name, **marker)
         known = (published or {}).get(name)
         if known:
             axes.plot(
@@ -85,11 +90,11 @@ def identity_figure(
                 linestyle=DASHES,
                 label=f"{name}{FROM_THE_PAPER}",
             )
-    if curve and len(steps):
-        axes.set_xlim(steps.min() - 0.5, steps.max() + 0.5)
-    elif len(steps):
-        axes.set_xlim(steps.max() + 1, steps.min() - 1)
-        axes.set_xticks(steps, [f"{step:g}" for step in steps])
+    if curve and len(places):
+        axes.set_xlim(places.min() - 0.5, places.max() + 0.5)
+    elif len(places):
+        axes.set_xlim(places.max() + 1, places.min() - 1)
+        axes.set_xticks(places, [f"{step:g}" for step in places])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("frame" if curve else "swap step λ", fontsize=LABEL, color=INK)
     axes.set_ylabel(f"{measure} to neutral", fontsize=LABEL, color=INK)

@@ -1,10 +1,14 @@
 """Map of final latents (Fig. 4; TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623)."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .sheet import FOOTER, HEADER, INK, LABEL, MUTED, NEUTRAL, SMALL, axes_in, check_colours, sheet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # inches
 WIDTH, HEIGHT, EDGE, LEGEND, FRAME = 11.0, 9.0, 0.25, 0.45, 0.035
@@ -13,16 +17,16 @@ CROWD = 32
 
 
 def latent_map_figure(
-    coordinates,
+    coordinates: Any,
     attributes: Sequence[str],
     colours: Sequence[str],
     points: Sequence[str],
-    seeds: Sequence,
-    images=None,
+    seeds: Sequence[int],
+    images: Any = None,
     shown: Sequence[int] | None = None,
     title: str = "Latent map (t-SNE)",
     note: str = "",
-):
+) -> "Figure":
     """Trajectories in the plane, joined from the neutral to the last point, with framed
     thumbnails beside points.
 
@@ -73,7 +77,7 @@ def latent_map_figure(
     if any(not 0 <= point <= last for point in shown):
         raise ValueError(f"shown is {shown}; points are numbered 0 to {last}")
 
-    figure = sheet(WIDTH, HEIGHT, title, note)
+    figure: Figure = sheet(WIDTH, HEIGHT, title, note)
     room = np.array([WIDTH - 2 * EDGE, HEIGHT - HEADER - FOOTER - LEGEND])
     axes = axes_in(figure, EDGE, FOOTER, *room)
     axes.set(xlim=(0, room[0]), ylim=(0, room[1]))
@@ -99,7 +103,8 @@ def latent_map_figure(
             below = corner + np.array((side / 2, -0.03))
             name = f"seed {seeds[p]}" if side > 0.8 else str(seeds[p])
             axes.text(
-                *below,
+                below[0],
+                below[1],
                 name,
                 fontsize=SMALL,
                 color=INK,
@@ -113,7 +118,7 @@ def latent_map_figure(
     return figure
 
 
-def _wanted(shape, shown) -> list:
+def _wanted(shape: Sequence[int], shown: Sequence[int]) -> list[tuple[int, int, int]]:
     """(patient, attribute, point) of every thumbnail, far points first; a patient's neutral once."""
     patients, attributes = shape[:2]
     return [
@@ -121,14 +126,14 @@ def _wanted(shape, shown) -> list:
     ]
 
 
-def _spread(coordinates, room, margin):
+def _spread(coordinates: np.ndarray, room: np.ndarray, margin: float) -> Any:
     """Coordinates in inches, filling the room up to a margin, without changing their proportions."""
     low, high = coordinates.min(axis=(0, 1, 2)), coordinates.max(axis=(0, 1, 2))
     scale = ((room - 2 * margin) / np.maximum(high - low, 1e-12)).min()
     return (coordinates - (low + high) / 2) * scale + room / 2
 
 
-def _trajectories(axes, places, colours) -> None:
+def _trajectories(axes: Any, places: np.ndarray, colours: Sequence[str]) -> None:
     patients, attributes, count = places.shape[:3]
     largest = 88 if patients * attributes * count <= 150 else 45
     sizes = np.linspace(0.2, 1, max(count - 1, 1)) * largest
@@ -146,7 +151,9 @@ def _trajectories(axes, places, colours) -> None:
         axes.scatter(*places[p, 0, 0], s=largest + 7, color=NEUTRAL, edgecolor="white", linewidth=1, zorder=4)
 
 
-def _beside_points(places, wanted, side, room) -> list:
+def _beside_points(
+    places: np.ndarray, wanted: Sequence[tuple[int, int, int]], side: float, room: np.ndarray
+) -> list[np.ndarray]:
     """Lower left corners of the thumbnails: near their points, over as few points
     and thumbnails as can be.
     """
@@ -177,26 +184,35 @@ def _beside_points(places, wanted, side, room) -> list:
     return corners
 
 
-def _thumbnail(axes, image, corner, side, dot, colour) -> None:
+def _thumbnail(
+    axes: Any, image: np.ndarray, corner: np.ndarray, side: float, dot: np.ndarray, colour: str
+) -> None:
     from matplotlib.patches import Rectangle
 
     middle = corner + side / 2
     axes.plot(*zip(dot, middle), color=colour, linewidth=0.9, alpha=0.8, zorder=2.5)
     axes.add_patch(
         Rectangle(
-            corner - FRAME, side + 2 * FRAME, side + 2 * FRAME, facecolor=colour, edgecolor="white", zorder=5
+            (corner[0] - FRAME, corner[1] - FRAME),
+            side + 2 * FRAME,
+            side + 2 * FRAME,
+            facecolor=colour,
+            edgecolor="white",
+            zorder=5,
         )
     )
     picture = np.clip(np.broadcast_to(image, (*image.shape[:2], 3)), 0, 1)
     axes.imshow(picture, extent=(corner[0], corner[0] + side, corner[1], corner[1] + side), zorder=5.5)
 
 
-def _legend(figure, attributes, colours, points) -> None:
+def _legend(
+    figure: "Figure", attributes: Sequence[str], colours: Sequence[str], points: Sequence[str]
+) -> None:
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
 
-    dot = {"linestyle": "none", "marker": "o", "markeredgecolor": "white"}
-    handles = [Line2D([], [], color=NEUTRAL, markersize=10, **dot)]
+    dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgecolor": "white"}
+    handles: list[Any] = [Line2D([], [], color=NEUTRAL, markersize=10, **dot)]
     handles += [Line2D([], [], color=colour, markersize=10, **dot) for colour in colours]
     labels = ["neutral", *attributes]
     if len(points) > 2:

@@ -1,9 +1,14 @@
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medtraverse.direction import direction_cosines
+from medtraverse.direction import direction_cosines, measure_directions
+from medtraverse.published import published
+from medtraverse.trajectory import Trajectory
 
 
 def latents(seed, patients=3, swaps=9, shape=(4, 8, 8)):
@@ -70,3 +75,62 @@ def test_no_movement_is_nan():
 def test_bad_input_is_named(neutral, swaps, message):
     with pytest.raises(ValueError, match=message):
         direction_cosines(neutral, swaps)
+
+
+def bundle(seeds, neutral, attributes, seed, kind="swap"):
+    patients = len(seeds)
+    points = ("neutral", "45", "25", "5")
+    index = torch.arange(patients * len(attributes) * 4).reshape(patients, -1, 4)
+    index[:, :, 0] = index[:, :1, 0]
+    return Trajectory(
+        torch.randn(index.numel(), 4, 8, 8, generator=torch.Generator().manual_seed(seed)),
+        index,
+        seeds,
+        attributes,
+        tuple("#000000" for _ in attributes),
+        tuple((name,) for name in attributes),
+        points,
+        kind,
+        neutral,
+        {"domain": "CheXpert"},
+    )
+
+
+def test_several_trajectories_make_one_result():
+    first = bundle((7, 8, 9), "no finding", ("pleural effusion", "edema"), 1)
+    second = bundle((7,), "old age", ("edema",), 2)
+    result = measure_directions([first, second])
+    assert result.names == ("no finding pleural effusion", "no finding edema", "old age edema")
+    assert result.swap_steps == (45, 25, 5) and result.cosines.shape == (3, 3, 3)
+    z = second.gather(second.latents)
+    own = direction_cosines(z[:, 0, 0], z[:, 0, 1:])
+    assert torch.equal(result.cosines[2, :1], own) and bool(result.cosines[2, 1:].isnan().all())
+    lines = [line.split(",")[:2] for line in result.csv.splitlines()[1:]]
+    assert lines == [[name, seed] for name in result.names[:2] for seed in "789"] + [["old age edema", "7"]]
+    report = json.loads(json.dumps(result.report()))
+    assert report["patients"] == 3 and report["mean"]["old age edema"] == own[0].tolist()
+    spread = result.cosines[0].std(dim=0, correction=0)
+    assert report["standard_deviation"]["no finding pleural effusion"] == pytest.approx(spread.tolist())
+
+
+def test_the_papers_means_stand_below_their_own_attribute():
+    domain, values = next(iter(published()["direction cosine"].items()))
+    neutral, attributes = next(iter(values.items()))
+    item = replace(bundle((1,), neutral, (next(iter(attributes)), "another"), 3), settings={"domain": domain})
+    result = measure_directions([item])
+    name = item.attributes[0]
+    assert set(result.published) == {name}
+    added = result.csv_with_published.removeprefix(result.csv).split(",")
+    known = result.published[name]
+    assert added[:5] == [name, '"mean', ' from the paper"', str(known[45]), str(known[25])]
+    dashed = [line for line in result.figure().axes[0].lines if "from the paper" in line.get_label()]
+    assert [line.get_label() for line in dashed] == [f"{name}, from the paper"]
+    plain = measure_directions([item], published=False)
+    assert not plain.published and plain.csv == plain.csv_with_published == result.csv
+
+
+def test_trajectories_that_do_not_go_together_are_named():
+    item = bundle((1,), "none", ("a",), 1)
+    for other in (replace(item, kind="curve"), replace(item, points=("neutral", "45", "25", "6"))):
+        with pytest.raises(ValueError, match=r"trajectory: direction cosines need .* same swap steps"):
+            measure_directions([item, other])

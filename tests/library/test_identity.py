@@ -1,10 +1,14 @@
+import csv
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medtraverse.identity import correlation, identity_table, mse, ssim
+from medtraverse.identity import correlation, identity_table, measure_identity, mse, ssim
+from medtraverse.trajectory import Trajectory
 
 
 def images(seed, *shape):
@@ -148,3 +152,39 @@ def test_what_is_shared_between_comparisons_changes_no_number():
                         assert table.own_patients[name][p, a, n].item() == pytest.approx(to[0], abs=1e-7)
                         other = (to[1] + to[2]) / 2
                         assert table.other_patients[name][p, a, n].item() == pytest.approx(other, abs=1e-7)
+
+
+def test_table_report_and_figure_say_the_same():
+    index = torch.tensor([[[0, 1, 2]], [[3, 4, 5]]])
+    points = ("neutral", "45", "5")
+    trajectory = Trajectory(torch.zeros(6, 4, 2, 2), index, (11, 12), ("a",), ("#112233",), (("a",),), points)
+    rows = images(5, 6, 16, 16, 3)
+    result = measure_identity(trajectory, rows, controls=1, wanted=False)
+    table = identity_table(rows[index], 1)
+    lines = list(csv.DictReader(result.csv.splitlines()))
+    report = json.loads(json.dumps(result.report()))
+    for whose, group in (("own neutral", table.own), ("other patients", table.other)):
+        for measure, values in group.items():
+            assert [float(line[f"{measure} to {whose}"]) for line in lines] == values[0].tolist()
+            assert report[whose]["a"][measure] == values[0].tolist()
+    assert {line["perceptual distance"] for line in lines} == {report["perceptual distance"]} == {"none"}
+    assert report["seeds"] == [11, 12] and report["controls"] == 1
+    curve = next(line for line in result.figure().axes[0].lines if line.get_label() == "a")
+    assert np.allclose(curve.get_ydata(), 1 - table.own["ssim"][0, 1:]) and not result.published
+    assert measure_identity(trajectory, rows).perceptual.startswith("left out: neither lpips")
+    with pytest.raises(ValueError, match="images: 5 do not match"):
+        measure_identity(trajectory, rows[:5])
+
+
+def test_one_patient_has_null_for_other_patients():
+    trajectory = Trajectory(
+        torch.zeros(2, 4, 2, 2),
+        torch.tensor([[[0, 1]]]),
+        (3,),
+        ("a",),
+        ("#112233",),
+        (("a",),),
+        ("neutral", "5"),
+    )
+    report = measure_identity(trajectory, images(6, 2, 16, 16, 3)).report()
+    assert report["other patients"]["a"]["ssim"] == [None, None] and report["own neutral"]["a"]["mse"][0] == 0

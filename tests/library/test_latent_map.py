@@ -1,3 +1,4 @@
+import csv
 import threading
 import time
 
@@ -6,7 +7,8 @@ import pytest
 import torch
 
 import medtraverse.latent_map as latent_map_module
-from medtraverse.latent_map import latent_map, used_perplexity
+from medtraverse.latent_map import latent_map, map_trajectory, used_perplexity
+from medtraverse.trajectory import Trajectory
 
 
 def trajectories(count=10, directions=2, seed=0):
@@ -138,3 +140,31 @@ def test_without_open_tsne_scikit_learn_maps_all(monkeypatch):
     monkeypatch.setattr(latent_map_module, "find_spec", lambda name: None)
     assert latent_map_module.library_for(100_000) == "scikit-learn"
     assert parts_lie_apart(latent_map(clusters(200), 0))
+
+
+def test_a_trajectorys_map_names_every_point():
+    index = torch.tensor([[[0, 1, 2], [0, 3, 4]], [[5, 6, 7], [5, 8, 9]]])
+    trajectory = Trajectory(
+        trajectories(count=5),
+        index,
+        (21, 22),
+        ("a", "b"),
+        ("#112233", "#445566"),
+        (("a",), ("b",)),
+        ("neutral", "45", "5"),
+        neutral="no finding",
+    )
+    result = map_trajectory(trajectory, seed=3)
+    assert result.perplexity == 2 and result.library == "scikit-learn"
+    assert np.array_equal(result.coordinates, latent_map(trajectory.latents, 2, 3))
+    lines = list(csv.DictReader(result.csv.splitlines()))
+    assert [(line["seed"], line["attribute"], line["point"]) for line in lines] == [
+        (seed, attribute, point) for seed in ("21", "22") for attribute in "ab" for point in trajectory.points
+    ]
+    places = np.array([[float(line["x"]), float(line["y"])] for line in lines])
+    assert np.array_equal(places, result.coordinates[index.flatten()])
+    assert {line["neutral"] for line in lines} == {"no finding"}
+    pictures = torch.rand(10, 8, 8, 3)
+    assert len(result.figure(pictures).axes[0].images) > len(result.figure().axes[0].images) == 0
+    with pytest.raises(ValueError, match="images: 9 do not match"):
+        result.figure(pictures[:9])

@@ -186,15 +186,15 @@ def test_lpips_stands_beside_the_papers(run, pack, node_classes, trajectory, ima
         pack.medtraverse.perceptual, "ALEXNET_SHA256", hashlib.sha256(file.read_bytes()).hexdigest()[:8]
     )
     drawn = []
-    draw = node_classes["IdentityPreservation"].draw
-    result = pack.medtraverse.identity.identity_table(
+    identity = pack.medtraverse.identity
+    table = identity.identity_table(
         trajectory.gather(images), 4, pack.medtraverse.perceptual.perceptual_distance("auto")
     )
     for name in ("LPIPS (AlexNet v0.1)", "ST-LPIPS (AlexNet)"):
-        distance = pack.medtraverse.perceptual.PerceptualDistance(name, torch.nn.Identity())
-        for group in (result.own_patients, result.other_patients):
+        for group in (table.own, table.own_patients, table.other_patients):
             group[name] = group["LPIPS (AlexNet v0.1)"]
-        drawn.append([line.get_label() for line in draw(trajectory, result, distance).axes[0].lines])
+        figure = identity.Identity(table, trajectory, name).figure()
+        drawn.append([line.get_label() for line in figure.axes[0].lines])
     assert len(drawn[0]) == len(drawn[1]) + 1 and any(
         label.startswith("support devices, ") for label in drawn[0]
     )
