@@ -1,11 +1,20 @@
-"""MedTraverse for ComfyUI. This file only wires: ComfyUI is imported inside the entry point, so tools may
-import the pack without it.
+"""MedTraverse for ComfyUI. This file only wires.
+
+ComfyUI is imported inside the entry point, so that tools may import the pack without it.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .nodes.extension import MedTraverseExtension
 
 WEB_DIRECTORY = "./web"
 
 
-async def comfy_entrypoint():
+async def comfy_entrypoint() -> MedTraverseExtension:
+    """Return the pack's extension, which lists its nodes."""
     from .nodes.extension import MedTraverseExtension
 
     return MedTraverseExtension()
