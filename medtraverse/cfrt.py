@@ -9,7 +9,6 @@ So the reference implementation computes it. No probability is held against a th
 flip: that is what `medtraverse.flip_rate` counts.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .notice import NOTICE
-from .pixels import to_numpy
 from .predictions import Predictions, far_points, published_far_points, read_table
+from .proportion import checked_probabilities, wilson
 from .table import aligned, csv_text
 
 if TYPE_CHECKING:
@@ -120,47 +119,11 @@ def cfrt(probabilities: Any, neutral: Any, target: int) -> CFRT:
     )
 
 
-def checked_probabilities(probabilities: Any, neutral: Any, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as float64 arrays after checking them and the target; see `cfrt` for shapes and errors."""
-    far, start = (to_numpy(values, np.float64).astype(np.float64) for values in (probabilities, neutral))
-    if far.ndim != 3 or start.shape != (far.shape[0], far.shape[2]):
-        raise ValueError(
-            f"probabilities: {list(far.shape)} and neutral {list(start.shape)} do not fit; "
-            "give [patients, points, attributes] and [patients, attributes]."
-        )
-    patients, points, attributes = far.shape
-    if patients < 1 or points < 1:
-        raise ValueError(
-            f"probabilities: there are {patients} patients and {points} points; give at least one of each."
-        )
-    if not 0 <= target < attributes:
-        raise ValueError(f"target: it is {target}; give an attribute's index, 0 to {attributes - 1}.")
-    for name, values in (("probabilities", far), ("neutral", start)):
-        if np.isnan(values).any():
-            patient = int(np.argwhere(np.isnan(values))[0][0])
-            raise ValueError(f"{name}: holds NaN for patient {patient}; give sigmoid outputs in 0..1.")
-        if values.min() < 0 or values.max() > 1:
-            raise ValueError(f"{name}: has values outside 0..1; give sigmoid outputs, not logits.")
-    return far, start
-
-
 def _rise(far: np.ndarray, start: np.ndarray, patient: int, attribute: int) -> Fraction:
     """The sum of the far part less the neutral's share, in exact decimal arithmetic."""
     total = sum(Fraction(repr(float(value))) for value in far[patient, :, attribute])
     points: int = far.shape[1]
     return total - points * Fraction(repr(float(start[patient, attribute])))
-
-
-def wilson(successes: int, patients: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a proportion (Wilson 1927), within 0..1."""
-    z = 1.959963984540054
-    share, weight = successes / patients, z * z / patients
-    centre = (share + weight / 2) / (1 + weight)
-    half = math.sqrt(share * (1 - share) * weight + weight * weight / 4) / (1 + weight)
-    # the ends are exactly 0 and 1 there, which rounding misses
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == patients else centre + half
-    return low, high
 
 
 def to_text(results: Mapping[str, CFRT], attributes: Sequence[str], below: str = "") -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .cfrt import checked_probabilities, wilson
+from .proportion import checked_probabilities, wilson
 from .table import aligned
 
 THRESHOLD = 0.5
