@@ -1,11 +1,11 @@
 """Rough colours of latents, for previews: a linear map from latent to RGB, fitted to the VAE at hand.
 
 ComfyUI has one such map for all of Stable Diffusion 1.x. On a medical VAE, whose latents mean something
-else, it shows
-red and cyan noise.
+else, it shows red and cyan noise.
 """
 
 import copy
+import logging
 import math
 import threading
 import weakref
@@ -26,7 +26,11 @@ def fitted_format(latent_format: Any, vae: Any) -> Any:
     """
     weights = vae.first_stage_model
     if weights not in _fits:
-        _fits[weights] = _fit(latent_format, vae)
+        try:
+            _fits[weights] = _fit(latent_format, vae)
+        except RuntimeError as error:  # out of memory too
+            logging.warning("MedTraverse: no rough colours could be fitted to this VAE (%s)", error)
+            return latent_format
     factors, bias = _fits[weights]
     # Some VAEs overflow in half precision; a preview is no reason to fail.
     if not all(map(math.isfinite, bias)):
