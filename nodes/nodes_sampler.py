@@ -223,6 +223,12 @@ class PromptSwapKSampler(io.ComfyNode):
         conditionings = Conditionings(neutral, tuple(item.conditioning for item in chosen), negative)
         latent_format = model.get_model_object("latent_format")
         if vae is not None:
+            channels = getattr(vae, "latent_channels", latent_format.latent_channels)
+            if channels != latent_format.latent_channels:
+                raise ValueError(
+                    f"vae: its latents have {channels} channels, the model's "
+                    f"{latent_format.latent_channels}; wire the VAE of this model, or none."
+                )
             latent_format = fitted_format(latent_format, vae)
         latents, cost = traverse(model, conditionings, settings, rows_per_call, cache_mb, latent_format)
         trajectory = Trajectory(

@@ -24,7 +24,9 @@ def fitted_format(latent_format: Any, vae: Any) -> Any:
 
     The map is a least-squares fit, once for each loaded VAE, on what the VAE makes of a few soft pictures.
     """
-    weights = vae.first_stage_model
+    weights = getattr(vae, "first_stage_model", None)
+    if weights is None:
+        return latent_format
     if weights not in _fits:
         try:
             _fits[weights] = _fit(latent_format, vae)

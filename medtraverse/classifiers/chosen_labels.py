@@ -14,12 +14,11 @@ def parse_labels(text: str) -> list[str]:
     A prompt may hold commas, so that a text with `=` and several labels is written in lines, or with
     semicolons.
     """
-    if "\n" in text or ";" in text:
-        parts = [part for line in text.splitlines() for part in line.split(";")]
-    elif text.count("=") == 1 or "|" in text:
-        parts = [text]
-    else:
-        parts = text.split(",")
+    parts: list[str] = []
+    lines = [piece for line in text.strip().splitlines() for piece in line.split(";") if piece.strip()]
+    for line in lines:
+        prompt = "|" in line or (line.count("=") == 1 and "," not in line.partition("=")[0])
+        parts += [line] if prompt else line.split(",")
     return [part.strip() for part in parts if part.strip()]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .judge import SIGMOID, Judge, Settings, Squash
+from .judge import IMAGENET_MEAN, IMAGENET_STD, SIGMOID, Judge, Settings, Squash, checked_size
 
 PAPER_INPUT_SIZE = 512
 # Strides leave no trace in the weights; these are every EfficientNet's.
@@ -57,13 +57,18 @@ def read_efficientnet(
     settings = settings or Settings()
     known = {**settings.sidecar, **decode_metadata(file, metadata)}
     network = _network(file, _bare(file, dict(state)))
-    size = settings.size or known.get("image_size", PAPER_INPUT_SIZE)
+    size = checked_size(settings.size or known.get("image_size", PAPER_INPUT_SIZE), file.name)
     head = network.get_submodule("classifier")[-1]  # type: ignore[index]
     return Judge(
         network,
         head,
         known.get("labels"),
-        Squash(size),
+        Squash(
+            size,
+            tuple(known.get("mean", IMAGENET_MEAN)),
+            tuple(known.get("std", IMAGENET_STD)),
+            float(known.get("scale", 1.0)),
+        ),
         settings.activation_or(SIGMOID, file.name),
         [file],
         "torchvision EfficientNet",

@@ -12,10 +12,10 @@ from torch import Tensor
 from ..weights import PYTORCH, SAFETENSORS, metadata_of, read_tensors, without_wrappers
 from .efficientnet import is_efficientnet, read_efficientnet
 from .huggingface import CONFIG, read_huggingface
-from .judge import Judge, Settings
+from .judge import ACTIVATIONS, Judge, Settings
 from .timm_folder import read_timm
 from .torchvision_state import family_of, read_torchvision
-from .torchxrayvision_state import is_torchxrayvision, read_torchxrayvision
+from .torchxrayvision_state import THRESHOLDS, is_torchxrayvision, read_torchxrayvision
 from .zero_shot import OPEN_CLIP, read_clip
 
 ZERO_SHOT_TYPES = ("clip", "siglip", "siglip2", "chinese_clip", "altclip")
@@ -67,7 +67,10 @@ def read_judge(path: Path, settings: Settings | None = None) -> Judge:
     settings = replace(settings, sidecar=read_sidecar(path))
     if is_efficientnet(state):
         return read_efficientnet(state, path, metadata_of(path), settings)
+    thresholds = {key: state.pop(key) for key in list(state) if key.split(".")[-1] == THRESHOLDS}
     state = without_wrappers(_inner(state), INNER)
+    if thresholds:
+        state[THRESHOLDS] = next(iter(thresholds.values()))
     if is_torchxrayvision(state):
         return read_torchxrayvision(state, path, settings)
     return read_torchvision(state, path, settings)
@@ -76,27 +79,29 @@ def read_judge(path: Path, settings: Settings | None = None) -> Judge:
 def read_sidecar(path: Path) -> dict[str, Any]:
     """Return what `NAME.json` beside a classifier's file says of it; nothing where there is none.
 
-    Raises ValueError for a value of another kind. Other keys are left alone: training records lie there too.
+    Training records lie there too: a file in which one of the known keys is of another kind says nothing.
     """
     sidecar = path.with_suffix(".json")
     if not sidecar.is_file():
         return {}
     try:
         fields = json.loads(sidecar.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"classifier: {sidecar.name} beside it is no JSON ({error}); correct or remove it."
-        ) from error
+    except (OSError, ValueError):
+        return {}
     if not isinstance(fields, dict):
         return {}
     known = {key: value for key, value in fields.items() if key in SIDECAR_KEYS}
-    for key, value in known.items():
-        if not isinstance(value, SIDECAR_KEYS[key]) or isinstance(value, bool):
-            raise ValueError(f"classifier: {key} in {sidecar.name} is {value!r}; correct it.")
-    return known
+    fits = all(
+        isinstance(value, SIDECAR_KEYS[key]) and not isinstance(value, bool) for key, value in known.items()
+    )
+    return known if fits and known.get("activation", ACTIVATIONS[0]) in ACTIVATIONS else {}
 
 
 def _read_folder(folder: Path, settings: Settings) -> Judge:
+    if settings.size is not None:
+        raise ValueError(
+            f"input_size: {folder.name} has a preprocessing of its own, which decides its size; set 0."
+        )
     if (folder / OPEN_CLIP).is_file():
         return read_clip(folder, settings)
     if not (folder / CONFIG).is_file():
@@ -116,10 +121,6 @@ def _read_folder(folder: Path, settings: Settings) -> Judge:
         return read_clip(folder, settings)
     if kind in (None, "timm_wrapper") and "architecture" in config:
         return read_timm(folder, settings)
-    if settings.size is not None:
-        raise ValueError(
-            f"input_size: {folder.name} has a preprocessing of its own, which decides its size; set 0."
-        )
     return read_huggingface(folder, settings)
 
 

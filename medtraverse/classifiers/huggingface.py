@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .judge import SIGMOID, SOFTMAX, Judge, Library, Preprocess, Settings, Squash, last_linear
 
+# Nothing is fetched, and no Python file of a folder is run.
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
 
@@ -51,10 +53,11 @@ def read_huggingface(folder: Path, settings: Settings | None = None) -> Judge:
             "transformers."
         )
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, **LOCAL)
         network, report = AutoModelForImageClassification.from_pretrained(
-            folder, config=config, local_files_only=True, output_loading_info=True, dtype=torch.float32
+            folder, config=config, output_loading_info=True, **LOCAL
         )
+        network.float()
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ValueError(
             f"classifier: {name}: transformers does not read it as an image classifier "
@@ -78,7 +81,7 @@ def read_huggingface(folder: Path, settings: Settings | None = None) -> Judge:
     notes = []
     preprocess: Preprocess
     if (folder / PROCESSOR).is_file():
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        processor = AutoImageProcessor.from_pretrained(folder, **LOCAL)
         preprocess = _by_processor(processor, name)
     else:
         side = config_text.get("image_size", 224)

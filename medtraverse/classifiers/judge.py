@@ -191,6 +191,13 @@ class Judge(nn.Module):
         return kept[-1].flatten(1)
 
 
+def checked_size(size: object, name: str) -> int:
+    """Return an input size in pixels. Raises ValueError unless it is a whole number of 32 or more."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 32:
+        raise ValueError(f"input_size: {size!r}, of {name}, is no side in pixels; give 32 or more.")
+    return size
+
+
 def _outputs(head: nn.Module) -> int:
     return int(getattr(head, "out_features", None) or head.out_channels)  # type: ignore[arg-type]
 

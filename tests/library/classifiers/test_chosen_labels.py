@@ -10,7 +10,7 @@ from torch import nn
 from medtraverse.classifier import Classifier, load_classifier
 from medtraverse.classifiers.chosen_labels import parse_labels, resolve_labels
 from medtraverse.classifiers.formats import read_judge
-from medtraverse.classifiers.judge import SIGMOID, Judge, Squash
+from medtraverse.classifiers.judge import SIGMOID, Judge, Settings, Squash
 
 
 def judge(labels, outputs=3):
@@ -30,6 +30,9 @@ def judge(labels, outputs=3):
         ("a = A; b = B;", ["a = A", "b = B"]),
         ("a = one, two | none\nb = three | none", ["a = one, two | none", "b = three | none"]),
         ("a = one, two | none", ["a = one, two | none"]),
+        ("hair, gel bubble\n", ["hair", "gel bubble"]),
+        ("hair, gel bubble;ink", ["hair", "gel bubble", "ink"]),
+        ("Effusion, Devices = 3", ["Effusion", "Devices = 3"]),
     ],
 )
 def test_labels_are_read_from_a_text(text, labels):
@@ -109,9 +112,52 @@ def test_what_is_no_classifier_is_named(tmp_path, name, content, message):
         read_judge(path)
 
 
-def test_a_damaged_sidecar_is_named(tmp_path):
+@pytest.mark.parametrize("record", ['{"image_size": "large"}', '{"labels": {"0": "hair"}}', "{", "[]"])
+def test_a_training_record_beside_the_weights_says_nothing(tmp_path, record):
     network = torchvision.models.resnet18(weights=None, num_classes=2)
     torch.save(network.state_dict(), tmp_path / "mine.pth")
-    (tmp_path / "mine.json").write_text('{"image_size": "large"}')
-    with pytest.raises(ValueError, match="image_size in mine.json is 'large'"):
-        read_judge(tmp_path / "mine.pth")
+    (tmp_path / "mine.json").write_text(record)
+    judge = read_judge(tmp_path / "mine.pth")
+    assert judge.labels is None
+    assert "224 is used" in judge.notes[0]
+
+
+def test_an_efficientnet_takes_the_normalisation_beside_it(tmp_path):
+    network = torchvision.models.efficientnet_b0(num_classes=2).eval()
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    (tmp_path / "mine.json").write_text(
+        json.dumps({"image_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3, "labels": ["hair", "ink"]})
+    )
+    classifier = load_classifier(tmp_path / "mine.pth")
+    images = torch.rand(2, 64, 64, 3)
+    with torch.inference_mode():
+        wanted = torch.sigmoid(network((images.permute(0, 3, 1, 2) - 0.5) / 0.5))
+    torch.testing.assert_close(classifier.predict(images), wanted)
+
+
+def test_torchxrayvisions_resnet_is_read_with_its_thresholds(tmp_path):
+    network = torchvision.models.resnet50(weights=None, num_classes=18)
+    network.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    state = {f"model.{key}": value for key, value in network.state_dict().items()}
+    torch.save({**state, "op_threshs": torch.full((18,), 0.5)}, tmp_path / "resnet50-res512-all.pt")
+    judge = read_judge(tmp_path / "resnet50-res512-all.pt")
+    assert judge.kind == "torchxrayvision resnet50"
+    assert judge.input_size == (512, 512)
+
+
+def test_folders_that_name_other_places_are_refused(tmp_path):
+    timm_folder, clip_folder = tmp_path / "timm", tmp_path / "clip"
+    timm_folder.mkdir()
+    clip_folder.mkdir()
+    (timm_folder / "model.safetensors").write_bytes(b"")
+    for config in (
+        {"architecture": "hf-hub:somebody/model"},
+        {"architecture": "resnet10t", "model_args": {"checkpoint_path": "/elsewhere.pth"}},
+    ):
+        (timm_folder / "config.json").write_text(json.dumps({"num_classes": 2, **config}))
+        with pytest.raises(ValueError, match="does not build by itself"):
+            read_judge(timm_folder)
+    for text in ({"hf_model_name": "somebody/bert"}, {"tokenizer_kwargs": {"trust_remote_code": True}}):
+        (clip_folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"text_cfg": text}}))
+        with pytest.raises(ValueError, match="from elsewhere"):
+            read_judge(clip_folder, Settings(labels=("a = one | none",)))
