@@ -64,7 +64,9 @@ def classifier_doubts(
                 f"classifier: it says the same of every image for {', '.join(constant)}; check its input "
                 "range and normalisation, and that its head was trained."
             )
-    if neutral.any():
+    # Labels that exclude each other have one for what is normal, which neutral images should have.
+    exclusive = len(labels) > 1 and np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)
+    if neutral.any() and not exclusive:
         shares = (probabilities[neutral] > threshold).mean(axis=0)
         many = [f"{label} in {share:.0%}" for label, share in zip(labels, shares) if share > MOST_NEUTRALS]
         if many:

@@ -35,3 +35,13 @@ def test_an_image_much_smaller_than_the_input_is_said():
     (doubt,) = classifier_doubts(["a"], verdicts([[0.2]]), np.array([False]), (128, 96), (512, 512))
     assert "512 × 512" in doubt
     assert "96 × 128" in doubt
+
+
+def test_a_label_for_what_is_normal_is_no_doubt():
+    probabilities = verdicts([[0.9, 0.1], [0.2, 0.8]])
+    assert classifier_doubts(["No Finding", "b"], probabilities, np.array([True, False]), SIZE, SIZE) == []
+
+
+def test_a_label_that_is_nowhere_is_no_doubt():
+    probabilities = verdicts([[0.1, 1e-6], [0.9, 2e-6]])
+    assert classifier_doubts(["a", "b"], probabilities, np.array([True, False]), SIZE, SIZE) == []
