@@ -1,5 +1,7 @@
 """MedicalClassifierLoader and CFRTEvaluator: judge the images of a trajectory with an image classifier."""
 
+from __future__ import annotations
+
 import json
 import logging
 from collections.abc import Callable
@@ -31,7 +33,15 @@ class LoadedClassifier:
 
     def __init__(self, classifier: judging.Classifier, name: str) -> None:
         self.classifier, self.name = classifier, name
-        self.patcher = managed(classifier.module)
+        self.patchers = [managed(classifier.module)]
+
+    def with_others(self, others: LoadedClassifier) -> LoadedClassifier:
+        """Return both as one, each network still under the one patcher that moves it."""
+        joined = LoadedClassifier(
+            self.classifier.with_others(others.classifier), f"{self.name} + {others.name}"
+        )
+        joined.patchers = [*self.patchers, *others.patchers]
+        return joined
 
     def predict(self, images: torch.Tensor) -> torch.Tensor:
         """Return probabilities [N, labels] of images [N, H, W, 3]; shows progress and can be cancelled."""
@@ -47,7 +57,7 @@ class LoadedClassifier:
 
     def _load(self, images: torch.Tensor) -> None:
         comfy.model_management.load_models_gpu(
-            [self.patcher], memory_required=self.classifier.memory(len(images)), force_full_load=True
+            self.patchers, memory_required=self.classifier.memory(len(images)), force_full_load=True
         )
 
 
@@ -151,14 +161,12 @@ class MedicalClassifierLoader(io.ComfyNode):
             input_size=input_size or None,
             activation=None if activation == AUTO else activation,
         )
-        name = classifier
-        if others is not None:
-            loaded, name = loaded.with_others(others.classifier), f"{classifier} + {others.name}"
         for note in loaded.notes:
             logging.warning("MedTraverse: %s", note)
         if loaded.notes:
             say("\n".join(loaded.notes))
-        return io.NodeOutput(LoadedClassifier(loaded, name))
+        judge = LoadedClassifier(loaded, classifier)
+        return io.NodeOutput(judge if others is None else judge.with_others(others))
 
 
 class CFRTEvaluator(io.ComfyNode):

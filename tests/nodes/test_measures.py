@@ -166,6 +166,14 @@ def test_bad_classifiers_are_named(run, inputs, fault):
         run("MedicalClassifierLoader", **inputs)
 
 
+def test_joined_classifiers_judge_as_each_alone(run, images):
+    chest = run("MedicalClassifierLoader", classifier="MedTraverse demo CheXpert")[0]
+    both = run("MedicalClassifierLoader", classifier="MedTraverse demo ISIC", others=chest)[0]
+    assert both.classifier.labels[-2:] == chest.classifier.labels and len(both.classifier.labels) == 6
+    assert both.patchers[1:] == chest.patchers
+    torch.testing.assert_close(both.predict(images[:4])[:, -2:], chest.predict(images[:4]))
+
+
 def test_figures_are_pictures_of_the_right_kind(run, trajectory, images, frames):
     curve, pictures = frames
     grid = run("TrajectoryGrid", trajectory=trajectory, images=images, max_patients=2, title="t")[0]
