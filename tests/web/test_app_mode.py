@@ -1,6 +1,7 @@
 """App mode: each bundled workflow as a form, without its graph. Frontends from 1.40 on have it."""
 
 import json
+import time
 import urllib.request
 
 import pytest
@@ -42,13 +43,18 @@ def form(tab):
 
 @pytest.fixture
 def history(server):
-    def last():
-        """The prompt that was queued last, node id to node, and its outputs."""
-        with urllib.request.urlopen(f"{server}/history?max_items=1") as answer:
-            (entry,) = json.load(answer).values()
-        return entry["prompt"][2], entry["outputs"]
+    def ended(nodes, seconds=200):
+        """The graph and the outputs of the last run, once it has outputs of all the nodes."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            with urllib.request.urlopen(f"{server}/history?max_items=1") as answer:
+                for entry in json.load(answer).values():
+                    if set(nodes) <= set(entry["outputs"]):
+                        return entry["prompt"][2], entry["outputs"]
+            time.sleep(0.5)
+        raise AssertionError(f"no run has ended with outputs of the nodes {', '.join(nodes)}")
 
-    return last
+    return ended
 
 
 @pytest.mark.parametrize("name", names())
@@ -77,6 +83,7 @@ def test_a_form_runs_and_shows_its_figures(form, history, name):
     field.locator("input").fill("2")
     field.locator("input").press("Enter")
     tab.page.get_by_test_id("linear-run-button").get_by_role("button", name="Run", exact=True).click()
+    prompt, outputs = history(wanted["outputs"])
     shown = tab.page.locator("img[src*='/view?']")
     tab.page.wait_for_function(
         "[...document.querySelectorAll('main img, section img, img')].some(image => "
@@ -84,7 +91,6 @@ def test_a_form_runs_and_shows_its_figures(form, history, name):
         timeout=200_000,
     )
     assert shown.count() >= len(wanted["outputs"])
-    prompt, outputs = history()
     (sampler,) = (node for node in prompt.values() if node["class_type"] == "PromptSwapKSampler")
     assert sampler["inputs"]["patients"] == 2
     assert set(wanted["outputs"]) <= set(outputs)

@@ -105,6 +105,8 @@ def test_a_trajectory_is_moved_through(canvas, bare_errors):
     viewer = run(tab, "TrajectoryGrid", "mt-viewer")
     picture, slider = viewer.locator("canvas"), viewer.locator("input[type=range]")
     assert "not for clinical use" in viewer.inner_text().lower()
+    # The node grows for the figure below, and the canvas with it.
+    tab.page.wait_for_timeout(2000)
     at_the_end = settled(tab, picture)
     assert viewer.locator("output").inner_text() == "λ = 5"
 
