@@ -24,41 +24,7 @@ def own(base):
 
 def decoded(graph):
     """One patient of the demo model with two swap steps; the sampler's node and its images."""
-    loaded = graph.add(
-        "MedicalCheckpointLoader",
-        checkpoint="MedTraverse demo (phantoms)",
-        unet="from checkpoint",
-        domain="CheXpert",
-    )
-    prompts = graph.add(
-        "MedicalAttributePrompts",
-        clip=loaded[1],
-        domain=loaded[3],
-        neutral="auto",
-        attributes="",
-        extra_attributes="",
-        neutral_prompt="",
-        negative_prompt="",
-    )
-    sampled = graph.add(
-        "PromptSwapKSampler",
-        model=loaded[0],
-        neutral=prompts[0],
-        negative=prompts[1],
-        attributes=prompts[2],
-        width=0,
-        height=0,
-        seed=1500,
-        patients=1,
-        steps=4,
-        cfg=7.5,
-        sampler="ddim",
-        scheduler="diffusers_ddim",
-        swap_steps="2,1",
-        noise="cpu",
-        rows_per_call=0,
-        cache_mb=-1,
-    )
+    loaded, sampled = graph.traversal()
     images = graph.add("VAEDecode", samples=sampled[0], vae=loaded[2])
     return sampled, images
 

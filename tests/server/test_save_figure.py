@@ -8,41 +8,7 @@ from PIL import Image
 
 
 def test_a_saved_figure_carries_its_graph_and_its_files_are_fetched(client, graph):
-    loaded = graph.add(
-        "MedicalCheckpointLoader",
-        checkpoint="MedTraverse demo (phantoms)",
-        unet="from checkpoint",
-        domain="CheXpert",
-    )
-    prompts = graph.add(
-        "MedicalAttributePrompts",
-        clip=loaded[1],
-        domain=loaded[3],
-        neutral="auto",
-        attributes="",
-        extra_attributes="",
-        neutral_prompt="",
-        negative_prompt="",
-    )
-    sampled = graph.add(
-        "PromptSwapKSampler",
-        model=loaded[0],
-        neutral=prompts[0],
-        negative=prompts[1],
-        attributes=prompts[2],
-        width=0,
-        height=0,
-        seed=1500,
-        patients=1,
-        steps=4,
-        cfg=7.5,
-        sampler="ddim",
-        scheduler="diffusers_ddim",
-        swap_steps="2,1",
-        noise="cpu",
-        rows_per_call=0,
-        cache_mb=-1,
-    )
+    _, sampled = graph.traversal()
     cosine = graph.add("LatentDirectionCosine", trajectory=sampled[1], published=True)
     saved = graph.add(
         "SaveTraversalFigure",
