@@ -185,15 +185,12 @@ def test_a_view_survives_copy_paste_and_undo(canvas, bare_errors):
     assert kept[0]["file"] == kept[1]["file"] and [one["state"]["point"] for one in kept] == [0, 0]
     press(tab, viewer, "End")
     assert [one["state"]["point"] for one in grids(tab, 2)] == [3, 0]
-    # the slider's own step, then the paste; Nodes 2.0 may count a change of size between them
-    on_canvas(tab, "Control+z")
-    assert [one["state"]["point"] for one in grids(tab, 2)] == [0, 0]
-    for _ in range(3):
+    # The slider's own step, then the paste; between them the frontend may count changes of size.
+    seen = []
+    while len(seen) < 8 and (not seen or len(seen[-1]) > 1):
         on_canvas(tab, "Control+z")
-        if tab.evaluate(f"{GRIDS}.length") == 1:
-            break
-    (kept,) = grids(tab, 1)
-    assert kept["state"]["point"] == 0
+        seen.append(tab.evaluate(f"{GRIDS}.map(node => node.properties.medtraverse_view?.state.point)"))
+    assert [0, 0] in seen and seen[-1] == [0], seen
     tab.page.evaluate(CENTRE, "TrajectoryGrid")
     viewer = view(tab, "TrajectoryGrid")
     viewer.locator(".mt-viewer").wait_for()
