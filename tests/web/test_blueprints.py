@@ -60,7 +60,9 @@ def put(tab, name, place):
         tab.page.wait_for_timeout(1000)  # soon after a click, a double click is one click more
         if not search.count():
             tab.page.mouse.dblclick(*place)
-        tab.page.wait_for_timeout(1500)  # on a busy machine two clicks may come too late to be one double click
+        tab.page.wait_for_timeout(
+            1500
+        )  # on a busy machine two clicks may come too late to be one double click
         if search.count():
             break
     search.fill(name.split(" (")[0], timeout=30_000)

@@ -186,8 +186,8 @@ def test_a_view_survives_copy_paste_and_undo(canvas, bare_errors):
     assert kept[0]["file"] == kept[1]["file"] and [one["state"]["point"] for one in kept] == [0, 0]
     press(tab, viewer, "End")
     assert [one["state"]["point"] for one in grids(tab, 2)] == [3, 0]
-    # The slider's own step, then the paste; between them the frontend may count changes of size. By its tracker, not by
-    # keys: after a key it looks for changes while it still restores, and counts what it restores as a new step.
+    # The slider's own step, then the paste; between them the frontend may count changes of size. By its
+    # tracker, not by keys: after a key it looks for changes while it still restores, and counts those.
     seen = []
     while len(seen) < 8 and (not seen or len(seen[-1]) > 1):
         tab.evaluate(UNDO)
