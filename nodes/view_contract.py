@@ -221,6 +221,8 @@ def _type(kind: dict[str, Any]) -> str:
     if kind["type"] == "array":
         items = _type(kind["items"])
         return f"({items})[]" if " | " in items else f"{items}[]"
+    if isinstance(values := kind.get("additionalProperties"), dict):
+        return f"Record<string, {_type(values)}>"
     return "number" if kind["type"] == "integer" else str(kind["type"])
 
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from medtraverse.cfrt import cfrt
+from medtraverse.flip_rate import flip_rate
 from medtraverse.notice import NOTICE
 
 WEB = Path(__file__).resolve().parents[2] / "web"
+POINTS = ["15", "10", "5"]
 LABELS = ["hair", "gel bubble", "ruler", "ink"]
 COLOURS = ["#7A4B2A", "#3E8ED0", "#E0B400", "#2B2B55"]
 PAGE = """<!doctype html><meta charset="utf-8"><style id="css"></style>
@@ -39,6 +41,7 @@ def view_of(patients, seed=0, reach=0.4, published=True):
         far = neutral[:, None] + random.uniform(0, 0.25, (patients, 3, len(LABELS)))
         far[:, :, target] += reach * random.uniform(0, 1, (patients, 1))
         scored = cfrt(far, neutral, target)
+        flips = flip_rate(far, neutral, target, POINTS)
         low, high = scored.interval
         results.append(
             {
@@ -53,6 +56,7 @@ def view_of(patients, seed=0, reach=0.4, published=True):
                 "success": scored.success.tolist(),
                 "leaked": scored.leaked.tolist(),
                 "deltas": scored.deltas.tolist(),
+                "flip_rate": flips.report(),
             }
         )
     attributes = [{"name": name, "colour": colour, "labels": [name]} for name, colour in zip(LABELS, COLOURS)]
@@ -64,7 +68,8 @@ def view_of(patients, seed=0, reach=0.4, published=True):
         "seeds": list(range(40, 40 + patients)),
         "attributes": attributes,
         "labels": LABELS,
-        "far": ["15", "10", "5"],
+        "points": ["neutral", *POINTS],
+        "far": POINTS,
         "results": results,
     }
 
@@ -134,6 +139,53 @@ def test_bars_whiskers_and_published_ticks_stand_at_their_values(panel, patients
         ):
             assert part in label
     assert NOTICE in panel.locator(".mt-cfrt").inner_text()
+
+
+@pytest.mark.parametrize("kind", ["swap", "curve"])
+def test_the_flip_rate_stands_below_with_its_interval_and_first_point(panel, kind):
+    view = {**view_of(30), "kind": kind}
+    shown(panel, view, {"open": "gel bubble"})
+    lines = panel.locator(".mt-cfrt-flip")
+    point = "λ = {}" if kind == "swap" else "frame {}"
+    assert lines.count() == len(LABELS)
+    for number, result in enumerate(view["results"]):
+        flips = result["flip_rate"]
+        assert 0 < flips["flipped"] < flips["could_flip"]
+        left, fill, low, high = lines.nth(number).evaluate("""line => {
+          const [track, fill, whisker] = ['track', 'fill', 'whisker'].map(name =>
+            line.querySelector('.mt-cfrt-' + name).getBoundingClientRect())
+          return [fill.left - track.left, fill.width, whisker.left - track.left, whisker.right - track.left]
+            .map(x => x / (track.width - 1)) }""")
+        assert [left, fill, low, high] == pytest.approx([0, flips["rate"], *flips["interval"]], abs=0.01)
+        text = " ".join(lines.nth(number).inner_text().split())
+        first = point.format(flips["median_first_point"])
+        for part in (
+            f"flip rate {flips['rate']:.3f} {flips['flipped']} of {flips['could_flip']}",
+            "{:.3f}–{:.3f} · first".format(*flips["interval"]) + f" {first}",
+        ):
+            assert part in text
+        label = panel.locator(".mt-cfrt-bar").nth(number).get_attribute("aria-label")
+        assert f"flip rate {flips['rate']:.3f}" in label and label.endswith(f"first {first}")
+    flips = view["results"][1]["flip_rate"]
+    counts = [(name, flips["patients_by_first_point"][name]) for name in POINTS]
+    firsts = ", ".join(f"{point.format(name)} ({count})" for name, count in counts if count)
+    panel.get_by_text(
+        f"the target passes 0.5 in {flips['flipped']} of {flips['could_flip']} patients. First at {firsts}."
+    ).wait_for()
+
+
+def test_where_nobody_could_flip_there_is_a_dash_and_no_bar(panel):
+    view = view_of(4)
+    shown(panel, view)
+    above = flip_rate(np.full((4, 3, 4), 0.9), np.full((4, 4), 0.8), 0, POINTS).report()
+    view["results"][0]["flip_rate"] = above
+    del view["results"][1]["flip_rate"]
+    shown(panel, view, {"open": "hair"})
+    lines = panel.locator(".mt-cfrt-flip")
+    assert lines.count() == len(LABELS) - 1  # a file of an older pack has none
+    assert " ".join(lines.first.inner_text().split()) == "flip rate – 0 of 0 none could flip"
+    assert lines.first.locator(".mt-cfrt-fill").count() == 0
+    panel.get_by_text("4 passed already on the neutral image and are not counted.").wait_for()
 
 
 def test_without_published_values_there_is_no_tick_and_no_legend_for_it(panel):

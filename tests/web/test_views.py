@@ -301,6 +301,8 @@ def test_a_bar_opens_its_patients_and_the_viewer_draws_their_probabilities(canva
     panel = run(tab, "CFRTEvaluator", "mt-cfrt")
     bar = panel.locator(".mt-cfrt-bar").first
     assert "published" in bar.get_attribute("aria-label")
+    # 1.000, 0.500 or 0.000 of the two patients, or none could flip
+    assert re.search(r"flip rate\s+([01]\.\d{3}|–)\s+[0-2] of [0-2]", bar.inner_text())
     bar.click()
     assert bar.get_attribute("aria-expanded") == "true"
     panel.get_by_label("all patients").first.check()

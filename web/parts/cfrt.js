@@ -1,11 +1,11 @@
 /**
- * The CFRT Evaluator's panel: one bar for each attribute, with its 95 % interval and the published value, and
- * behind it the patients that failed.
+ * The CFRT Evaluator's panel: for each attribute a bar of its CFRT, with its 95 % interval and the published
+ * value, one of its flip rate, and behind them the patients that failed.
  */
 
 import { filled, make } from './elements.js'
 
-/** @import { CFRTFile, Result } from '../types/views' */
+/** @import { CFRTFile, FlipRate, Result } from '../types/views' */
 /** @import { Host, PanelState } from '../types/widgets' */
 
 const ROWS_AT_A_TIME = 100
@@ -167,22 +167,15 @@ export class CFRTView {
       label += this.t(', published {published}', values)
       more += ` · ${this.t('published')} ${published}`
     }
+    const rows = [this.line(attribute, track, cfrt, this.t('{successes} of {patients}', values), more)]
+    if (result.flip_rate) {
+      const [row, said] = this.flipLine(view, result.flip_rate)
+      rows.push(row)
+      label += said
+    }
     const id = `${this.id}-${number}`
     const roles = { 'aria-label': label, 'aria-expanded': 'false', 'aria-controls': id }
-    const bar = make(
-      'button',
-      { type: 'button', class: 'mt-cfrt-bar mt-cfrt-grid', ...roles },
-      make('span', { class: 'mt-cfrt-name', title: attribute }, attribute),
-      track,
-      make(
-        'span',
-        { class: 'mt-cfrt-value' },
-        make('b', {}, cfrt),
-        ' ',
-        this.t('{successes} of {patients}', values),
-      ),
-      make('span', { class: 'mt-cfrt-more' }, more),
-    )
+    const bar = make('button', { type: 'button', class: 'mt-cfrt-bar', ...roles }, ...rows)
     bar.addEventListener('click', () => {
       this.host.state.open = this.host.state.open === result.attribute ? null : result.attribute
       this.expand()
@@ -198,6 +191,77 @@ export class CFRTView {
     const section = make('div', { class: 'mt-cfrt-result' }, bar, detail)
     section.dataset.attribute = result.attribute
     return section
+  }
+
+  /**
+   * One share as a line of the panel: its name, its bar, its number and counts, and what else is known of it.
+   * @param {string} name
+   * @param {HTMLElement} track
+   * @param {string} share
+   * @param {string} counts
+   * @param {string} more
+   */
+  line(name, track, share, counts, more) {
+    return make(
+      'span',
+      { class: 'mt-cfrt-grid' },
+      make('span', { class: 'mt-cfrt-name', title: name }, name),
+      track,
+      make('span', { class: 'mt-cfrt-value' }, make('b', {}, share), ' ', counts),
+      make('span', { class: 'mt-cfrt-more' }, more),
+    )
+  }
+
+  /**
+   * The flip rate's line below CFRT's, and what a screen reader says of it.
+   * @param {CFRTFile} view
+   * @param {FlipRate} flips
+   * @returns {[HTMLElement, string]}
+   */
+  flipLine(view, flips) {
+    const track = make('span', { class: 'mt-cfrt-track' })
+    let [rate, more, said] = ['–', this.t('none could flip'), this.t('; flip rate: none could flip')]
+    if (flips.rate !== null && flips.interval) {
+      const fill = make('i', { class: 'mt-cfrt-fill' })
+      fill.style.width = percent(flips.rate)
+      const whisker = placed(make('i', { class: 'mt-cfrt-whisker' }), flips.interval[0])
+      whisker.style.width = percent(flips.interval[1] - flips.interval[0])
+      track.append(fill, whisker)
+      const [low, high] = flips.interval.map((value) => value.toFixed(3))
+      rate = flips.rate.toFixed(3)
+      more = `${low}–${high}`
+      said = this.t('; flip rate {rate}, 95 % interval {low} to {high}, {flipped} of {able} patients', {
+        rate,
+        low,
+        high,
+        flipped: flips.flipped,
+        able: flips.could_flip,
+      })
+      if (flips.median_first_point !== null) {
+        const first = this.t('first {point}', { point: this.point(view, flips.median_first_point) })
+        more += ` · ${first}`
+        said += `, ${first}`
+      }
+    }
+    const counts = this.t('{successes} of {patients}', {
+      successes: flips.flipped,
+      patients: flips.could_flip,
+    })
+    const line = this.line(this.t('flip rate'), track, rate, counts, more)
+    line.classList.add('mt-cfrt-flip')
+    line.title = this.t('The target passes {threshold} along the trajectory. First: where half of them had.', {
+      threshold: flips.threshold,
+    })
+    return [line, said]
+  }
+
+  /**
+   * A point's name, as the viewer has it.
+   * @param {CFRTFile} view
+   * @param {string} point
+   */
+  point(view, point) {
+    return view.kind === 'curve' ? `${this.t('frame')} ${point}` : `λ = ${point}`
   }
 
   /** Open the attribute of the state and close the others. */
@@ -233,7 +297,10 @@ export class CFRTView {
       this.host.save()
     })
     const tools = make('div', { class: 'mt-cfrt-tools' }, make('label', {}, tick, this.t('all patients')))
-    detail.append(make('p', { class: 'mt-cfrt-line' }, this.summary(view, result)), tools)
+    detail.append(make('p', { class: 'mt-cfrt-line' }, this.summary(view, result)))
+    if (result.flip_rate)
+      detail.append(make('p', { class: 'mt-cfrt-line' }, this.flipSummary(view, result.flip_rate)))
+    detail.append(tools)
     if (!listed.length) return
     tools.append(
       this.copyButton(this.t('Copy seeds'), listed.map((patient) => view.seeds[patient]).join(', ')),
@@ -260,6 +327,30 @@ export class CFRTView {
       patients: result.patients,
       leaks,
     })
+  }
+
+  /**
+   * Who flipped, and how many at which point first.
+   * @param {CFRTFile} view
+   * @param {FlipRate} flips
+   */
+  flipSummary(view, flips) {
+    const counts = { flipped: flips.flipped, able: flips.could_flip, already: flips.already_above }
+    const said = this.t('Flip rate: the target passes {threshold} in {flipped} of {able} patients.', {
+      ...counts,
+      threshold: flips.threshold,
+    })
+    const first = view.points
+      .filter((point) => flips.patients_by_first_point[point])
+      .map((point) => `${this.point(view, point)} (${flips.patients_by_first_point[point]})`)
+      .join(', ')
+    return [
+      said,
+      first && this.t('First at {points}.', { points: first }),
+      counts.already && this.t('{already} passed already on the neutral image and are not counted.', counts),
+    ]
+      .filter(Boolean)
+      .join(' ')
   }
 
   /**
@@ -454,21 +545,28 @@ export const css = `
   border: 2px solid var(--fg-color, #fff); transform: rotate(45deg); }
 .mt-cfrt-grid { display: grid;
   grid-template: "name track value" auto "name track more" auto / minmax(70px, 20%) 1fr 176px;
-  column-gap: 12px; width: 100%; padding: 3px 6px; }
+  column-gap: 12px; width: 100%; padding: 3px 6px; align-items: center; }
 .mt-narrow .mt-cfrt-grid { grid-template: "name value" auto "track track" auto "more more" auto / 1fr auto;
   row-gap: 2px; }
 .mt-narrow .mt-cfrt-bar .mt-cfrt-track { margin-top: 7px; }
+.mt-cfrt .mt-cfrt-flip { padding-top: 0; }
+.mt-narrow .mt-cfrt-bar .mt-cfrt-flip .mt-cfrt-track { margin-top: 0; }
+.mt-cfrt-flip .mt-cfrt-track { height: 10px; }
+.mt-cfrt-flip .mt-cfrt-name, .mt-cfrt-flip .mt-cfrt-value { font-size: 11px; color: var(--descrip-text, #999); }
+.mt-cfrt-flip .mt-cfrt-value b { font-size: 11px; }
+.mt-cfrt-flip .mt-cfrt-name::before { visibility: hidden; }
+.mt-cfrt-flip .mt-cfrt-whisker { top: 1px; bottom: 1px; }
 .mt-cfrt-scale { height: 18px; margin-top: 4px; font-size: 10px; color: var(--descrip-text, #999); }
 .mt-cfrt-scale .mt-cfrt-track { background: none; height: 12px; }
 .mt-cfrt-scale .mt-cfrt-track span { position: absolute; transform: translateX(-50%); }
-.mt-cfrt-bar { align-items: center; border: 1px solid transparent; border-radius: 4px; background: none;
+.mt-cfrt-bar { display: block; width: 100%; padding: 0; border: 1px solid transparent; border-radius: 4px; background: none;
   color: inherit; font: inherit; text-align: left; cursor: pointer; }
 .mt-cfrt-bar:hover { background: color-mix(in srgb, var(--fg-color, #fff) 8%, transparent); }
 .mt-cfrt-bar[aria-expanded=true] { border-color: var(--border-color, #4e4e4e); }
 .mt-cfrt :focus-visible { outline: 2px solid var(--p-primary-color, #4a9eff); outline-offset: 1px; }
 .mt-cfrt-name { grid-area: name; min-width: 0; overflow-wrap: anywhere; }
 .mt-cfrt-name::before { content: "▸"; display: inline-block; width: 12px; color: var(--descrip-text, #999); }
-[aria-expanded=true] > .mt-cfrt-name::before { content: "▾"; }
+[aria-expanded=true] .mt-cfrt-name::before { content: "▾"; }
 .mt-cfrt-value { grid-area: value; white-space: nowrap; }
 .mt-cfrt-value b { font-size: 13px; margin-right: 4px; }
 .mt-cfrt-more { grid-area: more; white-space: nowrap; font-size: 11px; color: var(--descrip-text, #999); }

@@ -45,7 +45,7 @@ export interface FlipRate {
   threshold: number
   /** the point by which half of those who flip have flipped */
   median_first_point: string | null
-  patients_by_first_point: object
+  patients_by_first_point: Record<string, number>
 }
 
 /** The latent map's file. */
