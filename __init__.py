@@ -15,8 +15,10 @@ WEB_DIRECTORY = "./web"
 
 async def comfy_entrypoint() -> MedTraverseExtension:
     """Return the pack's extension, which lists its nodes."""
+    from .nodes.between_prompts import serve_decoded_images
     from .nodes.extension import MedTraverseExtension
 
+    serve_decoded_images()
     return MedTraverseExtension()
 
 

@@ -5,41 +5,60 @@ else, it shows red and cyan noise.
 """
 
 import copy
+import hashlib
 import logging
 import math
-import threading
 import weakref
 from typing import Any
 
-import comfy.model_management
 import torch
 import torch.nn.functional as F
 
 _SIDE = 96
-_fits: weakref.WeakKeyDictionary[Any, tuple[list[list[float]], list[float]]] = weakref.WeakKeyDictionary()
+_MOST_FITS = 64
+# Factors and bias by the digest of the VAE's weights and the model's scale, and that digest by the VAE.
+_fits: dict[tuple[Any, ...], tuple[list[list[float]], list[float]]] = {}
+_digests: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
 def fitted_format(latent_format: Any, vae: Any) -> Any:
     """Return a latent format like the one given, whose rough colours are fitted to a VAE.
 
-    The map is a least-squares fit, once for each loaded VAE, on what the VAE makes of a few soft pictures.
+    The map is a least-squares fit on what the VAE makes of a few soft pictures, once for the same weights
+    however often they are loaded.
     """
     weights = getattr(vae, "first_stage_model", None)
     if weights is None:
         return latent_format
-    if weights not in _fits:
-        try:
-            _fits[weights] = _fit(latent_format, vae)
-        except RuntimeError as error:  # out of memory too
-            logging.warning("MedTraverse: no rough colours could be fitted to this VAE (%s)", error)
-            return latent_format
-    factors, bias = _fits[weights]
+    try:
+        if weights not in _digests:
+            _digests[weights] = _digest(weights)
+        probe = torch.arange(2.0)[:, None, None, None].expand(2, latent_format.latent_channels, 1, 1)
+        key = _digests[weights], *latent_format.process_in(probe).flatten().tolist()
+        if key not in _fits:
+            if len(_fits) >= _MOST_FITS:
+                del _fits[next(iter(_fits))]
+            _fits[key] = _fit(latent_format, vae)
+    except (RuntimeError, AttributeError, TypeError) as error:  # out of memory too, or a stranger's VAE
+        logging.warning("MedTraverse: no rough colours could be fitted to this VAE (%s)", error)
+        return latent_format
+    factors, bias = _fits[key]
     # Some VAEs overflow in half precision; a preview is no reason to fail.
     if not all(map(math.isfinite, bias)):
         return latent_format
     fitted = copy.copy(latent_format)
     fitted.latent_rgb_factors, fitted.latent_rgb_factors_bias = factors, bias
     return fitted
+
+
+def _digest(module: Any) -> str:
+    """Return SHA-256 of a module's weights: names, types, shapes and numbers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        if value.numel():
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def colour_map(latent_format: Any) -> torch.Tensor | None:
@@ -58,30 +77,6 @@ def colour_map(latent_format: Any) -> torch.Tensor | None:
 def coloured(latents: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
     """Return rough pictures [N, h, w, 3] of a LATENT [N, C, h, w] by a ``colour_map``."""
     return torch.einsum("nchw,cd->nhwd", latents.float(), colours[:-1]) + colours[-1]
-
-
-class Decoded:
-    """Images [H, W, 3] of latents [rows, C, h, w], decoded a block at a time as rows are asked for."""
-
-    def __init__(self, vae: Any, latents: torch.Tensor, at_once: int = 16) -> None:
-        self.vae, self.latents, self.at_once = vae, latents, at_once
-        self._blocks: dict[int, torch.Tensor] = {}
-        self._lock = threading.Lock()
-        height, width = self(0).shape[:2]
-        self.size = [width, height]
-
-    def __call__(self, row: int) -> torch.Tensor:
-        number = row // self.at_once
-        with self._lock:
-            if number not in self._blocks:
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                if len(self._blocks) > 1:
-                    del self._blocks[min(self._blocks)]
-                # What the node runs under holds for its own thread only.
-                with torch.inference_mode():
-                    start = number * self.at_once
-                    self._blocks[number] = self.vae.decode(self.latents[start : start + self.at_once])
-            return self._blocks[number][row - number * self.at_once]
 
 
 def _fit(latent_format: Any, vae: Any) -> tuple[list[list[float]], list[float]]:

@@ -103,6 +103,8 @@ class TrajectoryFile(View):
     """whether the images are rough colours of latents"""
     left_out: int
     """patients that are not shown"""
+    decoder: NotRequired[str]
+    """where the server decodes an image when asked: followed by the row, an address"""
 
 
 class MapFile(View):

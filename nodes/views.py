@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import uuid
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,15 +31,17 @@ from ..medtraverse.evaluation import Evaluation
 from ..medtraverse.notice import NOTICE
 from ..medtraverse.pixels import to_bytes
 from ..medtraverse.trajectory import Trajectory
-from ..medtraverse.whole_file import write_text
+from ..medtraverse.whole_file import whole_file, write_text
 from .live import say
-from .rough_colours import Decoded, colour_map, coloured
+from .rough_colours import colour_map, coloured
 from .view_contract import FORMAT
 
 # Page, workflow, node and turn in a list of what is running.
 Maker = tuple[str, str, str, int | None] | None
 
 FOLDER = "medtraverse"
+# Address of a row's decoded image: this, the view's name and the row.
+DECODER = "/medtraverse/decoded/"
 # Images of one viewer, and thumbnails of one map; further patients are left out, and the widget says so.
 MOST_IMAGES, MOST_THUMBNAILS = 3200, 40_000
 # Bytes of one viewer's images, as MOST_IMAGES, and of all views together, of which the oldest then go.
@@ -48,6 +51,8 @@ COLUMNS, SIDE = 10, 96
 _EXACT = 2**53
 # Views in the folder, the oldest first: name to the node that made it (None where unknown) and its bytes.
 _kept: dict[str, tuple[Maker, int]] = {}
+# What decodes a view's latents, by the view's name, for as long as ComfyUI itself keeps it.
+_vaes: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
 def trajectory_key(trajectory: Trajectory) -> str:
@@ -115,12 +120,9 @@ def trajectory_view(trajectory: Trajectory, images: torch.Tensor) -> dict[str, A
 def latent_view(trajectory: Trajectory, vae: Any = None) -> dict[str, Any]:
     """Write the viewer's files for a trajectory that nothing has decoded; return ``ui``.
 
-    Its images are decoded by ``vae`` as they are written; without one they are latents in rough colours.
+    Its images are latents in rough colours. With a ``vae`` the page may ask for each of them decoded.
     """
     height, width = trajectory.latents.shape[2:]
-    if vae is not None:
-        decoded = Decoded(vae, trajectory.latents)
-        return _written(_viewer, trajectory, decoded, decoded.size, approximate=False)
     colours = trajectory.rough
     if colours is None:
         colours = colour_map(comfy.latent_formats.SD15())
@@ -130,7 +132,42 @@ def latent_view(trajectory: Trajectory, vae: Any = None) -> dict[str, Any]:
     def image(row: int, colours: torch.Tensor = colours) -> Any:
         return coloured(trajectory.latents[row : row + 1].cpu(), colours)[0]
 
-    return _written(_viewer, trajectory, image, [width, height], approximate=True)
+    return _written(_viewer, trajectory, image, [width, height], approximate=True, vae=vae)
+
+
+def can_decode(name: str) -> bool:
+    """Return whether the latents of a view can be decoded: a VAE was wired, and ComfyUI keeps it still."""
+    return name in _vaes
+
+
+def decoded_file(name: str, row: int) -> Path:
+    """Return where the decoded image of a view's row lies, once it was asked for."""
+    return _folder() / f"{name}-{row}-decoded.png"
+
+
+def decode(name: str, row: int) -> bool:
+    """Decode a row of a view to its file; return whether it is there. For the thread that runs prompts."""
+    file, vae = decoded_file(name, row), _vaes.get(name)
+    if file.is_file():
+        return True
+    if vae is None or name not in _kept:
+        return False
+    try:
+        latents = np.load(_latents_file(name), mmap_mode="r")
+        if row >= len(latents):
+            return False
+        with torch.inference_mode():
+            image = vae.decode(torch.from_numpy(latents[row : row + 1].copy()))[0]
+        with whole_file(file) as part:
+            _save(Image.fromarray(to_bytes(image)), part, "PNG", compress_level=1)
+    except Exception as error:  # whatever somebody's VAE raises
+        del _vaes[name]
+        logging.warning("MedTraverse: the viewer's images cannot be decoded (%s)", error)
+        return False
+    maker, size = _kept.pop(name)
+    _kept[name] = maker, size + file.stat().st_size
+    _keep_bounded()
+    return True
 
 
 def map_view(
@@ -192,7 +229,7 @@ def _written(write: Callable[..., None], *arguments: Any, **options: Any) -> dic
             if not _delete(*_views_of(node)):
                 raise
             write(name, *arguments, **options)
-    except OSError as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         _delete(name)
         _warning("view", error)
         return {"medtraverse_view": [{"unwritten": _reason(error)}]}
@@ -202,9 +239,14 @@ def _written(write: Callable[..., None], *arguments: Any, **options: Any) -> dic
     if _core_forgets():
         _delete(*_views_of(node))
     _kept[name] = node, sum(path.stat().st_size for path in _files(name))
+    _keep_bounded()
+    return {"medtraverse_view": [{"view": f"{name}.json", "subfolder": FOLDER, "type": "temp"}]}
+
+
+def _keep_bounded() -> None:
+    """Delete the oldest views until the rest is within the limit; the newest stays."""
     while len(_kept) > 1 and sum(size for _, size in _kept.values()) > MOST_BYTES_KEPT:
         _delete(next(iter(_kept)))
-    return {"medtraverse_view": [{"view": f"{name}.json", "subfolder": FOLDER, "type": "temp"}]}
 
 
 def _viewer(
@@ -213,14 +255,21 @@ def _viewer(
     image: Callable[[int], Any],
     size: Sequence[int],
     approximate: bool,
+    vae: Any = None,
 ) -> None:
     _folder().mkdir(parents=True, exist_ok=True)
     patients = _write_images(name, image, trajectory.index.flatten(1).tolist())
+    if vae is not None:
+        rows = 1 + int(trajectory.index[:patients].max())
+        np.save(_latents_file(name), trajectory.latents[:rows].float().cpu().numpy())
+        with contextlib.suppress(TypeError):  # a stranger's VAE may allow no weak reference
+            _vaes[name] = vae
     own = {
         "size": size,
         "images": {"subfolder": FOLDER, "type": "temp", "prefix": f"{name}-", "suffix": ".png"},
         "approximate": approximate,
         "left_out": trajectory.patients - patients,
+        **({"decoder": f"{DECODER}{name}/"} if vae is not None else {}),
     }
     _publish(name, trajectory, "trajectory", own, patients)
 
@@ -279,6 +328,10 @@ def _files(name: str) -> list[Path]:
     return list(_folder().glob(f"{name}*"))
 
 
+def _latents_file(name: str) -> Path:
+    return _folder() / f"{name}-latents.npy"
+
+
 def _views_of(node: Maker) -> list[str]:
     return [name for name, (maker, _) in _kept.items() if node is not None and maker == node]
 
@@ -287,22 +340,22 @@ def _delete(*names: str) -> bool:
     """Delete views and whatever was written of them; return whether there were any."""
     for name in names:
         _kept.pop(name, None)
+        _vaes.pop(name, None)
         for path in _files(name):
             with contextlib.suppress(OSError):
                 path.unlink()
     return bool(names)
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _warning(what: str, error: OSError) -> str:
+def _warning(what: str, error: Exception) -> str:
     """Log that a view or picture could not be written; return the line."""
-    line = (
-        f"The files of this node's {what} could not be written ({_reason(error)}); its outputs are whole. "
-        "Make room in ComfyUI's temp folder and run again to see it."
-    )
+    line = f"The files of this node's {what} could not be written ({_reason(error)}); its outputs are whole. "
+    if isinstance(error, OSError):
+        line += "Make room in ComfyUI's temp folder and run again to see it."
     logging.warning("MedTraverse: %s %s", line, folder_paths.get_temp_directory())
     return line
 

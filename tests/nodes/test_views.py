@@ -139,6 +139,18 @@ def test_a_view_that_cannot_be_written_is_a_line_and_leaves_nothing(
     assert set(folder().glob("*")) == before
 
 
+def test_a_view_that_fails_on_a_device_is_a_line_too(views, contract, trajectory, caplog):
+    """Torch itself refuses: these images have no data, as after a device has run out of memory."""
+    before = set(folder().glob("*"))
+    images = torch.zeros(len(trajectory.latents), 16, 24, 3, device="meta")
+    with caplog.at_level(logging.WARNING):
+        shown = views.trajectory_view(trajectory, images)
+    contract.adapter()[1].validate_python(shown)
+    assert "meta tensor" in shown["medtraverse_view"][0]["unwritten"]
+    assert "its outputs are whole" in caplog.text and "Make room" not in caplog.text
+    assert set(folder().glob("*")) == before
+
+
 def test_a_nodes_outputs_are_whole_where_there_is_no_temp_folder(run, traverse, demo, tmp_path):
     import folder_paths
 

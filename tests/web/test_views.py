@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 REFERENCE = Path(__file__).with_name("reference")
 
@@ -318,6 +319,50 @@ def test_a_bar_opens_its_patients_and_the_viewer_draws_their_probabilities(canva
         tab.seed,
     )
     assert len(judged) == 2 and all(0 <= value <= 1 for value in judged)
+    assert tab.own_errors() <= bare_errors
+
+
+WITHOUT_GRID = """() => { const find = type => app.graph._nodes.find(node => node.type === type)
+  for (const type of ['TrajectoryGrid', 'VAEDecode']) app.graph.remove(find(type))
+  const [loader, sampler] = [find('MedicalCheckpointLoader'), find('PromptSwapKSampler')]
+  loader.connect(2, sampler, sampler.inputs.findIndex(({ name }) => name === 'vae'))
+  const cosine = LiteGraph.createNode('LatentDirectionCosine')
+  app.graph.add(cosine)
+  sampler.connect(1, cosine, 0) }"""
+
+
+def test_with_a_vae_the_samplers_viewer_decodes_what_is_on_show(canvas, base, bare_errors):
+    tab = opened(canvas, "00-start-here")
+    tab.evaluate(WITHOUT_GRID)
+    viewer = run(tab, "PromptSwapKSampler", "mt-viewer")
+    note = viewer.locator(".mt-note")
+    tab.page.wait_for_function(
+        "!document.querySelector('.mt-view[data-mt-node=PromptSwapKSampler] .mt-note').textContent"
+        ".includes('Rough')",
+        timeout=60_000,
+    )
+    view = tab.page.evaluate(
+        "app.graph._nodes.find(node => node.type === 'PromptSwapKSampler').properties.medtraverse_view.file"
+    )
+    folder, stem = base / "temp" / "medtraverse", view["filename"].removesuffix(".json")
+    # The neutral image and both attributes at the last point, and no other.
+    assert len(list(folder.glob(f"{stem}-*-decoded.png"))) == 3
+    sharp = settled(tab, viewer.locator("canvas"))
+    press(tab, viewer, "ArrowLeft")
+    press(tab, viewer, "End")
+    assert settled(tab, viewer.locator("canvas")) == sharp and "Rough" not in note.inner_text()
+    keep(tab, viewer, "decoded")
+    with tab.page.expect_download() as download:
+        viewer.get_by_role("button", name="Download strip").click()
+    assert Image.open(download.value.path()).width == 4 * 128
+    # Nothing decodes after a restart: what was not on show stays rough, and the viewer says so.
+    for path in folder.glob(f"{stem}-*-decoded.png"):
+        path.unlink()
+    (folder / f"{stem}-latents.npy").unlink()
+    tab.page.reload()
+    viewer.locator(".mt-note").filter(has_text="Rough preview of latents").wait_for(timeout=60_000)
+    tab.page.evaluate(CENTRE, "PromptSwapKSampler")
+    assert settled(tab, viewer.locator("canvas")) != sharp
     assert tab.own_errors() <= bare_errors
 
 

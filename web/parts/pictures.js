@@ -1,6 +1,8 @@
 /**
- * Images of a trajectory, fetched when needed and kept up to a number of pixels; and what is drawn from them.
+ * Images of a trajectory, fetched when needed and kept up to a number of pixels; decoded ones, where the server makes
+ * them; and what is drawn from them.
  */
+import { api } from '/scripts/api.js'
 import { sheet } from './elements.js'
 import { diverging } from './scales.js'
 import { fileURL } from './server.js'
@@ -8,6 +10,10 @@ import { fileURL } from './server.js'
 /** @import { TrajectoryFile } from '../types/views' */
 
 const KEPT_PIXELS = 48e6
+const AGAIN_MS = 2000
+
+/** @param {number} width @param {number} height @returns {number} how many images of that size are kept */
+const most = (width, height) => Math.max(64, Math.floor(KEPT_PIXELS / (width * height)))
 
 export class Pictures {
   /** @param {TrajectoryFile} view */
@@ -15,7 +21,7 @@ export class Pictures {
     this.view = view
     /** @type {Map<number, {bitmap?: ImageBitmap, promise: Promise<ImageBitmap>}>} */
     this.kept = new Map()
-    this.most = Math.max(64, Math.floor(KEPT_PIXELS / (view.size[0] * view.size[1])))
+    this.most = most(view.size[0], view.size[1])
   }
 
   /** @param {number} row @returns {ImageBitmap | undefined} */
@@ -55,6 +61,89 @@ export class Pictures {
         () => {},
       )
     this.kept.clear()
+  }
+}
+
+/** Images that the server decodes when asked: one at a time, and only those that are on show. */
+export class Decoded {
+  /** @type {Map<number, ImageBitmap>} */
+  #kept = new Map()
+  /** @type {number[]} */
+  #wanted = []
+  #asking = false
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #timer
+  /** whether the server has said that there will be no more */
+  ended = false
+
+  /**
+   * @param {string} address of the view's decoder
+   * @param {() => void} changed told of every image, and of the end
+   */
+  constructor(address, changed) {
+    this.address = address
+    this.changed = changed
+  }
+
+  /** @param {number} row @returns {ImageBitmap | undefined} */
+  at(row) {
+    return this.#kept.get(row)
+  }
+
+  /** @param {number[]} rows that are on show from now on */
+  want(rows) {
+    this.#wanted = rows
+    this.#ask()
+  }
+
+  async #ask() {
+    if (this.#asking || this.ended) return
+    clearTimeout(this.#timer)
+    this.#asking = true
+    for (let row; !this.ended && (row = this.#wanted.find((wanted) => !this.#kept.has(wanted))) !== undefined; )
+      if (!(await this.load(row)) && !this.ended) {
+        // A prompt runs.
+        this.#timer = setTimeout(() => this.#ask(), AGAIN_MS)
+        break
+      }
+    this.#asking = false
+  }
+
+  /** @param {number} row @returns {Promise<ImageBitmap | undefined>} nothing while a prompt runs, or at the end */
+  async load(row) {
+    const kept = this.#kept.get(row)
+    if (kept || this.ended) return kept
+    /** @type {ImageBitmap | undefined} */
+    let bitmap
+    try {
+      const answer = await fetch(api.apiURL(`${this.address}${row}`))
+      if (answer.status === 202) return
+      if (answer.status === 200) bitmap = await createImageBitmap(await answer.blob())
+    } catch {
+      // The server is gone.
+    }
+    if (!bitmap || this.ended) {
+      bitmap?.close()
+      this.ended = true
+      this.changed()
+      return
+    }
+    this.#kept.set(row, bitmap)
+    for (const [old, image] of this.#kept) {
+      if (this.#kept.size <= most(bitmap.width, bitmap.height)) break
+      this.#kept.delete(old)
+      image.close()
+    }
+    this.changed()
+    return bitmap
+  }
+
+  dispose() {
+    this.changed = () => {}
+    this.ended = true
+    clearTimeout(this.#timer)
+    for (const bitmap of this.#kept.values()) bitmap.close()
+    this.#kept.clear()
   }
 }
 

@@ -1,6 +1,6 @@
 /** Trajectory viewer: one patient, attributes side by side, a slider over λ or over the curve. */
 import { contextOf, make, sheet } from './elements.js'
-import { Pictures, difference } from './pictures.js'
+import { Decoded, Pictures, difference } from './pictures.js'
 import { decoded, predictions, probabilityOf } from './server.js'
 
 /** @import { CFRTFile, TrajectoryFile } from '../types/views' */
@@ -47,7 +47,10 @@ function sameTrajectory(other, view) {
  */
 
 export class TrajectoryView {
-  /** @type {{view: TrajectoryFile, pictures: Pictures} | undefined} the file on show */
+  /**
+   * @type {{view: TrajectoryFile, pictures: Pictures, decoder?: Decoded, gone?: boolean} | undefined} the file on
+   * show
+   */
   opened
   /** counts what was asked for, so that what comes late is left */
   turn = 0
@@ -149,9 +152,16 @@ export class TrajectoryView {
     // Latents whose images another node has decoded are shown by those.
     if (view.approximate) view = sameTrajectory(decoded.find(view.key), view) ?? view
     else decoded.add(view)
-    this.opened?.pictures.dispose()
-    this.opened = { view, pictures: new Pictures(view) }
+    this.close()
     const { t } = this.host
+    const decoder =
+      view.decoder === undefined
+        ? undefined
+        : new Decoded(view.decoder, () => {
+            this.sayWhatItIs()
+            this.draw()
+          })
+    this.opened = { view, pictures: new Pictures(view), decoder }
     this.patient.replaceChildren(...view.seeds.map((seed) => make('option', {}, `${t('seed')} ${seed}`)))
     const names = view.attributes.map((attribute) => attribute.name)
     this.attribute.replaceChildren(
@@ -168,13 +178,37 @@ export class TrajectoryView {
       pins: (pins ?? []).filter(([p, a, n]) => p < view.seeds.length && a < names.length && n <= last),
     })
     this.slider.max = String(last)
+    this.sayWhatItIs()
+    this.set({}, false)
+  }
+
+  /** The line below: what the images are, and which are left out. */
+  sayWhatItIs() {
+    const { view, decoder, gone } = this.#file()
+    const { t } = this.host
     const said = [view.notice]
-    if (view.approximate)
+    if (gone) said.unshift(t('The files of this run are gone; run again.'))
+    else if (decoder && !decoder.ended) {
+      if (!this.onShow().every((row) => decoder.at(row)))
+        said.unshift(t('Rough colours until the images are decoded.'))
+    } else if (view.approximate)
       said.unshift(t('Rough preview of latents; Trajectory Grid shows the decoded images.'))
     if (view.left_out)
       said.unshift(t('{patients} more patients are not shown.').replace('{patients}', String(view.left_out)))
     this.note.textContent = this.note.title = said.join(' ')
-    this.set({}, false)
+  }
+
+  /** Rows of what is on show: neutral, attributes and pins, each with its own neutral. */
+  onShow() {
+    const { view } = this
+    const { patient, point, pins } = this.state
+    const columns = this.columns()
+    return [
+      view.index[patient][columns[0]][0],
+      ...columns.map((a) => view.index[patient][a][point]),
+      ...pins.map(([p, a, n]) => view.index[p][a][n]),
+      ...pins.map(([p, a]) => view.index[p][a][0]),
+    ]
   }
 
   /** @param {Partial<ViewerState>} change @param {boolean} save */
@@ -191,6 +225,10 @@ export class TrajectoryView {
     this.loop.setAttribute('aria-pressed', String(!!loop))
     this.unpin.disabled = !pins.length
     this.fetchAround()
+    if (this.opened.decoder) {
+      this.sayWhatItIs()
+      this.opened.decoder.want([...new Set(this.onShow())])
+    }
     this.draw()
   }
 
@@ -215,16 +253,10 @@ export class TrajectoryView {
     const { patient, point } = this.state
     const turn = ++this.turn
     const columns = this.columns()
-    const wanted = [
-      view.index[patient][columns[0]][0],
-      ...columns.map((a) => view.index[patient][a][point]),
-      ...this.state.pins.map(([p, a, n]) => view.index[p][a][n]),
-      ...this.state.pins.map(([p, a]) => view.index[p][a][0]),
-    ]
     const get = (/** @type {number[]} */ rows) =>
       Promise.all([...new Set(rows)].map((row) => pictures.load(row)))
     try {
-      await get(wanted)
+      await get(this.onShow())
       if (turn === this.turn) this.draw()
       const most = Math.floor(pictures.most / 2 / columns.length)
       const near = view.points
@@ -234,8 +266,9 @@ export class TrajectoryView {
       for (let i = 0; i < near.length && turn === this.turn; i += 2)
         await get(near.slice(i, i + 2).flatMap((n) => columns.map((a) => view.index[patient][a][n])))
     } catch {
-      if (pictures === this.opened?.pictures)
-        this.note.textContent = this.host.t('The files of this run are gone; run again.')
+      if (pictures !== this.opened?.pictures) return
+      this.opened.gone = true
+      this.sayWhatItIs()
     }
   }
 
@@ -314,9 +347,12 @@ export class TrajectoryView {
 
   /** @param {{row: number, neutral: number}} cell @returns {ImageBitmap | HTMLCanvasElement | undefined} */
   picture({ row, neutral }) {
-    const image = this.pictures.at(row),
-      before = this.pictures.at(neutral)
-    if (!this.state.difference || row === neutral) return image
+    const { pictures, decoder } = this.#file()
+    if (!this.state.difference || row === neutral) return decoder?.at(row) ?? pictures.at(row)
+    // Both decoded or both rough: their difference is no change of the patient.
+    const source = decoder?.at(row) && decoder.at(neutral) ? decoder : pictures
+    const image = source.at(row),
+      before = source.at(neutral)
     return image && before && difference(image, before)
   }
 
@@ -471,7 +507,7 @@ export class TrajectoryView {
     const cell = this.cells()[1]
     const image = this.picture(cell)
     if (!image) return
-    const [canvas, context] = sheet(this.view.size[0], this.view.size[1])
+    const [canvas, context] = sheet(image.width, image.height)
     context.drawImage(image, 0, 0)
     const blob = await new Promise((/** @type {(blob: Blob | null) => void} */ done) => canvas.toBlob(done))
     try {
@@ -486,22 +522,24 @@ export class TrajectoryView {
 
   /** The patient's trajectory as one PNG: a row an attribute, a column a point, the notice below. */
   async download() {
-    const { view, pictures } = this
+    const { view, pictures, decoder } = this.#file()
     const { patient } = this.state
     const columns = this.columns()
-    const [w, h] = view.size
     const points = this.sampled()
+    let [w, h] = view.size
+    for (const row of new Set(columns.flatMap((a) => [0, ...points].map((n) => view.index[patient][a][n])))) {
+      await pictures.load(row)
+      const image = await decoder?.load(row)
+      if (image) [w, h] = [image.width, image.height]
+    }
     const [canvas, context] = sheet(w * points.length, (h + LABEL) * columns.length + LABEL)
     context.fillStyle = '#fff'
     context.fillRect(0, 0, canvas.width, canvas.height)
     context.font = '12px system-ui, sans-serif'
     for (const [i, a] of columns.entries())
       for (const [k, n] of points.entries()) {
-        const row = view.index[patient][a][n],
-          neutral = view.index[patient][a][0]
-        await Promise.all([pictures.load(row), pictures.load(neutral)])
-        const image = this.picture({ row, neutral })
-        if (image) context.drawImage(image, k * w, i * (h + LABEL))
+        const image = this.picture({ row: view.index[patient][a][n], neutral: view.index[patient][a][0] })
+        if (image) context.drawImage(image, k * w, i * (h + LABEL), w, h)
         context.fillStyle = '#000'
         context.fillText(
           `${k ? '' : `${view.attributes[a].name}, ${this.host.t('seed')} ${view.seeds[patient]}: `}${this.pointName(n)}`,
@@ -530,6 +568,11 @@ export class TrajectoryView {
     this.resized.disconnect()
     predictions.removeEventListener('change', this.judged)
     decoded.removeEventListener('change', this.found)
+    this.close()
+  }
+
+  close() {
     this.opened?.pictures.dispose()
+    this.opened?.decoder?.dispose()
   }
 }

@@ -138,6 +138,8 @@ export interface TrajectoryFile {
   approximate: boolean
   /** patients that are not shown */
   left_out: number
+  /** where the server decodes an image when asked: followed by the row, an address */
+  decoder?: string
 }
 
 /** Stands for a view whose files could not be written. */
