@@ -7,6 +7,7 @@ from .nodes_curve import BezierLatentInterpolate, TrajectorySelect
 from .nodes_distribution import DistributionDistance
 from .nodes_loader import MedicalCheckpointLoader
 from .nodes_measures import IdentityPreservation, LatentDirectionCosine, LatentTSNE
+from .nodes_medical_image import LoadMedicalImage, SaveMedicalImage
 from .nodes_pictures import TrajectoryFilm, TrajectoryGrid
 from .nodes_prompts import AttributeConditioning, MedicalAttributePrompts
 from .nodes_sampler import PromptSwapKSampler
@@ -28,6 +29,8 @@ NODES = [
     TrajectoryGrid,
     TrajectoryFilm,
     SaveTraversalFigure,
+    LoadMedicalImage,
+    SaveMedicalImage,
 ]
 
 

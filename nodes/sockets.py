@@ -12,12 +12,14 @@ from comfy_api.latest import io
 
 from ..medtraverse import domain, prompts, trajectory
 from ..medtraverse.figures.drawing import Drawing
+from ..medtraverse.medical_image import MedicalSource
 
 Trajectory = io.Custom("MEDTRAVERSE_TRAJECTORY")
 Domain = io.Custom("MEDTRAVERSE_DOMAIN")
 Attributes = io.Custom("MEDTRAVERSE_ATTRIBUTES")
 Classifier = io.Custom("MEDTRAVERSE_CLASSIFIER")
 Figure = io.Custom("MEDTRAVERSE_FIGURE")
+Source = io.Custom("MEDTRAVERSE_SOURCE")
 
 CATEGORY = "medical/traversal"
 
@@ -68,6 +70,15 @@ OBJECTS: dict[str, tuple[str, Callable[[Any], bool], str]] = {
         "Medical Attribute Prompts",
     ),
     Classifier.io_type: ("classifier", _has("predict"), "Load Medical Classifier"),
+    Source.io_type: (
+        "source",
+        lambda value: (
+            isinstance(value, tuple)
+            and bool(value)
+            and all(isinstance(item, MedicalSource) for item in value)
+        ),
+        "Load Medical Image",
+    ),
     Figure.io_type: (
         "drawing",
         lambda value: isinstance(value, Drawing),

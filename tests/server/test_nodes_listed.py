@@ -16,6 +16,8 @@ NODES = [
     "TrajectorySelect",
     "SaveTraversalFigure",
     "DistributionDistance",
+    "LoadMedicalImage",
+    "SaveMedicalImage",
 ]
 
 
