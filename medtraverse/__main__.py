@@ -2,10 +2,13 @@
 
 python -m medtraverse cfrt TABLE.csv --target ATTRIBUTE
 python -m medtraverse run WORKFLOW.json
+python -m medtraverse domain NAME --neutral PROMPT --attribute "NAME = PROMPT"
+python -m medtraverse convert-torchxrayvision FILE.pt
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -96,6 +99,8 @@ def parser() -> OneLineParser:
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.set_defaults(run=score)
     _add_run(commands)
+    _add_domain(commands)
+    _add_convert(commands)
     return top
 
 
@@ -144,6 +149,115 @@ def _add_run(commands: Any) -> None:
         from .remote.run_workflow import run_command
 
         return run_command(arguments)
+
+    command.set_defaults(run=run)
+
+
+def _add_domain(commands: Any) -> None:
+    command = commands.add_parser(
+        "domain",
+        help="write a domain file from prompts or from a data set's table",
+        description="Writes the prompts, attributes, colours and labels of a data set as a domain file, "
+        "which Load Medical Checkpoint offers once it lies in ComfyUI's user/medtraverse/domains. "
+        "Attributes come from --attribute, from --table, or both. A table has a row for each attribute "
+        "(columns name and prompt; colour, labels and default if wanted), or a row for each image and a "
+        "column for each label, and then --template is needed. Of images nothing is written but the names "
+        "of the labels.",
+    )
+    command.add_argument("name", metavar="NAME", help="the domain's name in the list")
+    command.add_argument(
+        "--neutral",
+        action="append",
+        default=[],
+        metavar="[NAME =] PROMPT",
+        help="neutral prompt; may be given several times, the first is the usual one",
+    )
+    command.add_argument(
+        "--attribute",
+        action="append",
+        default=[],
+        metavar="NAME = PROMPT",
+        help="or NAME #RRGGBB = PROMPT; {neutral} stands for the neutral prompt; may be given several times",
+    )
+    command.add_argument("--table", metavar="TABLE.csv")
+    command.add_argument(
+        "--template", default="", metavar="PROMPT", help="such as 'Chest X-ray showing {label}'"
+    )
+    command.add_argument(
+        "--labels", default="", metavar="A,B", help="of a table of images, these columns only"
+    )
+    command.add_argument("--negative", default="", metavar="PROMPT", help="negative prompt (default: empty)")
+    command.add_argument("--size", type=int, default=512, help="image side in pixels (default: %(default)s)")
+    command.add_argument("--title", default="", help="a longer name")
+    command.add_argument(
+        "--hint",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a piece of checkpoints' names by which 'auto' finds this domain; may be given several times",
+    )
+    command.add_argument("--out", metavar="FILE.json", help="default: NAME.json here; nothing is replaced")
+
+    def run(arguments: argparse.Namespace) -> None:
+        from .new_domain import new_domain, parse_neutral, prompted_attributes, read_attributes, write_domain
+
+        if not arguments.neutral:
+            raise ValueError("neutral: none is given; write --neutral PROMPT.")
+        columns = [name.strip() for name in arguments.labels.split(",") if name.strip()]
+        attributes = prompted_attributes(arguments.attribute)
+        if arguments.table is not None:
+            attributes += read_attributes(arguments.table, arguments.template, columns)
+        record = new_domain(
+            arguments.name,
+            dict(map(parse_neutral, arguments.neutral)),
+            attributes,
+            arguments.size,
+            arguments.title,
+            arguments.negative,
+            arguments.hint,
+        )
+        stem = re.sub(r"[^\w-]+", "-", arguments.name.strip().lower())
+        out = arguments.out or f"{stem}.json"
+        write_domain(record, out)
+        print(f"{out}: {len(record['attributes'])} attributes")
+        for item in record["attributes"]:
+            print(
+                f"  {item['name']}{'' if item.get('default', True) else ' (if asked for)'}: {item['prompt']}"
+            )
+        print("Put it into ComfyUI's user/medtraverse/domains and press R in the browser.")
+
+    command.set_defaults(run=run)
+
+
+def _add_convert(commands: Any) -> None:
+    command = commands.add_parser(
+        "convert-torchxrayvision",
+        help="take the weights out of a torchxrayvision file",
+        description="torchxrayvision's files are pickled modules, and a pickle is a program. This takes the "
+        "tensors out of one without running anything in it, and writes them as safetensors, with the labels "
+        "that were trained and the input size. Load Medical Classifier reads that file. torchxrayvision is "
+        "not needed.",
+    )
+    command.add_argument("file", metavar="FILE.pt")
+    command.add_argument(
+        "--out", metavar="NEW.safetensors", help="default: FILE.safetensors, beside FILE; nothing is replaced"
+    )
+    command.add_argument(
+        "--weights",
+        default="",
+        metavar="NAME",
+        help="torchxrayvision's name of the weights, such as densenet121-res224-chex (default: by the file)",
+    )
+
+    def run(arguments: argparse.Namespace) -> None:
+        from pathlib import Path
+
+        from .classifiers.torchxrayvision_pickle import convert
+
+        out = arguments.out or Path(arguments.file).with_suffix(".safetensors")
+        labels = convert(arguments.file, out, arguments.weights)
+        print(f"{out}: {len(labels)} labels, {', '.join(labels)}")
+        print("Put it into models/classifiers and choose it in Load Medical Classifier.")
 
     command.set_defaults(run=run)
 

@@ -32,9 +32,9 @@ DIAGNOSES = {
 
 # As CheXpert, the authors' tables and pandas write them, in small letters; anything else goes through
 # float().
-_STATES: dict[str, int | None] = {"1.0": 1, "0.0": 0, "-1.0": -1, "1": 1, "0": 0, "-1": -1}
-_STATES |= {"true": 1, "false": 0}
-_STATES |= dict.fromkeys(("", "nan", "na", "n/a", "<na>", "none", "null"))
+STATES: dict[str, int | None] = {"1.0": 1, "0.0": 0, "-1.0": -1, "1": 1, "0": 0, "-1": -1}
+STATES |= {"true": 1, "false": 0}
+STATES |= dict.fromkeys(("", "nan", "na", "n/a", "<na>", "none", "null"))
 
 
 class Captioned(NamedTuple):
@@ -237,8 +237,8 @@ def _columns(path: str | os.PathLike[str], header: list[str], wanted: list[str])
 
 def _state(cell: str, place: str, column: str, allowed: tuple[int | None, ...]) -> int | float | str | None:
     value: int | float | str | None
-    if cell.lower() in _STATES:
-        value = _STATES[cell.lower()]
+    if cell.lower() in STATES:
+        value = STATES[cell.lower()]
     else:
         try:
             value = float(cell)

@@ -16,6 +16,7 @@ from .classifiers.chosen_labels import resolve_labels
 from .classifiers.formats import read_judge
 from .classifiers.judge import Judge, Settings
 from .digest import sha256_of
+from .labels import position
 from .steady_batches import in_batches
 
 # What an EfficientNet-B4 holds at once: 144 channels at half the side in float32, before and after
@@ -58,11 +59,10 @@ class Classifier:
 
     def with_others(self, others: Classifier) -> Classifier:
         """Return one classifier that judges what both judge. Raises ValueError where both have a label."""
-        doubled = {label.lower() for label in self.labels} & {label.lower() for label in others.labels}
+        doubled = [label for label in self.labels if position(label, others.labels) is not None]
         if doubled:
             raise ValueError(
-                f"others: both classifiers judge {', '.join(sorted(doubled))}; rename or leave out one by "
-                "lines "
+                f"others: both classifiers judge {', '.join(doubled)}; rename or leave out one by lines "
                 "`label = logit` in labels."
             )
         count = sum(judge.outputs for judge in self.judges)

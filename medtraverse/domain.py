@@ -7,12 +7,12 @@ folders.
 import json
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .labels import plain, position
+from .labels import Aliases, plain, position, repeated
 
 SHIPPED = Path(__file__).parent / "domains"
 
@@ -34,7 +34,11 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Domain:
-    """Prompts and attributes of one data set; ``size`` is the image side in pixels."""
+    """Prompts and attributes of one data set.
+
+    ``size`` is the image side in pixels; ``aliases`` are other words for labels, the nearest first, by which
+    classifiers may call them.
+    """
 
     name: str
     title: str
@@ -43,6 +47,7 @@ class Domain:
     neutrals: dict[str, str]
     attributes: tuple[Attribute, ...]
     hints: tuple[str, ...] = ()
+    aliases: Aliases = field(default_factory=dict)
 
     def neutral(self, choice: str = "auto") -> tuple[str, str]:
         """Return ``(name, prompt)`` of a neutral.
@@ -144,7 +149,7 @@ def read_domain(path: str | os.PathLike[str]) -> Domain:
     """
     path = Path(path)
     try:
-        return _domain(json.loads(path.read_text(encoding="utf-8-sig")))
+        return domain_of(json.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         fault = f"cannot be read ({error.strerror or error}); replace it, or take it out of the folder."
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -154,7 +159,8 @@ def read_domain(path: str | os.PathLike[str]) -> Domain:
     raise ValueError(f"domain file {path.name}: {fault}")
 
 
-def _domain(record: Any) -> Domain:
+def domain_of(record: Any) -> Domain:
+    """Return the domain of a file's record. Raises ValueError that names a field which is wrong."""
     fields = _object(record, "the file")
     name = _name(fields, "name", "name")
     neutrals = {
@@ -167,10 +173,8 @@ def _domain(record: Any) -> Domain:
     )
     if not neutrals or not attributes:
         raise ValueError(f"{'attributes' if neutrals else 'neutrals'}: is empty; give one or more.")
-    names = [plain(attribute.name) for attribute in attributes]
-    for attribute in attributes:
-        if names.count(plain(attribute.name)) > 1:
-            raise ValueError(f"attributes: {attribute.name!r} is given twice; give each a name of its own.")
+    if twice := repeated([attribute.name for attribute in attributes]):
+        raise ValueError(f"attributes: {twice!r} is given twice; give each a name of its own.")
     size = _given(fields, "size")
     if not isinstance(size, int) or isinstance(size, bool) or size < 8 or size % 8:
         raise ValueError(f"size: {size!r} is no image side in pixels; give a multiple of 8, such as 512.")
@@ -182,7 +186,25 @@ def _domain(record: Any) -> Domain:
         neutrals,
         attributes,
         tuple(_text(hint, "hints") for hint in _list(fields.get("hints", []), "hints")),
+        _aliases(
+            fields.get("aliases", {}), {label for attribute in attributes for label in attribute.labels}
+        ),
     )
+
+
+def _aliases(value: Any, labels: Collection[str]) -> dict[str, tuple[str, ...]]:
+    known = {plain(label) for label in labels}
+    aliases = {}
+    for label, words in _object(value, "aliases").items():
+        if plain(label) not in known:
+            raise ValueError(
+                f"aliases: {label!r} is no label of an attribute; take one of {', '.join(sorted(labels))}."
+            )
+        place = f"aliases, {label!r}"
+        aliases[label] = tuple(_text(word, place) for word in _list(words, place))
+    if twice := repeated(list(aliases)):
+        raise ValueError(f"aliases: {twice!r} is given twice; write all its words in one list.")
+    return aliases
 
 
 def _attribute(item: Any, number: int) -> Attribute:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .cfrt import CFRT, cfrt, far_points, patients_to_csv, published_far_points, to_csv, to_text
 from .classifiers.self_check import classifier_doubts
 from .flip_rate import THRESHOLD, FlipRate, check_threshold, flip_rate, flip_table, outwards
-from .labels import position
+from .labels import NO_ALIASES, Aliases, position
 from .published import published_cfrt
 from .trajectory import CURVE, Trajectory
 
@@ -57,6 +57,14 @@ class Evaluation:
     def patients_csv(self) -> str:
         """One row per attribute and patient, as CSV."""
         return patients_to_csv(self.results, self.labels, self.trajectory.seeds, self.flips)
+
+    @property
+    def own_labels(self) -> list[list[str]]:
+        """Per attribute, the labels that it should raise, as the classifier writes them."""
+        columns = judged_columns(
+            self.trajectory.attributes, self.trajectory.labels, self.labels, self.trajectory.aliases
+        )
+        return [[self.labels[column] for column in own] for own in columns]
 
     @property
     def published(self) -> dict[str, float]:
@@ -139,6 +147,48 @@ class Evaluation:
         }
 
 
+def judged_columns(
+    attributes: Sequence[str],
+    wanted: Sequence[Sequence[str]],
+    labels: Sequence[str],
+    aliases: Aliases = NO_ALIASES,
+) -> list[tuple[int, ...]]:
+    """Find the labels of a classifier that attributes should raise.
+
+    Parameters
+    ----------
+    attributes : sequence of str
+    wanted : sequence of sequence of str
+        Labels of each attribute; none means its name.
+    labels : sequence of str
+        What the classifier judges.
+    aliases : mapping of str to sequence of str
+        A domain's other words for its labels.
+
+    Returns
+    -------
+    list of tuple of int
+        Per attribute, the positions in `labels`.
+
+    Raises
+    ------
+    ValueError
+        The classifier judges no such label.
+    """
+    judged = []
+    for name, own in zip(attributes, wanted):
+        columns = [(label, position(label, labels, aliases)) for label in own or (name,)]
+        absent = next((label for label, column in columns if column is None), None)
+        if absent is not None:
+            raise ValueError(
+                f"classifier: it judges {', '.join(labels)}, not {absent!r} (attribute {name!r}); wire a "
+                "classifier of this domain, name its labels in Load Medical Classifier, or leave the "
+                "attribute out."
+            )
+        judged.append(tuple(column for _, column in columns if column is not None))
+    return judged
+
+
 def evaluate(
     trajectory: Trajectory,
     images: Tensor,
@@ -171,16 +221,12 @@ def evaluate(
     """
     check_threshold(threshold)
     labels = tuple(labels)
-    targets: dict[str, tuple[int, int]] = {}
-    for number, (name, wanted) in enumerate(zip(trajectory.attributes, trajectory.labels)):
-        absent = [label for label in wanted or (name,) if position(label, labels) is None]
-        if absent:
-            raise ValueError(
-                f"classifier: it judges {', '.join(labels)}, not {absent[0]!r} (attribute {name!r}); "
-                "wire a classifier of this domain, or give its labels in Load Medical Classifier."
-            )
-        if len(wanted) == 1 and (column := position(wanted[0], labels)) is not None:
-            targets[name] = (number, column)
+    judged = judged_columns(trajectory.attributes, trajectory.labels, labels, trajectory.aliases)
+    targets = {
+        name: (number, judged[number][0])
+        for number, (name, wanted) in enumerate(zip(trajectory.attributes, trajectory.labels))
+        if len(wanted) == 1
+    }
     if not targets:
         raise ValueError(
             "trajectory: none of its attributes stands for a single label, so there is no target to score; "

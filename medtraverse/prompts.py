@@ -1,8 +1,10 @@
 """Prompts as the text encoder must see them, and the conditionings of a traversal."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from .labels import Aliases, repeated
 
 
 @dataclass(frozen=True)
@@ -18,21 +20,22 @@ class PromptedAttribute:
 
 @dataclass(frozen=True)
 class AttributeSet:
-    """The attributes of a traversal; ``size`` is the domain's image side in pixels, 0 when unknown."""
+    """The attributes of a traversal.
+
+    ``size`` is the domain's image side in pixels, 0 when unknown; ``aliases`` are its other words for labels.
+    """
 
     attributes: tuple[PromptedAttribute, ...]
     domain: str = ""
     neutral: str = "neutral"
     neutral_prompt: str = ""
     size: int = 0
+    aliases: Aliases = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names = [attribute.name for attribute in self.attributes]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(
-                f"attributes: {repeated[0]!r} is given twice; give each attribute a name of its own."
-            )
+        twice = repeated([attribute.name for attribute in self.attributes])
+        if twice is not None:
+            raise ValueError(f"attributes: {twice!r} is given twice; give each attribute a name of its own.")
 
 
 def literal(prompt: str) -> str:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from .labels import Aliases, position
+
 SWAP, CURVE = "swap", "curve"
 
 _Rows = TypeVar("_Rows", torch.Tensor, np.ndarray)
@@ -34,6 +36,8 @@ class Trajectory:
         Everything that the latents depend on, JSON-serialisable.
     rough : Tensor [C + 1, 3], optional
         Linear map from a latent to rough colours in 0…1, the constant last; for viewers alone.
+    aliases : mapping of str to sequence of str
+        The domain's other words for labels, by which classifiers may call them.
     """
 
     latents: torch.Tensor
@@ -47,6 +51,7 @@ class Trajectory:
     neutral: str = "neutral"
     settings: dict[str, Any] = field(default_factory=dict)
     rough: torch.Tensor | None = None
+    aliases: Aliases = field(default_factory=dict)
 
     @property
     def patients(self) -> int:
@@ -160,9 +165,10 @@ class Trajectory:
 
 
 def _position(name: str, names: tuple[str, ...], what: str) -> int:
-    if name not in names:
+    place = position(name, names)
+    if place is None:
         raise ValueError(f"{what}: the trajectory has no {name!r}; it has {', '.join(names)}.")
-    return names.index(name)
+    return place
 
 
 def control_points(latents: torch.Tensor) -> Trajectory:

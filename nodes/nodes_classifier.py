@@ -26,6 +26,8 @@ from .sockets import CATEGORY, Classifier, Figure, Trajectory, checked_sockets
 from .views import cfrt_view, shown
 
 NONE, AUTO = "none", "auto"
+# What loaders with these settings judge, so that their files are not read twice.
+_LABELS: dict[str, tuple[str, ...]] = {}
 
 
 class LoadedClassifier:
@@ -126,9 +128,9 @@ class MedicalClassifierLoader(io.ComfyNode):
     def fingerprint_inputs(
         cls,
         classifier: Any,
-        second_classifier: Any,
-        labels: Any,
-        input_size: Any,
+        second_classifier: Any = NONE,
+        labels: Any = "",
+        input_size: Any = 0,
         activation: Any = AUTO,
         others: Any = None,
     ) -> str:
@@ -147,6 +149,34 @@ class MedicalClassifierLoader(io.ComfyNode):
         activation: str = AUTO,
         others: LoadedClassifier | None = None,
     ) -> Any:
+        loaded = cls._load(classifier, second_classifier, labels, input_size, activation)
+        for note in loaded.notes:
+            logging.warning("MedTraverse: %s", note)
+        if loaded.notes:
+            say("\n".join(loaded.notes))
+        judge = LoadedClassifier(loaded, classifier)
+        return io.NodeOutput(judge if others is None else judge.with_others(others))
+
+    @classmethod
+    def labels_of(cls, **inputs: Any) -> tuple[str, ...]:
+        """Return the labels that a node with these inputs, `others` left out, judges.
+
+        Raises ValueError as the node itself does.
+        """
+        key = cls.fingerprint_inputs(**inputs)
+        if key not in _LABELS:
+            cls._load(**inputs)
+        return _LABELS[key]
+
+    @classmethod
+    def _load(
+        cls,
+        classifier: str,
+        second_classifier: str = NONE,
+        labels: str = "",
+        input_size: int = 0,
+        activation: str = AUTO,
+    ) -> judging.Classifier:
         if activation not in (AUTO, *ACTIVATIONS):
             raise ValueError(
                 f"activation: there is no {activation!r}; choose {AUTO}, {' or '.join(ACTIVATIONS)}."
@@ -161,12 +191,9 @@ class MedicalClassifierLoader(io.ComfyNode):
             input_size=input_size or None,
             activation=None if activation == AUTO else activation,
         )
-        for note in loaded.notes:
-            logging.warning("MedTraverse: %s", note)
-        if loaded.notes:
-            say("\n".join(loaded.notes))
-        judge = LoadedClassifier(loaded, classifier)
-        return io.NodeOutput(judge if others is None else judge.with_others(others))
+        key = cls.fingerprint_inputs(classifier, second_classifier, labels, input_size, activation)
+        _LABELS[key] = loaded.labels
+        return loaded
 
 
 class CFRTEvaluator(io.ComfyNode):

@@ -64,7 +64,7 @@ class MedicalCheckpointLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "domain",
-                    options=[AUTO, *sources.domains()],
+                    options=[AUTO, *sources.domain_choices()],
                     default=AUTO,
                     tooltip="Prompts, attributes and colours. 'auto' reads it off the file's name. Own "
                     "domains: JSON files in ComfyUI's user/medtraverse/domains.",
@@ -176,13 +176,13 @@ class MedicalCheckpointLoader(io.ComfyNode):
 
         ``auto`` takes it from the U-Net's name, from what the checkpoint's folder declares, or from its name.
         """
-        known = sources.domains()
         if domain != AUTO:
-            return sources.pick(known, domain, "domain")
+            return sources.pick_domain(domain)
+        known = sources.domains()
         declared = declared_domains(path)
         try:
             return guess_domain(known, unet or ("" if declared else checkpoint))
         except ValueError:
             if not declared:
                 raise
-            return sources.pick(known, declared[0], "checkpoint: medtraverse.json")
+            return sources.pick_domain(declared[0], "checkpoint: medtraverse.json")

@@ -147,7 +147,7 @@ class MedicalAttributePrompts(io.ComfyNode):
         return io.NodeOutput(
             encode(clip, prompt),
             encode(clip, negative),
-            AttributeSet(prompted, domain.name, name, prompt, domain.size),
+            AttributeSet(prompted, domain.name, name, prompt, domain.size, domain.aliases),
             "\n".join(lines),
         )
 

@@ -3,12 +3,14 @@
 import math
 
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
 
 from ..medtraverse.digest import versions
 from ..medtraverse.prompts import AttributeSet, PromptedAttribute
 from ..medtraverse.trajectory import Trajectory
 from ..medtraverse.traversal import TraversalSettings, parse_swap_steps
 from . import samplers
+from .early_labels import asked_outputs, check_labels
 from .model_building import origin
 from .rough_colours import colour_map, fitted_format
 from .run_traversal import Conditionings, traverse
@@ -148,6 +150,7 @@ class PromptSwapKSampler(io.ComfyNode):
                     "rough colours.",
                 ),
             ],
+            hidden=[io.Hidden.prompt],
             outputs=[
                 io.Latent.Output(
                     "latent",
@@ -195,6 +198,8 @@ class PromptSwapKSampler(io.ComfyNode):
             raise ValueError("attributes: none is given; name at least one in Medical Attribute Prompts.")
         if not math.isfinite(cfg):
             raise ValueError(f"cfg: {cfg} is no weight of guidance; give a number such as 7.5.")
+        if cls.hidden and (running := get_executing_context()):
+            check_labels(cls.hidden.prompt or {}, running.node_id, attributes, asked_outputs())
         swaps = parse_swap_steps(swap_steps, steps)
         samplers.check_sampler(sampler)
         width, height = width or attributes.size, height or attributes.size
@@ -247,5 +252,6 @@ class PromptSwapKSampler(io.ComfyNode):
                 "versions": versions(),
             },
             rough=colour_map(latent_format),
+            aliases=attributes.aliases,
         )
         return io.NodeOutput({"samples": latents}, trajectory, ui=latent_view(trajectory, vae))

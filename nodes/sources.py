@@ -40,8 +40,39 @@ def domains() -> dict[str, Domain]:
     Lists of nodes are made from them, so a file that cannot be read is logged: as an error it would take the
     whole pack away.
     """
+    return _domains_and_mistakes()[0]
+
+
+def domain_choices() -> list[str]:
+    """Return the names of the domains, then what is wrong with each of the user's files that is none.
+
+    So the mistake stands where the user looks for the domain. The page shows it beside, as it was loaded.
+    """
+    known, mistakes = _domains_and_mistakes()
+    return [*known, *mistakes]
+
+
+def pick_domain(choice: str, name: str = "domain") -> Domain:
+    """Return the domain of a choice.
+
+    Raises ValueError with what is wrong with its file, or with the good choices and the files left out.
+    """
+    known, mistakes = _domains_and_mistakes()
+    if choice in mistakes:
+        raise ValueError(choice)
+    try:
+        return pick(known, choice, name)
+    except ValueError as error:
+        raise ValueError(" ".join([str(error), *(f"Left out: {mistake}" for mistake in mistakes)])) from None
+
+
+def _domains_and_mistakes() -> tuple[dict[str, Domain], list[str]]:
     folder = Path(folder_paths.get_user_directory()) / "medtraverse" / "domains"
-    return load_domains(folder, report=lambda error: logging.error("MedTraverse: %s", error))
+    mistakes: list[str] = []
+    known = load_domains(folder, report=lambda error: mistakes.append(str(error)))
+    for mistake in mistakes:
+        logging.error("MedTraverse: %s", mistake)
+    return known, mistakes
 
 
 def checkpoint_paths() -> dict[str, Path]:

@@ -206,7 +206,13 @@ def cfrt_view(evaluation: Evaluation, published: Mapping[str, float]) -> dict[st
         }
         for attribute, result in evaluation.results.items()
     ]
+    # Labels as the classifier writes them: the page compares them letter by letter.
+    attributes = [
+        {**attribute, "labels": labels}
+        for attribute, labels in zip(_attributes(trajectory), evaluation.own_labels)
+    ]
     own = {
+        "attributes": attributes,
         "labels": list(evaluation.labels),
         "probabilities": probabilities.round(5).tolist(),
         "far": list(evaluation.far),
@@ -398,14 +404,17 @@ def _write_sheets(name: str, images: torch.Tensor) -> None:
         _save(sheet, _folder() / f"{name}-{number}.jpg", "JPEG", quality=90, comment=NOTICE)
 
 
+def _attributes(trajectory: Trajectory) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "colour": colour, "labels": list(labels)}
+        for name, colour, labels in zip(trajectory.attributes, trajectory.colours, trajectory.labels)
+    ]
+
+
 def _publish(
     name: str, trajectory: Trajectory, view: str, own: Mapping[str, Any], patients: int | None = None
 ) -> None:
     """Write the JSON file, last and at once."""
-    attributes = [
-        {"name": attribute, "colour": colour, "labels": list(labels)}
-        for attribute, colour, labels in zip(trajectory.attributes, trajectory.colours, trajectory.labels)
-    ]
     record = {
         "format": FORMAT,
         "view": view,
@@ -414,7 +423,7 @@ def _publish(
         "kind": trajectory.kind,
         "neutral": trajectory.neutral,
         "seeds": [seed if seed <= _EXACT else str(seed) for seed in trajectory.seeds[:patients]],
-        "attributes": attributes,
+        "attributes": _attributes(trajectory),
         "points": list(trajectory.points),
         "index": trajectory.index[:patients].tolist(),
         **own,

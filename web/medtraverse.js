@@ -1,4 +1,5 @@
 /** Widgets that show what a run has made: trajectory viewer, latent map, CFRT panel. */
+import { api } from '/scripts/api.js'
 import { app } from '/scripts/app.js'
 import { CFRTView } from './parts/cfrt.js'
 import { filled, make } from './parts/elements.js'
@@ -199,12 +200,26 @@ function follow(node, follower) {
   }
 }
 
+const LOADER = 'MedicalCheckpointLoader'
+
+/** Say what is wrong with the user's own domain files: their sentences stand among the loader's choices. */
+async function tellMistakes() {
+  const answer = await api.fetchApi(`/object_info/${LOADER}`)
+  const [kind, options] = (await answer.json())[LOADER].input.required.domain
+  const choices = /** @type {string[]} */ (options?.options ?? kind)
+  for (const detail of choices.filter((choice) => choice.startsWith('domain file ')))
+    app.extensionManager?.toast?.add?.({ severity: 'warn', summary: 'MedTraverse', detail, life: 20_000 })
+}
+
 app.registerExtension({
   name: 'MedTraverse.Views',
   async setup() {
     const language = app.extensionManager?.setting?.get?.('Comfy.Locale')
     await readWords(typeof language === 'string' ? language : 'en')
+    await tellMistakes()
   },
+  // The user has pressed R.
+  refreshComboInNodes: tellMistakes,
   nodeCreated(node) {
     const kind = VIEWS[node.comfyClass ?? '']
     if (kind) attach(node, kind)

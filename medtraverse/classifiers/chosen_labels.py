@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..labels import position
+from ..labels import position, repeated
 from .judge import Judge
 
 
@@ -67,9 +67,7 @@ def resolve_labels(
             raise ValueError(
                 f"labels: {where} names {len(labels)} labels for {outputs} logits; give one for each logit."
             )
-    if not all(isinstance(label, str) and label.strip() for label in labels) or len(
-        {label.lower() for label in labels}
-    ) < len(labels):
+    if not all(isinstance(label, str) and label.strip() for label in labels) or repeated(labels):
         raise ValueError(
             f"labels: {list(labels)!r} repeats a name or has an empty one; give different names."
         )

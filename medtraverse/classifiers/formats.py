@@ -63,7 +63,16 @@ def read_judge(path: Path, settings: Settings | None = None) -> Judge:
             ".pt, .ckpt "
             "or .bin file, or a folder of transformers or timm."
         )
-    state = read_tensors(path, "classifier")
+    try:
+        state = read_tensors(path, "classifier")
+    except ValueError as error:
+        if "torchxrayvision." not in str(error):
+            raise
+        raise ValueError(
+            f"classifier: {path.name} is a whole model of torchxrayvision, and such a pickle is a program, "
+            "never run here; take its weights out by python -m medtraverse convert-torchxrayvision "
+            f"{path.name}, and choose the new file."
+        ) from None
     settings = replace(settings, sidecar=read_sidecar(path))
     if is_efficientnet(state):
         return read_efficientnet(state, path, metadata_of(path), settings)
@@ -72,7 +81,7 @@ def read_judge(path: Path, settings: Settings | None = None) -> Judge:
     if thresholds:
         state[THRESHOLDS] = next(iter(thresholds.values()))
     if is_torchxrayvision(state):
-        return read_torchxrayvision(state, path, settings)
+        return read_torchxrayvision(state, path, settings, metadata_of(path))
     return read_torchvision(state, path, settings)
 
 

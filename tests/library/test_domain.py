@@ -4,8 +4,25 @@ import json
 
 import pytest
 
+from medtraverse.classifiers.torchxrayvision_state import PATHOLOGIES
 from medtraverse.domain import guess_domain, load_domains, parse_attributes, read_domain
+from medtraverse.evaluation import judged_columns
 from medtraverse.prompts import literal
+
+CHEXPERT_14 = (
+    *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"),
+    *("Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other"),
+    *("Fracture", "Support Devices"),
+)
+DIAGNOSES = (
+    "Actinic keratoses",
+    "Basal cell carcinoma",
+    "Benign keratosis-like lesions",
+    "Dermatofibroma",
+    "Melanocytic nevi",
+    "Melanoma",
+    "Vascular lesions",
+)
 
 
 def test_chexpert_prompts_are_the_papers():
@@ -92,6 +109,11 @@ OWN = {
         ({"neutrals": {"Auto": "a"}}, "neutrals, name 'Auto': 'Auto' is what stands for no choice"),
         ({"hints": "cxr"}, 'hints: "cxr" is no list'),
         ({"hints": [""]}, "hints: is empty"),
+        ({"aliases": ["a"]}, "aliases: .* is no object"),
+        ({"aliases": {"drusen": "spot"}}, "aliases, 'drusen': \"spot\" is no list"),
+        ({"aliases": {"drusen": [3]}}, "aliases, 'drusen': 3 is no text"),
+        ({"aliases": {"edema": ["x"]}}, "aliases: 'edema' is no label of an attribute; take one of drusen"),
+        ({"aliases": {"drusen": ["x"], "Drusen": ["y"]}}, "aliases: 'drusen' is given twice"),
         ({"attributes": []}, "attributes: is empty"),
         ({"attributes": {"drusen": "b"}}, "attributes: .* is no list"),
         ({"attributes": ["drusen"]}, 'attribute 1: "drusen" is no object'),
@@ -210,3 +232,31 @@ def test_a_broken_domain_file_can_be_left_out(tmp_path):
 def test_parentheses_become_literal_once():
     assert literal("melanoma (MEL)") == r"melanoma \(MEL\)"
     assert literal(literal("melanoma (MEL)")) == literal("melanoma (MEL)")
+
+
+def test_aliases_name_what_classifiers_call_a_label():
+    """Labels of torchxrayvision, CheXpert's 14 and those of HAM10000 classifiers, without any renaming."""
+    domains = load_domains()
+    for name, labels in (
+        ("NIH", PATHOLOGIES),
+        ("MIMIC-CXR", CHEXPERT_14),
+        ("RoentGen-v2", CHEXPERT_14),
+        ("PRISM", CHEXPERT_14),
+        ("CheXpert", CHEXPERT_14),
+        ("HAM10000", DIAGNOSES),
+    ):
+        domain = domains[name]
+        items = domain.attributes
+        columns = judged_columns(
+            [item.name for item in items], [item.labels for item in items], labels, domain.aliases
+        )
+        flat = [column for own in columns for column in own if len(own) == 1]
+        assert len(set(flat)) == len(flat), name
+
+
+def test_a_chexpert_attribute_finds_torchxrayvisions_word_and_devices_are_told():
+    domain = load_domains()["CheXpert"]
+    columns = judged_columns(["pleural effusion"], [["pleural effusion"]], PATHOLOGIES, domain.aliases)
+    assert [PATHOLOGIES[column] for (column,) in columns] == ["Effusion"]
+    with pytest.raises(ValueError, match="not 'support devices' .*; wire a classifier of this domain"):
+        judged_columns(["devices"], [["support devices"]], PATHOLOGIES, domain.aliases)

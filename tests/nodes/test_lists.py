@@ -132,3 +132,20 @@ def test_what_lies_beside_a_choice_changes_its_fingerprint(pack, tmp_path):
         put(tmp_path / name)
         seen |= {fingerprint(file)}
     assert len(seen) == 5
+
+
+def test_what_is_wrong_with_a_domain_file_stands_among_the_choices(models, listed, run):
+    folder = Path(folder_paths.get_user_directory()) / "medtraverse" / "domains"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "knee.json").write_text('{"name": "Knee"}')
+    try:
+        choice = listed("MedicalCheckpointLoader", "domain")[-1]
+        assert choice.startswith("domain file knee.json: neutrals: is missing; add it.")
+        with pytest.raises(ValueError, match=r"^domain file knee\.json: neutrals: is missing"):
+            run("MedicalCheckpointLoader", domain=choice)
+        with pytest.raises(
+            ValueError, match=r"there is no 'Knee'; .* Left out: domain file knee\.json: neutr"
+        ):
+            run("MedicalCheckpointLoader", domain="Knee")
+    finally:
+        (folder / "knee.json").unlink()

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from medtraverse.remote.client import NodeFailed
+
 torchvision = pytest.importorskip("torchvision")
 
 
@@ -116,3 +118,31 @@ def test_classifiers_of_other_libraries_are_offered_and_judge(client, graph, for
     for report in (vit, densenet):
         assert report["patients"] == 1
         assert len(report["classifier_sha256"]) == 64
+
+
+def test_a_label_that_no_classifier_judges_is_told_before_sampling(client, graph, foreign):
+    """torchxrayvision has no Support Devices. Labels that are changed later leave the samples as they are."""
+    sampled, images = decoded(graph)
+    graph[sampled.id]["inputs"]["seed"] = 77  # sampled by no test before
+    judge = graph.add(
+        "MedicalClassifierLoader", classifier=foreign[1], second_classifier="none", labels="", input_size=0
+    )
+    score = graph.add(
+        "CFRTEvaluator", trajectory=sampled[1], images=images[0], image_classifier=judge[0], far_points="1,2"
+    )
+    # Straight behind the sampler, so that ComfyUI may take the sampler first.
+    graph.add("LatentDirectionCosine", trajectory=sampled[1], published=False)
+    with pytest.raises(NodeFailed, match="it judges Atelectasis, .*, not 'support devices'") as failed:
+        client.run(graph)
+    assert failed.value.node_id == sampled.id
+    prompts = next(node for node in graph.values() if node["class_type"] == "MedicalAttributePrompts")
+    prompts["inputs"]["attributes"] = "pleural effusion"
+    report = json.loads(client.run(graph).outputs[score.id]["medtraverse"][0])
+    assert report["attributes"]["pleural effusion"]["target"] == "Effusion"  # by the domain's aliases
+    graph[judge.id]["inputs"]["labels"] = "pleural effusion = Effusion; devices = Fracture"
+    again = client.run(graph)
+    assert sampled.id in again.cached
+    assert (
+        json.loads(again.outputs[score.id]["medtraverse"][0])["attributes"]["pleural effusion"]["target"]
+        == "pleural effusion"
+    )

@@ -211,7 +211,8 @@ export class LatentMapView {
       seed = view.seeds[cloud.patient[row]]
     if (!judged || cloud.patient[row] < 0) return NaN
     if (a < 0) return 0
-    const { name, labels } = view.attributes[a],
+    const { name } = view.attributes[a],
+      labels = judged.attributes.find((attribute) => attribute.name === name)?.labels ?? [],
       label = judged.labels.indexOf(labels[0])
     const here = probabilityOf(judged, seed, name, view.points[cloud.point[row]]),
       start = probabilityOf(judged, seed, name, view.points[0])

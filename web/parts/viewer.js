@@ -389,7 +389,9 @@ export class TrajectoryView {
       const values = view.points.map((point) => probabilityOf(judge, seed, name, point))
       const shown = /** @type {string[]} */ ([])
       judge.labels.forEach((label, b) => {
-        const own = view.attributes.findIndex((attribute) => attribute.labels.includes(label))
+        // The judge's file has the labels as the classifier writes them.
+        const named = judge.attributes.find((attribute) => attribute.labels.includes(label))?.name
+        const own = view.attributes.findIndex((attribute) => attribute.name === named)
         context.strokeStyle = context.fillStyle = own < 0 ? ink : view.attributes[own].colour
         context.lineWidth = own === a ? 2.5 : 1.3
         context.setLineDash(STYLES[b % STYLES.length])

@@ -39,6 +39,7 @@ interface ChangeTracker {
 interface ExtensionManager {
   workflow?: { activeWorkflow?: { changeTracker?: ChangeTracker | null } | null }
   setting?: { get?(id: string): unknown }
+  toast?: { add?(message: { severity: string; summary: string; detail: string; life: number }): void }
 }
 
 export interface App extends Omit<ComfyApp, 'extensionManager'> {
