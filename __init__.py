@@ -17,7 +17,9 @@ async def comfy_entrypoint() -> MedTraverseExtension:
     """Return the pack's extension, which lists its nodes."""
     from .nodes.between_prompts import serve_decoded_images
     from .nodes.extension import MedTraverseExtension
+    from .nodes.medical_preview import serve_previews
 
+    serve_previews()
     serve_decoded_images()
     return MedTraverseExtension()
 

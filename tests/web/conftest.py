@@ -100,8 +100,14 @@ def bare_errors(context, server):
     return errors
 
 
+@pytest.fixture(scope="session")
+def new_tab(context, server):
+    """``new_tab()`` is a tab that stays open for several tests; who asks for it closes its page."""
+    return lambda: Page(context.new_page(), server)
+
+
 @pytest.fixture
-def tab(context, server):
-    page = context.new_page()
-    yield Page(page, server)
-    page.close()
+def tab(new_tab):
+    opened = new_tab()
+    yield opened
+    opened.page.close()

@@ -19,6 +19,8 @@ export interface ComfyNode extends LGraphNode {
     options?: WidgetOptions<V>,
   ): DOMWidget<T, V>
   onExecuted?(output: Record<string, unknown>): void
+  onDragOver?(event: DragEvent): boolean
+  onDragDrop?(event: DragEvent): boolean | Promise<boolean>
 }
 
 export interface Extension extends ComfyExtension {
