@@ -1,4 +1,4 @@
-"""Load Medical Image in the browser: upload, drop on the node and on the canvas, preview, and what stays out."""
+"""Load Medical Image in the browser: upload, drop on node and canvas, preview, and what stays out."""
 
 import base64
 import importlib.util
