@@ -40,15 +40,16 @@ from launcher import environment
 from launcher.check import check as run_checks
 from launcher.comfyui import PACK, SetupError, start_server
 
-# What is tested, and by how many processes besides the first. From the third on, ComfyUI takes the cores.
+# What is tested, and how it is dealt out to processes. A server's tests stay with their file, whose runs
+# they share. The page's tests wait for what a person sees, so nothing else runs beside them.
 STAGES = {
-    "tests/library": 2,
-    "tests/demo": 2,
-    "tests/nodes": 2,
-    "tests/server": 0,
-    "tests/web": 0,
-    "tests/launcher": 0,
-    "tests/packaging": 0,
+    "tests/library": ["-n", "2"],
+    "tests/demo": ["-n", "2"],
+    "tests/nodes": ["-n", "2"],
+    "tests/server": ["-n", "2", "--dist", "loadfile"],
+    "tests/web": [],
+    "tests/launcher": [],
+    "tests/packaging": [],
 }
 NO_TESTS_COLLECTED = 5
 
@@ -120,7 +121,7 @@ def test(comfyui, arguments):
     for stage, processes in STAGES.items():
         if (PACK / stage).exists():
             print("\n{0}:".format(stage), flush=True)
-            returncode = call([pytest, stage, "-n", str(processes)] + arguments, chosen)
+            returncode = call([pytest, stage] + processes + arguments, chosen)
             if returncode not in (0, NO_TESTS_COLLECTED):
                 return returncode
             ran = ran or returncode == 0

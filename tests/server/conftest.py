@@ -1,6 +1,11 @@
-"""A builder of small graphs; the live server is in the conftest above."""
+"""A builder of small graphs, and the bundled workflows; the live server is in the conftest above."""
 
+import io
+import json
+
+import numpy as np
 import pytest
+from PIL import Image
 
 
 class Graph(dict):
@@ -69,3 +74,68 @@ class Node:
 @pytest.fixture
 def graph():
     return Graph()
+
+
+class Bundled:
+    """The bundled workflows, shortened, and what their results must show."""
+
+    # 18 steps are enough to tell that everything is wired; the far part needs its swap steps.
+    FEWER = {"steps": 18, "swap_steps": "15,10,5", "patients": 2}
+
+    def __init__(self, client):
+        self.client = client
+
+    def load(self, path, **inputs):
+        """Read a workflow in API format, with fewer steps and patients."""
+        graph = json.loads(path.read_text(encoding="utf-8"))
+        for key in self.of(graph, "PromptSwapKSampler"):
+            graph[key]["inputs"].update(self.FEWER | inputs)
+        return graph
+
+    @staticmethod
+    def of(graph, class_type):
+        """The ids of a class's nodes."""
+        return [key for key, node in graph.items() if node["class_type"] == class_type]
+
+    def check(self, graph, result):
+        """Every picture shows something, every table has its rows, every video moves."""
+        (patients,) = {graph[key]["inputs"]["patients"] for key in self.of(graph, "PromptSwapKSampler")}
+        for key in (
+            self.of(graph, "SaveTraversalFigure")
+            + self.of(graph, "TrajectoryGrid")
+            + self.of(graph, "SaveImage")
+        ):
+            picture = np.asarray(
+                Image.open(io.BytesIO(self.client.fetch(result.files(key)[0]))).convert("RGB")
+            )
+            assert min(picture.shape[:2]) > 200 and picture.std() > 10
+            if graph[key]["class_type"] == "SaveTraversalFigure":
+                files = {
+                    file["filename"].rsplit(".", 1)[1]: self.client.fetch(file).decode()
+                    for file in result.files(key, "files")
+                }
+                assert set(files) == {"svg", "csv"}
+                assert "<svg" in files["svg"] and all(
+                    "Not for clinical use" in text for text in files.values()
+                )
+                assert len(files["csv"].splitlines()) > 2
+        for key in self.of(graph, "SaveVideo"):
+            av = pytest.importorskip("av")
+            with av.open(io.BytesIO(self.client.fetch(result.outputs[key]["images"][0]))) as video:
+                frames = [frame.to_ndarray(format="rgb24").astype(float) for frame in video.decode(video=0)]
+            assert (
+                len(frames) == 99
+                and np.abs(frames[0] - frames[-1]).mean() < np.abs(frames[0] - frames[49]).mean()
+            )
+        for key in self.of(graph, "CFRTEvaluator"):
+            report = json.loads(result.outputs[key]["medtraverse"][0])
+            for item in report["attributes"].values():
+                assert item["patients"] == patients and item["cfrt"] == item["successes"] / patients
+        for key in self.of(graph, "LatentDirectionCosine"):
+            report = json.loads(result.outputs[key]["medtraverse"][0])
+            assert len(report["mean"]) == 6 and all(values[0] == 1 for values in report["mean"].values())
+
+
+@pytest.fixture(scope="session")
+def bundled(client):
+    return Bundled(client)
