@@ -1,4 +1,4 @@
-"""Builds ComfyUI's MODEL, CLIP and VAE from a Stable Diffusion 1.x checkpoint of any size.
+"""Builds ComfyUI's MODEL, CLIP and VAE from a Stable Diffusion 1.x or 2.x checkpoint of any size.
 
 ComfyUI's own detection knows full-size models only. What is built here are its own modules inside its own
 ModelPatcher, so LoRA, offloading, previews and memory management keep working.
@@ -21,7 +21,7 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 
-from ..medtraverse.checkpoint import read_checkpoint, sampling_settings, unet_depths
+from ..medtraverse.checkpoint import END, EXCLAMATION, level_widths, sampling_settings, unet_depths
 
 ORIGIN = "medtraverse.origin"
 
@@ -49,22 +49,22 @@ def patcher_class(disable_dynamic=False):
     return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
 
 
-def reload_model(path, unet_path, heads=0, disable_dynamic=False):
-    """Return the MODEL anew. Core asks for it to compile, to hook weights, or for a further GPU."""
-    parts = read_checkpoint(path, unet_path, heads)
-    return build_model(parts.unet, parts.unet_heads, parts.scheduler, disable_dynamic=disable_dynamic)
+def reload_model(files, disable_dynamic=False):
+    """Return the MODEL of ``Parts`` anew, which core asks for to compile, to hook weights, or for a GPU."""
+    parts = files.read()
+    return build_model(
+        parts.unet, parts.unet_heads, parts.scheduler, parts.latent_scale, disable_dynamic=disable_dynamic
+    )
 
 
-def reload_clip(path, unet_path, heads=0, embedding_directory=None, disable_dynamic=False):
+def reload_clip(files, embedding_directory=None, disable_dynamic=False):
     """Return the CLIP's patcher anew, as ``reload_model`` does the MODEL."""
-    parts = read_checkpoint(path, unet_path, heads)
-    settings = parts.text_heads, parts.text_activation, embedding_directory, disable_dynamic
-    return build_clip(parts.text_encoder, *settings).patcher
+    return build_clip(files.read(), embedding_directory, disable_dynamic).patcher
 
 
-def reload_vae(path, unet_path, heads=0, disable_dynamic=False):
+def reload_vae(files, disable_dynamic=False):
     """Return the VAE's patcher anew, as ``reload_model`` does. Core's VAE has no plain patcher to ask for."""
-    return build_vae(read_checkpoint(path, unet_path, heads).vae).patcher
+    return build_vae(files.read().vae).patcher
 
 
 def is_dynamic(patcher):
@@ -72,11 +72,15 @@ def is_dynamic(patcher):
     return hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
 
 
-def build_model(weights, heads, scheduler, dtype=None, name="checkpoint", disable_dynamic=False):
+def build_model(
+    weights, heads, scheduler, latent_scale=None, dtype=None, name="checkpoint", disable_dynamic=False
+):
     """Return a ModelPatcher for a U-Net in diffusers or original keys.
 
-    Raises ValueError for keys that do not fit. ``disable_dynamic`` makes a plain patcher, which core asks for
-    where it compiles a model or hooks weights onto it.
+    A U-Net with Stable Diffusion 2's linear layers becomes core's SD20, with attention in float32; what it
+    predicts is the scheduler's to say. ``heads`` is one number, or one a level. ``disable_dynamic`` makes a
+    plain patcher, which core asks for where it compiles a model or hooks weights onto it. Raises ValueError
+    for keys that do not fit.
     """
     if "conv_in.weight" in weights:
         weights = _original_keys(weights, name)
@@ -86,24 +90,22 @@ def build_model(weights, heads, scheduler, dtype=None, name="checkpoint", disabl
     blocks = {int(key.split(".")[1]) for key in weights if key.startswith("input_blocks.")}
     if detected.get("context_dim") is None or len(blocks) <= max(blocks):
         raise ValueError(
-            f"{name}: the U-Net does not fit Stable Diffusion 1.x; input blocks are missing, or have no "
+            f"{name}: the U-Net does not fit Stable Diffusion; input blocks are missing, or have no "
             "cross-attention."
         )
     # ComfyUI rounds what is no whole multiple of the first level's width.
-    widths = _level_widths(weights, max(blocks), detected["model_channels"])
+    widths = level_widths(weights)
     detected["channel_mult"] = [
         width // widths[0] if width % widths[0] == 0 else _Multiple(width / widths[0]) for width in widths
     ]
-    if any(width % heads for width in widths):
-        raise ValueError(
-            f"heads: {heads} does not divide the widths of the U-Net's levels, "
-            f"{', '.join(map(str, widths))}; give the number that it was trained with."
-        )
+    base = (
+        comfy.supported_models.SD20 if detected["use_linear_in_transformer"] else comfy.supported_models.SD15
+    )
     prediction, beta_start, beta_end, schedule = sampling_settings(scheduler)
 
-    class MedicalSD15(comfy.supported_models.SD15):
+    class MedicalModel(base):
         unet_config = {key: detected[key] for key in ("context_dim", "model_channels")}
-        unet_extra_config = {"num_heads": heads, "num_head_channels": -1}
+        unet_extra_config = {**base.unet_extra_config, **_attention_heads(heads, widths, name)}
         sampling_settings = {
             "linear_start": beta_start,
             "linear_end": beta_end,
@@ -114,7 +116,7 @@ def build_model(weights, heads, scheduler, dtype=None, name="checkpoint", disabl
             v_prediction = prediction == "v_prediction"
             return comfy.model_base.ModelType.V_PREDICTION if v_prediction else comfy.model_base.ModelType.EPS
 
-    config = MedicalSD15(detected)
+    config = MedicalModel(detected)
     device = comfy.model_management.get_torch_device()
     if dtype is None:
         dtype = comfy.model_management.unet_dtype(
@@ -127,6 +129,8 @@ def build_model(weights, heads, scheduler, dtype=None, name="checkpoint", disabl
     _check_keys(weights, _unet_shapes(config.unet_config), name, "U-Net")
     offload = comfy.model_management.unet_offload_device()
     model = config.get_model(weights, "").to(offload)
+    if latent_scale:
+        model.latent_format.scale_factor = latent_scale
     patcher = patcher_class(disable_dynamic)(model, load_device=device, offload_device=offload)
     # A dynamic patcher casts at use and keeps the file's tensors. A plain one never casts, and core's empty
     # layers take a tensor as it is, whatever the type of the others.
@@ -153,26 +157,34 @@ class _Multiple(float):
     __rmul__ = __mul__
 
 
-def _level_widths(weights, blocks, first):
-    """Return the channels of each level of a U-Net in original keys; ``blocks`` follow the first one."""
-    widths = [first]
-    for block in range(1, 1 + blocks):
-        convolution = weights.get(f"input_blocks.{block}.0.out_layers.3.weight")
-        if convolution is not None:
-            widths[-1] = convolution.shape[0]
-        elif f"input_blocks.{block}.0.op.weight" in weights:  # a step down ends the level
-            widths.append(widths[-1])
-    return widths
+def _attention_heads(heads, widths, name):
+    """Return core's two settings for heads: their number in all levels, or their width in all levels."""
+    levels = [heads] * len(widths) if isinstance(heads, int) else list(heads)[: len(widths)]
+    if len(levels) < len(widths) or any(width % number for width, number in zip(widths, levels)):
+        raise ValueError(
+            f"heads: {heads} does not divide the widths of the U-Net's levels, "
+            f"{', '.join(map(str, widths))}; give the number that it was trained with."
+        )
+    if len(set(levels)) == 1:
+        return {"num_heads": levels[0], "num_head_channels": -1}
+    channels = {width // number for width, number in zip(widths, levels)}
+    if len(channels) > 1:
+        raise ValueError(
+            f"{name}: the U-Net's levels, {', '.join(map(str, widths))} wide, have {heads} heads, and "
+            "ComfyUI knows one number for all levels, or heads of one width; such a model cannot be loaded."
+        )
+    return {"num_heads": -1, "num_head_channels": channels.pop()}
 
 
-def build_clip(weights, heads, activation, embedding_directory=None, disable_dynamic=False):
-    """Return a CLIP for a text encoder in transformers' keys, of any width and depth.
+def build_clip(parts, embedding_directory=None, disable_dynamic=False):
+    """Return a CLIP for the text encoder of a ``Checkpoint``, of any width and depth.
 
-    It is kept in float32: ComfyUI's default, fp16 even on a CPU, moves the final latents by 2e-2.
+    With ``gelu`` it is OpenCLIP's, and core's for Stable Diffusion 2. It is kept in float32: ComfyUI's
+    default, fp16 even on a CPU, moves the final latents by 2e-2.
     """
-    weights = {key: value for key, value in weights.items() if not key.endswith("position_ids")}
+    weights = {key: value for key, value in parts.text_encoder.items() if not key.endswith("position_ids")}
     tokens = weights.get("text_model.embeddings.token_embedding.weight")
-    if tokens is None or tokens.shape[0] != 49408:
+    if tokens is None or tokens.ndim != 2 or tokens.shape[0] != 49408:
         found = "none" if tokens is None else tokens.shape[0]
         raise ValueError(
             f"checkpoint: the text encoder has {found} token embeddings; CLIP's vocabulary has 49408."
@@ -181,33 +193,55 @@ def build_clip(weights, heads, activation, embedding_directory=None, disable_dyn
     layers = 1 + max(
         int(key.split(".")[3]) for key in weights if key.startswith("text_model.encoder.layers.")
     )
+    open_clip = parts.text_activation == "gelu"
+    encoder, model = ("clip_h", comfy.supported_models.SD20) if open_clip else ("clip_l", None)
+    if open_clip and not parts.text_whole:
+        weights, layers = _with_idle_layer(weights, layers), layers + 1
     config = {
         "hidden_size": width,
         "num_hidden_layers": layers,
-        "num_attention_heads": heads or max(1, width // 64),
+        "num_attention_heads": parts.text_heads or max(1, width // 64),
         "intermediate_size": weights["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
-        "hidden_act": activation,
+        "hidden_act": parts.text_activation,
         "max_position_embeddings": weights["text_model.embeddings.position_embedding.weight"].shape[0],
         "projection_dim": width,
     }
-    target = comfy.supported_models.SD15.clip_target(None)
     clip = comfy.sd.CLIP(
-        target,
+        (model or comfy.supported_models.SD15).clip_target(None),
         embedding_directory=embedding_directory,
         parameters=comfy.utils.calculate_parameters(weights),
-        model_options={"clip_l_model_config": config, "dtype": torch.float32},
+        model_options={f"{encoder}_model_config": config, "dtype": torch.float32},
         **({"disable_dynamic": True} if disable_dynamic else {}),  # known only to versions that ask for it
     )
-    missing, unexpected = clip.load_sd(
-        {f"clip_l.transformer.{key}": value.float() for key, value in weights.items()}, full_model=True
-    )
+    state = {f"{encoder}.transformer.{key}": value.float() for key, value in weights.items()}
+    missing, unexpected = clip.load_sd(state, full_model=True)
     missing = [key for key in missing if "logit_scale" not in key and "text_projection" not in key]
     faults = missing + list(unexpected) + _misshapen(clip.cond_stage_model)
     if faults:
         raise ValueError(
             f"checkpoint: the text encoder does not fit CLIP; first keys at fault: {faults[:3]}."
         )
+    pad = parts.text_pad if parts.text_pad is not None else EXCLAMATION if open_clip else END
+    tokenizer, network = getattr(clip.tokenizer, encoder), getattr(clip.cond_stage_model, encoder)
+    tokenizer.pad_token, tokenizer.embedding_size = pad, width
+    network.special_tokens = {**network.special_tokens, "pad": pad}
     return clip
+
+
+def _with_idle_layer(weights, number):
+    """Return a text encoder with one more layer, of zeros, which adds nothing to what it gets.
+
+    Core reads Stable Diffusion 2's last layer but one, as OpenCLIP numbers them. diffusers has left the last
+    one out, so that its last is the one to read.
+    """
+    last = f"text_model.encoder.layers.{number - 1}."
+    idle = {
+        key.replace(last, f"text_model.encoder.layers.{number}."): torch.zeros_like(value)
+        for key, value in weights.items()
+        if key.startswith(last)
+    }
+    projection = torch.eye(weights["text_model.final_layer_norm.weight"].shape[0])
+    return {**weights, **idle, "text_projection.weight": projection}
 
 
 def _misshapen(module):
@@ -220,12 +254,11 @@ def _misshapen(module):
     ]
 
 
-def build_vae(weights):
+def build_vae(weights, name="checkpoint"):
     """Return a VAE for an AutoencoderKL of four levels (×8), in diffusers or original keys, of any width."""
     if "encoder.conv_in.weight" not in weights:
         raise ValueError(
-            f"checkpoint: this is not the VAE of Stable Diffusion 1.x; its keys begin with "
-            f"{sorted(weights)[:2]}."
+            f"{name}: this is not the VAE of Stable Diffusion; its keys begin with {sorted(weights)[:2]}."
         )
     diffusers = "encoder.down_blocks.0.resnets.0.norm1.weight" in weights
     block, resnet, conv = ("down_blocks", "resnets", "conv1") if diffusers else ("down", "block", "conv1")
@@ -234,11 +267,11 @@ def build_vae(weights):
         channels.append(weights[key].shape[0])
     while f"encoder.{block}.0.{resnet}.{resnets}.{conv}.weight" in weights:
         resnets += 1
-    latent_channels = weights["post_quant_conv.weight"].shape[0]
+    latent_channels = weights["decoder.conv_in.weight"].shape[1]
     if len(channels) != 4 or any(width % channels[0] for width in channels) or latent_channels != 4:
         raise ValueError(
-            f"checkpoint: the VAE has levels {channels} and {latent_channels} latent channels; Stable "
-            "Diffusion 1.x has four levels (×8), multiples of the first, and 4 latent channels."
+            f"{name}: the VAE has levels {channels} and {latent_channels} latent channels; Stable "
+            "Diffusion has four levels (×8), multiples of the first, and 4 latent channels."
         )
     ddconfig = {
         "double_z": True,
@@ -260,10 +293,10 @@ def build_vae(weights):
         )
     except RuntimeError as error:  # torch's own list of shapes that differ
         raise ValueError(
-            f"checkpoint: the VAE does not fit Stable Diffusion 1.x; {str(error).splitlines()[-1].strip()}"
+            f"{name}: the VAE does not fit Stable Diffusion; {str(error).splitlines()[-1].strip()}"
         ) from error
     expected = vae.first_stage_model.state_dict()
-    _check_keys({key: weights[key] for key in expected if key in weights}, expected, "checkpoint", "VAE")
+    _check_keys({key: weights[key] for key in expected if key in weights}, expected, name, "VAE")
     if comfy.model_management.is_device_cpu(vae.device):
         # Core would decode as many images at once as memory holds; beyond its caches a CPU takes longer for
         # each.
@@ -294,7 +327,7 @@ def _original_keys(weights, name):
     unknown = [key for key in weights if key not in mapping]
     if unknown:
         raise ValueError(
-            f"{name}: {len(unknown)} keys of the U-Net are not those of Stable Diffusion 1.x; the first: "
+            f"{name}: {len(unknown)} keys of the U-Net are not those of Stable Diffusion; the first: "
             f"{unknown[:3]}."
         )
     return {mapping[key]: value for key, value in weights.items()}
@@ -307,5 +340,5 @@ def _check_keys(weights, expected, name, what):
         fault = sorted(missing or unknown or shapes)[:3]
         kind = "missing" if missing else "unknown" if unknown else "of another shape"
         raise ValueError(
-            f"{name}: the {what} does not fit Stable Diffusion 1.x; keys {kind}, the first: {fault}."
+            f"{name}: the {what} does not fit Stable Diffusion; keys {kind}, the first: {fault}."
         )

@@ -1,4 +1,4 @@
-"""MedicalCheckpointLoader: a Stable Diffusion 1.x model of any size, and the domain of its fine-tuning."""
+"""MedicalCheckpointLoader: a Stable Diffusion 1.x or 2.x model of any size, and its fine-tuning's domain."""
 
 import json
 import os
@@ -7,7 +7,13 @@ from pathlib import Path, PurePosixPath
 import folder_paths
 from comfy_api.latest import io
 
-from ..medtraverse.checkpoint import declared_domains, read_checkpoint, weight_files
+from ..medtraverse.checkpoint import (
+    PREDICTIONS,
+    Parts,
+    declared_domains,
+    sampling_settings,
+    weight_files,
+)
 from ..medtraverse.digest import sha256_of
 from ..medtraverse.domain import guess_domain
 from . import sources
@@ -25,6 +31,12 @@ from .schema import schema
 from .sockets import CATEGORY, Domain
 
 AUTO = "auto"
+FROM_FILES = "from files"
+# Where the base of a U-Net alone is to be had, by the width of the text that it attends to.
+BASES = {
+    768: ", Stable Diffusion 1.4 or 1.5",
+    1024: ", Stable Diffusion 2 or 2.1, which the Hub has under sd2-community",
+}
 
 
 class MedicalCheckpointLoader(io.ComfyNode):
@@ -43,9 +55,9 @@ class MedicalCheckpointLoader(io.ComfyNode):
                 "load checkpoint",
             ],
             essentials_category="Medical",
-            description="Loads a Stable Diffusion 1.x model of any size that was fine-tuned on medical "
-            "images: a diffusers folder (models/diffusers), a single file (models/checkpoints), or a U-Net "
-            "alone (models/diffusion_models) laid over one of these.",
+            description="Loads a Stable Diffusion 1.x or 2.x model of any size that was fine-tuned on "
+            "medical images: a diffusers folder (models/diffusers), a single file (models/checkpoints), or a "
+            "U-Net alone (models/diffusion_models) laid over one of these.",
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
@@ -78,6 +90,22 @@ class MedicalCheckpointLoader(io.ComfyNode):
                     tooltip="Attention heads of the U-Net; 0 reads them off the files. Asked for where no "
                     "file says it and the U-Net is not 320 wide: weights alone do not show it.",
                 ),
+                io.Combo.Input(
+                    "vae_alone",
+                    options=list(sources.vae_paths()),
+                    default=sources.FROM_CHECKPOINT,
+                    optional=True,
+                    tooltip="A VAE alone in place of the checkpoint's, such as sd-vae-ft-mse: a file in "
+                    "models/vae, or a folder of diffusers in models/diffusers.",
+                ),
+                io.Combo.Input(
+                    "prediction",
+                    options=[FROM_FILES, *PREDICTIONS],
+                    default=FROM_FILES,
+                    optional=True,
+                    tooltip="What the U-Net predicts. Asked for where no file of a Stable Diffusion 2 model "
+                    "says it: epsilon for most models of 512 pixels, v_prediction for most of 768.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -96,79 +124,108 @@ class MedicalCheckpointLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, unet, domain, heads=0):
+    def fingerprint_inputs(
+        cls, checkpoint, unet, domain, heads=0, vae_alone=sources.FROM_CHECKPOINT, prediction=FROM_FILES
+    ):
         return json.dumps(
             [
                 sources.fingerprint(
-                    sources.checkpoint_paths().get(checkpoint), sources.unet_paths().get(unet)
+                    sources.checkpoint_paths().get(checkpoint),
+                    sources.unet_paths().get(unet),
+                    sources.vae_paths().get(vae_alone),
                 ),
                 repr(sources.domains()),
                 heads,
+                prediction,
             ]
         )
 
     @classmethod
-    def execute(cls, checkpoint, unet, domain, heads=0):
+    def execute(
+        cls, checkpoint, unet, domain, heads=0, vae_alone=sources.FROM_CHECKPOINT, prediction=FROM_FILES
+    ):
         path = sources.pick(sources.checkpoint_paths(), checkpoint, "checkpoint")
         unet_path = sources.pick(sources.unet_paths(), unet, "unet")
+        vae_path = sources.pick(sources.vae_paths(), vae_alone, "vae_alone")
+        predicted = sources.pick(
+            {FROM_FILES: "", **{name: name for name in PREDICTIONS}}, prediction, "prediction"
+        )
         chosen = cls.choose_domain(domain, checkpoint, unet if unet_path else None, path)
-        for name, choice, file in (("checkpoint", checkpoint, path), ("unet", unet, unet_path)):
+        choices = {
+            "checkpoint": (checkpoint, path),
+            "unet": (unet, unet_path),
+            "vae_alone": (vae_alone, vae_path),
+        }
+        for name, (choice, file) in choices.items():
             if file is not None and not file.exists():
                 raise ValueError(f"{name}: {choice!r} is missing at {file}; put it back or choose another.")
-        parts, name = read_checkpoint(path, unet_path, heads), "unet" if unet_path else "checkpoint"
-        model = build_model(parts.unet, parts.unet_heads, parts.scheduler, name=name)
+        files, name = (
+            Parts(path, unet_path, vae_path, heads, predicted),
+            "unet" if unet_path else "checkpoint",
+        )
+        parts = files.read()
+        model = build_model(parts.unet, parts.unet_heads, parts.scheduler, parts.latent_scale, name=name)
         context = model.model.model_config.unet_config["context_dim"]
         width = parts.text_encoder["text_model.final_layer_norm.weight"].shape[0]
         if context != width:
             raise ValueError(
                 f"{name}: the U-Net attends to text of width {context}, the text encoder gives {width}; lay "
-                "it over its own base."
+                f"it over its own base{BASES.get(context, '')}."
             )
         embeddings = folder_paths.get_folder_paths("embeddings")
-        clip = build_clip(parts.text_encoder, parts.text_heads, parts.text_activation, embeddings)
-        vae = build_vae(parts.vae)
-        model.model.latent_format = fitted_format(model.model.latent_format, vae)
-        files = path, unet_path, heads
-        model.cached_patcher_init = (reload_model, files)
-        clip.patcher.cached_patcher_init = (reload_clip, (*files, embeddings))
-        vae.patcher.cached_patcher_init = (reload_vae, files)
+        clip = build_clip(parts, embeddings)
+        decoder = build_vae(parts.vae, "vae_alone" if vae_path else "checkpoint")
+        model.model.latent_format = fitted_format(model.model.latent_format, decoder)
+        model.cached_patcher_init = (reload_model, (files,))
+        clip.patcher.cached_patcher_init = (reload_clip, (files, embeddings))
+        decoder.patcher.cached_patcher_init = (reload_vae, (files,))
         model.set_attachments(
             ORIGIN,
             {
-                "checkpoint": checkpoint,
-                "unet": unet if unet_path else None,
+                **{name: choice if file else None for name, (choice, file) in choices.items()},
                 "domain": chosen.name,
-                "sha256": cls.digests(checkpoint, path, unet, unet_path),
+                "prediction": sampling_settings(parts.scheduler)[0],
+                "sha256": cls.digests(choices),
             },
         )
-        return io.NodeOutput(model, clip, vae, chosen.with_size(parts.image_size or chosen.size))
+        return io.NodeOutput(model, clip, decoder, chosen.with_size(parts.image_size or chosen.size))
 
     @staticmethod
-    def digests(checkpoint, path, unet, unet_path):
-        """Return the SHA-256 of every weight file that was read, named by its place under ``models``.
+    def digests(choices):
+        """Return the SHA-256 of every weight file that had a part, named by its place under ``models``.
 
-        Bundled ones are named by their choice.
+        Bundled ones are named by their choice. ``choices`` is ``{input: (choice, path or None)}``.
         """
+        kinds = {"checkpoint": "checkpoints", "unet": "diffusion_models", "vae_alone": "vae"}
         files: dict[str, Path] = {}
-        for kind, choice, place in (("checkpoints", checkpoint, path), ("diffusion_models", unet, unet_path)):
+        for name, (choice, place) in choices.items():
             if place is None:
                 continue
             if place.is_dir():
                 names = {
-                    os.path.normpath(f"{choice}/{name}"): file for name, file in weight_files(place).items()
+                    os.path.normpath(f"{choice}/{inside}"): file
+                    for inside, file in weight_files(place).items()
                 }
             elif choice in sources.DEMO_UNETS:
                 names = {choice: place}
             else:
+                beside = PurePosixPath(choice.replace(os.sep, "/"))
                 names = {
-                    f"{kind}/{PurePosixPath(choice.replace(os.sep, '/')).with_name(name)}": file
-                    for name, file in weight_files(place).items()
+                    f"{kinds[name]}/{beside.with_name(inside)}": file
+                    for inside, file in weight_files(place).items()
                 }
             files |= names
-        if unet_path is not None and any("text_encoder/" in name for name in weight_files(unet_path)):
-            # The U-Net's own text encoder was read in place of the checkpoint's.
-            files = {name: file for name, file in files.items() if file.parent != path / "text_encoder"}
-        return {name.replace(os.sep, "/"): sha256_of(file) for name, file in files.items()}
+        base, unet_path = choices["checkpoint"][1], choices["unet"][1]
+        replaced = {"unet": unet_path, "vae": choices["vae_alone"][1]}
+        if unet_path is not None:
+            # The U-Net's own text encoder, where it has one, was read in place of the checkpoint's.
+            replaced["text_encoder"] = any("text_encoder/" in inside for inside in weight_files(unet_path))
+        gone = {base / part for part, other in replaced.items() if other}
+        return {
+            name.replace(os.sep, "/"): sha256_of(file)
+            for name, file in files.items()
+            if file.parent not in gone
+        }
 
     @classmethod
     def choose_domain(cls, domain, checkpoint, unet, path):

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import folder_paths
 
-from ..medtraverse.checkpoint import is_unet_folder
+from ..medtraverse.checkpoint import is_unet_folder, is_vae_folder
 from ..medtraverse.classifiers.formats import is_classifier_folder
 from ..medtraverse.domain import Domain, load_domains
 from ..medtraverse.weights import PYTORCH, SAFETENSORS
@@ -98,6 +98,20 @@ def unet_paths() -> dict[str, Path | None]:
         and not (folder.name == "unet" and (folder.parent / "model_index.json").is_file())
     }
     return {FROM_CHECKPOINT: None} | DEMO_UNETS | folders | _listed("diffusion_models")
+
+
+def vae_paths() -> dict[str, Path | None]:
+    """Return ``{choice: path}`` of VAEs alone; the first choice is the checkpoint's own, its path None.
+
+    A folder is one that diffusers saved, such as sd-vae-ft-mse. The ``vae`` of a whole model is not offered.
+    """
+    folders = {
+        name: folder
+        for name, folder in _diffusers_folders()
+        if is_vae_folder(folder)
+        and not (folder.name == "vae" and (folder.parent / "model_index.json").is_file())
+    }
+    return {FROM_CHECKPOINT: None} | folders | _listed("vae")
 
 
 def classifier_paths() -> dict[str, Path]:

@@ -173,14 +173,18 @@ SDXL = {
 REFUSED = {
     "instruct-pix2pix": (lambda: unet(in_channels=8).state_dict(), "takes 8 channels.*instruct-pix2pix"),
     "depth": (lambda: unet(in_channels=5).state_dict(), "takes 5 channels"),
-    "Stable Diffusion 2": (
-        lambda: unet(cross_attention_dim=1024, use_linear_projection=True).state_dict(),
-        "is of a Stable Diffusion 2 model, and this loader reads Stable Diffusion 1.x; core's own loaders",
+    "unCLIP": (
+        lambda: unet(class_embed_type="projection", projection_class_embeddings_input_dim=8).state_dict(),
+        "is of a Stable Diffusion 2.1 unCLIP model",
     ),
-    "SDXL": (lambda: unet(**SDXL).state_dict(), "is of a Stable Diffusion XL model"),
+    "SDXL": (
+        lambda: unet(**SDXL).state_dict(),
+        "is of a Stable Diffusion XL model, and this loader reads Stable Diffusion 1.x and 2.x; load it with "
+        "Load Checkpoint",
+    ),
     "Flux": (
         lambda: {"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)},
-        "is of a Flux model",
+        "is of a Flux model, .*; choose a model of Stable Diffusion 1, 2 or XL",
     ),
     "LoRA of kohya": (
         lambda: {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": torch.zeros(1)},
@@ -188,7 +192,7 @@ REFUSED = {
     ),
     "ControlNet": (
         lambda: {"control_model.weird": torch.zeros(1)},
-        "these are not the weights of a Stable Diffusion 1.x U-Net .its keys begin with control_model.weird",
+        "these are not the weights of a Stable Diffusion U-Net .its keys begin with control_model.weird",
     ),
     "two of them": (
         lambda: torch.nn.ModuleDict({"a": unet(), "b": unet()}).state_dict(),
@@ -218,7 +222,7 @@ def test_a_lora_that_diffusers_saved_is_named_in_every_slot(tmp_path):
 def single(net, **more):
     return {
         **{f"{checkpoint.UNET}{key}": value for key, value in net.state_dict().items()},
-        checkpoint.VAE + "x": torch.zeros(1),
+        checkpoint.VAE + "decoder.conv_in.weight": torch.zeros(1),
         checkpoint.TEXT + "embeddings.token_embedding.weight": torch.ones(1),
         checkpoint.TEXT + "final_layer_norm.weight": torch.ones(1),
         **more,
@@ -228,8 +232,8 @@ def single(net, **more):
 @pytest.mark.parametrize(
     ("key", "model"),
     [
-        ("cond_stage_model.model.transformer.resblocks.0.ln_1.weight", "Stable Diffusion 2"),
-        ("conditioner.embedders.0.transformer.text_model.final_layer_norm.weight", "Stable Diffusion XL"),
+        ("embedder.model.visual.class_embedding", "Stable Diffusion 2.1 unCLIP"),
+        ("conditioner.embedders.1.model.ln_final.weight", "Stable Diffusion XL"),
     ],
 )
 def test_single_files_of_other_models_are_named(tmp_path, parts, key, model):
@@ -287,7 +291,7 @@ def test_missing_parts_and_broken_config_files_are_named(save):
     folder = save()
     shutil.rmtree(folder / "vae")
     with pytest.raises(
-        ValueError, match="chest/vae holds no weights .diffusion_pytorch_model, .safetensors or .bin"
+        ValueError, match="chest/vae holds no weights .diffusion_pytorch_model or model or pytorch_model, .safetensors or .bin"
     ):
         read_checkpoint(folder)
     for content in ("{", "[1]"):
