@@ -4,6 +4,7 @@ python -m medtraverse cfrt TABLE.csv --target ATTRIBUTE
 python -m medtraverse run WORKFLOW.json
 python -m medtraverse domain NAME --neutral PROMPT --attribute "NAME = PROMPT"
 python -m medtraverse convert-torchxrayvision FILE.pt
+python -m medtraverse lora pytorch_lora_weights.safetensors
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .notice import NOTICE
@@ -101,7 +103,29 @@ def parser() -> OneLineParser:
     _add_run(commands)
     _add_domain(commands)
     _add_convert(commands)
+    _add_lora(commands)
     return top
+
+
+def _add_lora(commands: Any) -> None:
+    command = commands.add_parser(
+        "lora",
+        help="give a LoRA of diffusers or PEFT the names that ComfyUI knows",
+        description="Writes a LoRA that diffusers' or PEFT's training saved "
+        "(pytorch_lora_weights.safetensors) under the keys that ComfyUI's Load LoRA applies. As it is, Load "
+        "LoRA passes over such keys.",
+    )
+    command.add_argument("file", metavar="FILE")
+    command.add_argument("--output", metavar="FILE", help="default: NAME-comfyui.safetensors beside the file")
+
+    def run(arguments: argparse.Namespace) -> None:
+        from .lora import convert
+
+        file = Path(arguments.file)
+        target = Path(arguments.output or file.with_name(f"{file.stem}-comfyui.safetensors"))
+        print(f"{convert(file, target)} layers are in {target}; put it into models/loras.")
+
+    command.set_defaults(run=run)
 
 
 def _add_run(commands: Any) -> None:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -293,6 +293,11 @@ def read_unet(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], int | tu
     Heads come from the file's metadata, from a JSON of its name, or from a `config.json` beside it.
     """
     path = Path(path)
+    if "radedit" in path.as_posix().lower():
+        raise ValueError(
+            "unet: RadEdit's U-Net attends to text of BioViL-T, and no text encoder here is that; choose a "
+            "U-Net that was trained with CLIP."
+        )
     weights = _read_part(path, "unet", "unet") if path.is_dir() else read_tensors(path, "unet")
     folder = path if path.is_dir() else path.parent
     config = {} if path.is_dir() else _declared(path).get("unet", {})
@@ -448,16 +453,16 @@ def _refuse_other_model(weights: Mapping[str, Tensor], name: str, file: str) -> 
         None,
     )
     if other is not None:
-        raise ValueError(_other_model(other, name, file))
+        _refuse_model(other, name, file)
 
 
-def _other_model(other: str, name: str, file: str) -> str:
+def _refuse_model(other: str, name: str, file: str) -> NoReturn:
     remedy = (
         "load it with Load Checkpoint, and wire its MODEL, CLIP and VAE into the same nodes"
         if other == _XL
         else "choose a model of Stable Diffusion 1, 2 or XL"
     )
-    return (
+    raise ValueError(
         f"{name}: {file} is of a {other} model, and this loader reads Stable Diffusion 1.x and 2.x; {remedy}."
     )
 
@@ -467,7 +472,7 @@ def _refuse_other_pipeline(folder: Path) -> None:
     pipeline = str(_config(folder, "model_index.json").get("_class_name", ""))
     if "text_encoder_2" in _config(folder, "model_index.json") or (folder / "text_encoder_2").is_dir():
         other = _XL if "XL" in pipeline or not pipeline else pipeline.removesuffix("Pipeline")
-        raise ValueError(_other_model(other, "checkpoint", folder.name))
+        _refuse_model(other, "checkpoint", folder.name)
 
 
 def _linear(weights: Mapping[str, Tensor]) -> bool:

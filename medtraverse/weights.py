@@ -5,6 +5,7 @@ Looked for, never fetched, and read without running what is in them.
 
 from __future__ import annotations
 
+import _codecs
 import argparse
 import contextlib
 import json
@@ -12,9 +13,10 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +38,38 @@ CONTAINERS = (
 )
 # What DataParallel, DistributedDataParallel, torch.compile and EMA wrappers put before every key.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "ema_model.")
+
+
+class ModelCheckpoint:
+    """Stands for a record that Lightning, and so Stable Diffusion's own files, keep beside the weights."""
+
+
+# Under this name it is asked for.
+ModelCheckpoint.__module__ = "pytorch_lightning.callbacks.model_checkpoint"
+
+
+def _numpy_scalar(module: str) -> Callable[..., object]:
+    """Return numpy's maker of single numbers under the name that older, or newer, versions pickle."""
+
+    def scalar(*arguments: object) -> object:
+        core = np._core if hasattr(np, "_core") else np.core
+        return core.multiarray.scalar(*arguments)
+
+    scalar.__module__, scalar.__qualname__ = module, "scalar"
+    return scalar
+
+
+# What trainers keep beside the weights, none of which does anything: settings, a record, a loss.
+HARMLESS = (
+    argparse.Namespace,
+    ModelCheckpoint,
+    _numpy_scalar("numpy.core.multiarray"),
+    _numpy_scalar("numpy._core.multiarray"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.float32)),
+    _codecs.encode,
+)
 SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<suffix>\.\w+)")
 
 
@@ -202,10 +236,9 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _unpickled(path: Path, name: str) -> object:
-    # A bag of settings that half of all training scripts save beside the weights; it has no code to run.
     harmless = getattr(torch.serialization, "safe_globals", lambda _: contextlib.nullcontext())
     try:
-        with harmless([argparse.Namespace]):
+        with harmless(list(HARMLESS)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch's own message tells how to unpickle them all the same. Only the object's name is taken from

@@ -82,11 +82,19 @@ def cache_for(model, megabytes):
 
 
 def fingerprint(conditioning):
-    """Return a digest of a conditioning of plain prompts; None for one with ControlNet, hooks, areas …"""
+    """Return a digest of a conditioning of plain prompts; None for one with ControlNet, hooks, areas …
+
+    The pooled text, and sizes given as numbers, are what Stable Diffusion XL reads beside the prompt.
+    """
     digest = hashlib.sha256()
     for tensor, options in conditioning:
-        if set(options) - {"pooled_output"}:
+        pooled = options.get("pooled_output")
+        numbers = {name: value for name, value in options.items() if name != "pooled_output"}
+        if not all(isinstance(value, (int, float)) for value in numbers.values()):
             return None
-        digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        digest.update(repr(sorted(numbers.items())).encode())
+        for part in (tensor, pooled):
+            if part is not None:
+                digest.update(str(tuple(part.shape)).encode())
+                digest.update(part.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()

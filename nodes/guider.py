@@ -32,6 +32,8 @@ PER_CONDITIONING = (
     "default",
     "strength",
 )
+# What core deals out by row, so that rows of several prompts can stand in one.
+_STACKED = (comfy.conds.CONDRegular, comfy.conds.CONDCrossAttn)
 
 
 class Role(Enum):
@@ -216,13 +218,11 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             self.step <= self.plan.swap_step(self.steps)[rows], NEUTRAL, self.row_attribute[rows]
         )
         keys = {int(number): _key(int(number)) for number in attribute.unique()}
-        plain = [
-            number
-            for number, key in keys.items()
-            if _plain(self.conds[key]) and _plain(self.conds[_negative(key)])
-        ]
-        groups = [plain] * bool(plain) + [[number] for number in keys if number not in plain]
-        for numbers in groups:
+        groups = {}
+        for number, key in keys.items():
+            shapes = _plain(self.conds[key]), _plain(self.conds[_negative(key)])
+            groups.setdefault(shapes if all(shapes) else number, []).append(number)
+        for numbers in groups.values():
             mask = torch.isin(attribute, torch.tensor(numbers))
             yield (
                 {int(row): keys[int(number)] for row, number in zip(rows[mask], attribute[mask])},
@@ -262,19 +262,17 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         self.progress(self.rows + self.served)
 
     def _stack(self, keys, role):
-        """Return the rows' conditioning: one for all, or a stack [rows, tokens, width] of prompts."""
+        """Return the rows' conditioning: one for all, or prompts stacked, such as [rows, tokens, width]."""
         names = [key if role is Role.POSITIVE else _negative(key) for key in keys]
         first = self.conds[names[0]]
         if len(set(names)) == 1:
             return first
-        tensors = {name: self.conds[name][0]["model_conds"]["c_crossattn"].cond for name in set(names)}
-        stacked = torch.cat([tensors[name] for name in names])
-        return [
-            {
-                **first[0],
-                "model_conds": {**first[0]["model_conds"], "c_crossattn": comfy.conds.CONDCrossAttn(stacked)},
-            }
-        ]
+        parts = [self.conds[name][0]["model_conds"] for name in names]
+        stacked = {
+            part: type(cond)(torch.cat([others[part].cond for others in parts]))
+            for part, cond in parts[0].items()
+        }
+        return [{**first[0], "model_conds": stacked}]
 
 
 def _out_of_memory(error):
@@ -290,12 +288,10 @@ def _scaled_dot_product(attention, *args, **kwargs):
 
 def _move_prompt(cond, device):
     """Keep a prompt where the latents are: core leaves it on the CPU and sends it up in every call."""
-    prompt = cond.get("model_conds", {}).get("c_crossattn")
-    if isinstance(prompt, comfy.conds.CONDCrossAttn) and prompt.cond.device != device:
-        cond["model_conds"] = {
-            **cond["model_conds"],
-            "c_crossattn": comfy.conds.CONDCrossAttn(prompt.cond.to(device)),
-        }
+    cond["model_conds"] = {
+        name: type(part)(part.cond.to(device)) if type(part) in _STACKED else part
+        for name, part in cond.get("model_conds", {}).items()
+    }
 
 
 def _key(number):
@@ -307,11 +303,17 @@ def _negative(key):
 
 
 def _plain(conds):
-    """Whether a conditioning is one prompt and nothing else, so that it can share a call with others."""
+    """Return the shapes of a conditioning that is one prompt and nothing else, else an empty tuple.
+
+    Those of the same shapes share a call. Stable Diffusion XL has the pooled text and the picture's size, as
+    ``y``, beside the prompt.
+    """
     if len(conds) != 1 or any(conds[0].get(key) is not None for key in PER_CONDITIONING):
-        return False
-    model_conds = conds[0]["model_conds"]
-    return set(model_conds) == {"c_crossattn"} and model_conds["c_crossattn"].cond.shape[:2] == (1, 77)
+        return ()
+    parts = conds[0]["model_conds"]
+    if any(type(part) not in _STACKED or len(part.cond) != 1 for part in parts.values()):
+        return ()
+    return tuple(sorted((name, type(part).__name__, tuple(part.cond.shape)) for name, part in parts.items()))
 
 
 def _same(first, second):

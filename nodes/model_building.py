@@ -22,6 +22,7 @@ import comfy.utils
 import torch
 
 from ..medtraverse.checkpoint import END, EXCLAMATION, level_widths, sampling_settings, unet_depths
+from .provenance import patches_digest
 
 ORIGIN = "medtraverse.origin"
 
@@ -29,10 +30,14 @@ ORIGIN = "medtraverse.origin"
 def origin(model):
     """Return which files a MODEL was loaded from, as MedicalCheckpointLoader attached it, else None.
 
-    Clones keep it; ``patched_weights`` counts the weights that a LoRA or a merge has changed since.
+    Clones keep it; ``patched_weights`` counts the weights that a LoRA or a merge has changed since, and
+    ``patches`` has a digest of the changes.
     """
-    loaded = model.get_attachment(ORIGIN)
-    return loaded and {**loaded, "patched_weights": len(model.patches)}
+    loaded, digest = model.get_attachment(ORIGIN), patches_digest(model)
+    if loaded is None and digest is None:
+        return None
+    changes = {"patches": {"sha256": digest}} if digest else {}
+    return {**(loaded or {}), "patched_weights": len(model.patches), **changes}
 
 
 class _PlainLayers(comfy.ops.disable_weight_init):

@@ -11,7 +11,9 @@ from ..medtraverse.trajectory import Trajectory
 from ..medtraverse.traversal import TraversalSettings, parse_swap_steps
 from . import samplers
 from .early_labels import asked_outputs, check_labels
+from .live import say
 from .model_building import origin
+from .provenance import doubts, files_of, loras_of, upstream
 from .rough_colours import colour_map, fitted_format
 from .run_traversal import Conditionings, traverse
 from .schema import schema
@@ -19,6 +21,8 @@ from .sockets import CATEGORY, Attributes, checked_sockets
 from .sockets import Trajectory as TrajectorySocket
 from .views import latent_view
 
+# What reaches the latents; the VAE is for the viewer alone.
+PARTS = ("model", "neutral", "negative", "attributes")
 SWAP_STEPS = "45,40,35,30,25,20,15,10,5"
 
 
@@ -235,6 +239,15 @@ class PromptSwapKSampler(io.ComfyNode):
                     f"{latent_format.latent_channels}; wire the VAE of this model, or none."
                 )
             latent_format = fitted_format(latent_format, vae)
+        graph, context = (cls.hidden.prompt if cls.hidden else None) or {}, get_executing_context()
+        node_id = context.node_id if context else ""
+        loras = loras_of(upstream(graph, node_id, ("model",)), model)
+        files = files_of(
+            upstream(graph, node_id, PARTS), (settings.neutral_prompt, *dict(settings.prompts).values())
+        )
+        notes = doubts(loras)
+        if notes:
+            say("\n".join(notes))
         latents, cost = traverse(model, conditionings, settings, rows_per_call, cache_mb, latent_format)
         trajectory = Trajectory(
             latents,
@@ -249,9 +262,14 @@ class PromptSwapKSampler(io.ComfyNode):
                 **settings.report(),
                 "unet": cost,
                 "model": origin(model),
+                **({"files": {"sha256": files}} if files else {}),
+                **({"loras": loras} if loras else {}),
                 "versions": versions(),
             },
             rough=colour_map(latent_format),
             aliases=attributes.aliases,
         )
-        return io.NodeOutput({"samples": latents}, trajectory, ui=latent_view(trajectory, vae))
+        shown_text = {"text": ("\n".join(notes),)} if notes else {}
+        return io.NodeOutput(
+            {"samples": latents}, trajectory, ui={**latent_view(trajectory, vae), **shown_text}
+        )

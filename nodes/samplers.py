@@ -6,6 +6,7 @@ from enum import Enum
 
 import comfy.k_diffusion.sampling
 import comfy.model_management
+import comfy.model_sampling
 import comfy.samplers
 import torch
 
@@ -132,6 +133,11 @@ def sigmas_of(model, sampler, scheduler, steps):
     """
     sampling = model.get_model_object("model_sampling")
     if scheduler == DIFFUSERS_DDIM:
+        if isinstance(sampling, comfy.model_sampling.ModelSamplingDiscreteFlow):
+            raise ValueError(
+                f"scheduler: {DIFFUSERS_DDIM!r} is for Stable Diffusion 1, 2 and XL, and this model is of "
+                "flow matching; choose another scheduler."
+            )
         table = torch.as_tensor(getattr(sampling, "sigmas", ())).float().cpu()
         if len(table) != TRAIN_STEPS:
             raise ValueError(

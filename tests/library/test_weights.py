@@ -2,8 +2,12 @@
 
 import argparse
 import json
+import sys
+import types
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -33,6 +37,31 @@ def test_containers_of_trainers_are_opened(tmp_path, state, container):
     torch.save(container(state), tmp_path / "a.ckpt")
     read = read_tensors(tmp_path / "a.ckpt", "classifier")
     assert read.keys() == state.keys() and all(torch.equal(read[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("numpy_name", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_the_records_of_stable_diffusions_own_files_are_passed_over(tmp_path, state, monkeypatch, numpy_name):
+    """Lightning keeps its best score, a numpy number, in a class of its own; numpy 2 renamed its module."""
+    lightning = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
+    lightning.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": lightning.__name__})
+    for name in ("pytorch_lightning", "pytorch_lightning.callbacks", lightning.__name__):
+        monkeypatch.setitem(sys.modules, name, lightning)
+    record = {lightning.ModelCheckpoint: {"best": np.float64(0.5), "epoch": 1}}
+    torch.save({"global_step": 3, "state_dict": state, "callbacks": record}, tmp_path / "a.ckpt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.ckpt") as written,
+        zipfile.ZipFile(tmp_path / "b.ckpt", "w") as renamed,
+    ):
+        for entry in written.namelist():
+            content = written.read(entry)
+            if entry.endswith("data.pkl"):
+                before = content
+                content = content.replace(b"numpy.core.multiarray\n", numpy_name.encode() + b"\n")
+                content = content.replace(b"numpy._core.multiarray\n", numpy_name.encode() + b"\n")
+                assert numpy_name.encode() in content and b"pytorch_lightning" in before
+            renamed.writestr(entry, content)
+    monkeypatch.undo()
+    assert read_tensors(tmp_path / "b.ckpt", "checkpoint").keys() == state.keys()
 
 
 def test_prefixes_of_real_wrappers_come_off(state):

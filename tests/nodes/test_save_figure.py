@@ -186,14 +186,22 @@ def test_the_weights_are_known_after_a_lora_and_unknown_of_other_models(
     key = next(key for key in model.model.state_dict() if key.endswith("attn2.to_k.weight"))
     model.add_patches({key: (torch.zeros_like(model.model.state_dict()[key]),)})
     told = traverse(model=model, steps=4, swap_steps="2", patients=1).settings["model"]
+    digest = told.pop("patches")["sha256"]
     assert told == {
         "checkpoint": "MedTraverse demo (phantoms)",
         "unet": None,
+        "vae_alone": None,
         "domain": "CheXpert",
+        "prediction": "epsilon",
         "sha256": folder_digests,
         "patched_weights": 1,
     }
     assert trajectory.settings["model"] == {**told, "patched_weights": 0}
+    # Another strength, and another change, are other models.
+    for change, strength in ((torch.zeros_like, 0.5), (torch.ones_like, 1.0)):
+        model = demo[0].clone()
+        model.add_patches({key: (change(model.model.state_dict()[key]),)}, strength)
+        assert traverse(model=model, steps=4, swap_steps="2").settings["model"]["patches"]["sha256"] != digest
     other = demo[0].clone()
     other.remove_attachments("medtraverse.origin")
     assert traverse(model=other, steps=4, swap_steps="2", patients=1).settings["model"] is None
@@ -215,4 +223,5 @@ def test_a_unet_of_its_own_is_named_beside_its_base(run, pack, folder_digests):
         target.unlink()
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     assert told["domain"] == "ISIC" and told["unet"] == "derm/step-300.safetensors"
-    assert told["sha256"] == {**folder_digests, "diffusion_models/derm/step-300.safetensors": digest}
+    others = {name: found for name, found in folder_digests.items() if "/unet/" not in name}
+    assert told["sha256"] == {**others, "diffusion_models/derm/step-300.safetensors": digest}
