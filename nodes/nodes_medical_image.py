@@ -44,6 +44,7 @@ from .live import say
 from .schema import schema
 from .sockets import CATEGORY, Domain, Source, checked_sockets
 from .sockets import Trajectory as TrajectorySocket
+from .views import compare_view
 
 REFUSE, LEAVE_OUT = "stop", "leave out"
 UNREADABLE = (REFUSE, LEAVE_OUT)
@@ -422,18 +423,20 @@ class SaveMedicalImage(io.ComfyNode):
         settings = described(trajectory, derivation)
         folder, name, number = _place(filename_prefix, pixels.shape[2], pixels.shape[1])
         stem = Path(folder, f"{name}_{number:05}")
-        say(f"{len(pixels)} images")
         files = write_medical_images(stem, pixels, sources, written, settings)
-        figures = []
+        figures: list[Path] = []
+        view: dict[str, Any] = {}
         if befores is not None:
             drawing = Drawing(pair_figure(befores, pixels), "", settings)
             figures = write(drawing, stem.with_name(f"{stem.name}_pair"), "none", table=False)
+            titles = [f"image {place + 1}" for place in range(len(pixels))]
+            view = compare_view(torch.from_numpy(befores), torch.from_numpy(pixels), titles)
         each = len(pixels) // len(sources) if sources else 1
         shown = [
             _three_channels(drawn(image, sources[place // each] if sources else None, written))
             for place, image in enumerate(pixels[:16])
         ]
-        return io.NodeOutput(ui=_shown(cls, shown, [*files, *figures]))
+        return io.NodeOutput(ui={**_shown(cls, shown, [*files, *figures]), **view})
 
 
 def described(trajectory: Trajectory | None, words: str) -> dict[str, Any]:

@@ -176,7 +176,38 @@ class CFRTFile(View):
     results: list[Result]
 
 
-ViewFile = TrajectoryFile | MapFile | CFRTFile
+class Pair(TypedDict):
+    """An image and its counterfactual."""
+
+    title: str
+    before: int
+    """the image's row"""
+    after: int
+    """the row of its counterfactual"""
+    truth: NotRequired[int]
+    """the row of the true counterfactual, where it is known"""
+    facts: list[str]
+    """lines that are said of the pair"""
+
+
+class CompareFile(TypedDict):
+    """The compare viewer's file."""
+
+    format: Literal[1]
+    notice: str
+    """that the images are synthetic and not for clinical use"""
+    view: Literal["compare"]
+    size: list[int]
+    """width and height of an image, in pixels"""
+    images: Pictures
+    deep: bool
+    """whether an image is grey and of 16 bits: the upper eight as red, the lower eight as green"""
+    pairs: list[Pair]
+    left_out: int
+    """pairs that are not shown"""
+
+
+ViewFile = TrajectoryFile | MapFile | CFRTFile | CompareFile
 
 
 def adapter() -> tuple[Any, Any]:

@@ -170,6 +170,28 @@ def decode(name: str, row: int) -> bool:
     return True
 
 
+def compare_view(
+    before: torch.Tensor,
+    after: torch.Tensor,
+    titles: Sequence[str],
+    facts: Sequence[Sequence[str]] = (),
+    truth: torch.Tensor | None = None,
+) -> dict[str, Any]:
+    """Write the compare viewer's files; return ``ui``.
+
+    Parameters
+    ----------
+    before, after : Tensor [N, H, W, 3]
+        Images and their counterfactuals, in 0..1.
+    titles : sequence of str, one for each pair
+    facts : sequence of sequences of str
+        None, or for each pair the lines that are said of it.
+    truth : Tensor [N, H, W, 3], optional
+        True counterfactuals.
+    """
+    return _written(_compare, before, after, titles, facts or [()] * len(titles), truth)
+
+
 def map_view(
     trajectory: Trajectory,
     coordinates: np.ndarray,
@@ -278,6 +300,49 @@ def _viewer(
         **({"decoder": f"{DECODER}{name}/"} if vae is not None else {}),
     }
     _publish(name, trajectory, "trajectory", own, patients)
+
+
+def _compare(
+    name: str,
+    before: torch.Tensor,
+    after: torch.Tensor,
+    titles: Sequence[str],
+    facts: Sequence[Sequence[str]],
+    truth: torch.Tensor | None,
+) -> None:
+    _folder().mkdir(parents=True, exist_ok=True)
+    images = torch.cat([before, after, *([truth] if truth is not None else [])])
+    count, deep = len(before), bool((images == images[..., :1]).all())
+
+    def image(row: int) -> Any:
+        if not deep:
+            return images[row]
+        # A browser's canvas has 8 bits a channel; a window over them needs more.
+        levels = (images[row, ..., 0].clamp(0, 1) * 65535).round().int()
+        return torch.stack([levels >> 8, levels & 255, levels * 0], dim=-1).float() / 255
+
+    rows = [list(range(pair, len(images), count)) for pair in range(count)]
+    shown = _write_images(name, image, rows)
+    record = {
+        "format": FORMAT,
+        "view": "compare",
+        "notice": NOTICE,
+        "size": [images.shape[2], images.shape[1]],
+        "images": {"subfolder": FOLDER, "type": "temp", "prefix": f"{name}-", "suffix": ".png"},
+        "deep": deep,
+        "pairs": [
+            {
+                "title": titles[pair],
+                "before": pair,
+                "after": count + pair,
+                **({"truth": 2 * count + pair} if truth is not None else {}),
+                "facts": list(facts[pair]),
+            }
+            for pair in range(shown)
+        ],
+        "left_out": count - shown,
+    }
+    write_text(_folder() / f"{name}.json", json.dumps(record, separators=(",", ":")))
 
 
 def _map(

@@ -2,6 +2,7 @@
 import { api } from '/scripts/api.js'
 import { app } from '/scripts/app.js'
 import { CFRTView } from './parts/cfrt.js'
+import { CompareView } from './parts/compare.js'
 import { filled, make } from './parts/elements.js'
 import { LatentMapView } from './parts/map.js'
 import { UnknownFormat, decoded, predictions, readView, readWords, translate } from './parts/server.js'
@@ -20,8 +21,10 @@ import { TrajectoryView } from './parts/viewer.js'
  * @property {ViewFile['view']} view the files that it shows
  * @property {number} height least of a node that shows it, in pixels
  * @property {number} width likewise
+ * @property {string} [hint] what stands there before a run
  */
 
+const COMPARE = 'Run with original and image to compare them.'
 /** @type {Record<string, Kind>} by the node's class */
 const VIEWS = {
   PromptSwapKSampler: { View: TrajectoryView, view: 'trajectory', height: 300, width: 460 },
@@ -29,6 +32,8 @@ const VIEWS = {
   TrajectoryGrid: { View: TrajectoryView, view: 'trajectory', height: 380, width: 460 },
   LatentTSNE: { View: LatentMapView, view: 'map', height: 400, width: 460 },
   CFRTEvaluator: { View: CFRTView, view: 'cfrt', height: 240, width: 460 },
+  MinimalCounterfactual: { View: CompareView, view: 'compare', height: 320, width: 520, hint: COMPARE },
+  SaveMedicalImage: { View: CompareView, view: 'compare', height: 320, width: 520, hint: COMPARE },
 }
 /** Node classes without a view of their own, whose decoded images the viewers of the same trajectory show. */
 const SOURCES = ['TrajectoryFilm']
@@ -73,9 +78,9 @@ function takePlace(node, box) {
  * @param {ComfyNode} node
  * @param {Kind} kind
  */
-function attach(node, { View, view, height, width }) {
+function attach(node, { View, view, height, width, hint: words = 'Run to look at the trajectory.' }) {
   addStyle()
-  const hint = make('div', { class: 'mt-hint' }, translate('Run to look at the trajectory.'))
+  const hint = make('div', { class: 'mt-hint' }, translate(words))
   const box = make('div', { class: 'mt-view', 'data-mt-node': node.comfyClass }, hint)
   /** @type {Widget | null} */
   let shown = null

@@ -208,8 +208,36 @@ def test_a_synthetic_image_is_saved_with_method_and_digests(run, folders, demo, 
     told = json.loads(made.ImageComments)
     assert told["trajectory"]["seeds"] == [7] and told["source"]["photometric"] == "MONOCHROME1"
     assert len(shown["images"]) == 2
+    check_compared(folders.parent / "temp", shown, original, images)
     again = run("SaveMedicalImage", images=images[:1], filename_prefix="cases/one").ui
     assert [file["filename"] for file in again["files"]] == ["one_00002.dcm"]
+
+
+def check_compared(temp, shown, original, images):
+    """The compare viewer's file keeps the contract, and its images are exact."""
+    from medtraverse_pack.nodes.view_contract import adapter
+
+    (named,) = shown["medtraverse_view"]
+    view = json.loads((temp / named["subfolder"] / named["view"]).read_text())
+    adapter()[0].validate_python(view)
+    assert [pair["title"] for pair in view["pairs"]] == ["image 1", "image 2"]
+    for pair, image in zip(view["pairs"], images):
+        for row, expected in ((pair["before"], original[0]), (pair["after"], image)):
+            path = temp / named["subfolder"] / f"{view['images']['prefix']}{row}.png"
+            values = np.asarray(Image.open(path)).astype(float)
+            np.testing.assert_allclose(values / 255, expected.numpy(), atol=0.51 / 255)
+
+
+def test_grey_images_are_compared_at_sixteen_bits(run, folders):
+    original, _, source, _ = run("LoadMedicalImage", file=CHEST)
+    shown = run("SaveMedicalImage", images=original * 0.7, source=source, original=original).ui
+    (named,) = shown["medtraverse_view"]
+    folder = folders.parent / "temp" / named["subfolder"]
+    view = json.loads((folder / named["view"]).read_text())
+    assert view["deep"] and view["size"] == [128, 128]
+    levels = np.asarray(Image.open(folder / f"{view['images']['prefix']}1.png")).astype(int)
+    values = (levels[..., 0] * 256 + levels[..., 1]) / 65535
+    np.testing.assert_allclose(values, original[0, ..., 0].numpy() * 0.7, atol=1e-5)
 
 
 @pytest.mark.parametrize(

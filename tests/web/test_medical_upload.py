@@ -177,3 +177,53 @@ def test_a_dicom_file_dropped_on_the_canvas_brings_its_node(page, films, bare_er
     tab.page.wait_for_function(f"{WORDS}.includes('56 × 40')", timeout=20_000)
     tab.page.wait_for_function(SHOWN, timeout=20_000)
     assert set(tab.errors) <= bare_errors
+
+
+def test_a_pair_is_compared(page, bare_errors):
+    """Panels, slider, zoom and window of the compare viewer, on the shipped film and a darker one."""
+    tab = page
+    tab.evaluate(
+        """() => {
+          const make = (type, x) => {
+            const node = LiteGraph.createNode(type); node.pos = [x, 60]; app.graph.add(node); return node
+          }
+          const loader = make('LoadMedicalImage', 100), darker = make('ImageInvert', 100)
+          const saved = make('SaveMedicalImage', 560)
+          darker.pos = [100, 700]
+          loader.connect(0, darker, 0); darker.connect(0, saved, 0)
+          loader.connect(0, saved, saved.findInputSlot('original'))
+          loader.connect(2, saved, saved.findInputSlot('source'))
+          saved.setSize([760, 760])
+          app.canvas.ds.offset = [0, 0]; app.canvas.ds.scale = 1; app.canvas.setDirty(true, true)
+        }"""
+    )
+    tab.evaluate("app.queuePrompt(0)")
+    viewer = tab.page.locator(".mt-compare")
+    viewer.wait_for(timeout=60_000)
+    said = viewer.locator("output")
+    tab.page.wait_for_function(
+        "document.querySelector('.mt-compare output').textContent.includes('W 100 L 50')"
+    )
+    canvas = viewer.locator("canvas")
+    assert canvas.get_attribute("aria-label") == "original, counterfactual, Difference"
+    box = canvas.bounding_box()
+    whole = canvas.screenshot()
+    # to the right wider, and the picture changes
+    x, y = box["x"] + 60, box["y"] + 80
+    tab.page.mouse.move(x, y)
+    tab.page.mouse.down()
+    tab.page.mouse.move(x - 60, y, steps=4)
+    tab.page.mouse.up()
+    assert int(said.inner_text().split()[1]) < 90
+    assert canvas.screenshot() != whole
+    tab.page.mouse.move(x, y)
+    tab.page.mouse.wheel(0, -300)
+    assert float(said.inner_text().split("×")[1]) > 1
+    viewer.get_by_role("button", name="Slider").click()
+    canvas.click(position={"x": box["width"] / 4, "y": 60})
+    state = "app.graph._nodes.find(node => node.comfyClass === 'SaveMedicalImage').properties.medtraverse_view.state"
+    kept = tab.evaluate(state)
+    assert kept["layout"] == "slider" and kept["split"] < 0.5 and kept["zoom"] > 1
+    viewer.get_by_role("button", name="Reset").click()
+    assert said.inner_text() == "W 100 L 50 ×1.0"
+    assert set(tab.errors) <= bare_errors

@@ -61,7 +61,7 @@ async function fetchView(url) {
 
 /**
  * Views by the key of their trajectory, the last ones; says "change" when one comes in.
- * @template {ViewFile} V
+ * @template {TrajectoryFile | CFRTFile} V
  */
 class Register extends EventTarget {
   /** @type {Map<string, V>} */

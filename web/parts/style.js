@@ -1,5 +1,6 @@
 /** One style sheet for all widgets, in the theme's colours. */
 import * as cfrt from './cfrt.js'
+import * as compare from './compare.js'
 import { make } from './elements.js'
 import * as map from './map.js'
 import * as viewer from './viewer.js'
@@ -26,5 +27,5 @@ const shared = `
 /** Put the style sheet into the page, once. */
 export function addStyle() {
   if (document.getElementById('mt-style')) return
-  document.head.append(make('style', { id: 'mt-style' }, [shared, viewer.css, map.css, cfrt.css].join('\n')))
+  document.head.append(make('style', { id: 'mt-style' }, [shared, viewer.css, map.css, cfrt.css, compare.css].join('\n')))
 }

@@ -30,6 +30,22 @@ export interface CFRTFile {
   results: Result[]
 }
 
+/** The compare viewer's file. */
+export interface CompareFile {
+  format: 1
+  /** that the images are synthetic and not for clinical use */
+  notice: string
+  view: "compare"
+  /** width and height of an image, in pixels */
+  size: number[]
+  images: Pictures
+  /** whether an image is grey and of 16 bits: the upper eight as red, the lower eight as green */
+  deep: boolean
+  pairs: Pair[]
+  /** pairs that are not shown */
+  left_out: number
+}
+
 /** In how many patients an attribute's probability passes a threshold, and where first. */
 export interface FlipRate {
   /** flipped / could_flip; null where nobody could flip */
@@ -67,6 +83,19 @@ export interface MapFile {
   perplexity: number
   seed: number
   sheets: Sheets | null
+}
+
+/** An image and its counterfactual. */
+export interface Pair {
+  title: string
+  /** the image's row */
+  before: number
+  /** the row of its counterfactual */
+  after: number
+  /** the row of the true counterfactual, where it is known */
+  truth?: number
+  /** lines that are said of the pair */
+  facts: string[]
 }
 
 /** Where the image of a row lies: in the file ``prefix + row + suffix``. */
@@ -155,4 +184,4 @@ export interface Written {
   type: "temp"
 }
 
-export type ViewFile = TrajectoryFile | MapFile | CFRTFile
+export type ViewFile = TrajectoryFile | MapFile | CFRTFile | CompareFile

@@ -44,3 +44,17 @@ export type PanelState = {
   open: string | null
   all: boolean
 }
+
+export type CompareState = {
+  pair: number
+  /** "side" by side, or one image over the other with a "slider" between them */
+  layout: 'side' | 'slider'
+  /** where the slider stands, 0 to 1 */
+  split: number
+  zoom: number
+  /** the image's point at the centre, 0 to 1 */
+  centre: [number, number]
+  /** of the window over grey values, 0 to 1 */
+  level: number
+  width: number
+}
