@@ -221,8 +221,8 @@ def test_a_pair_is_compared(page, bare_errors):
     assert float(said.inner_text().split("×")[1]) > 1
     viewer.get_by_role("button", name="Slider").click()
     canvas.click(position={"x": box["width"] / 4, "y": 60})
-    state = "app.graph._nodes.find(node => node.comfyClass === 'SaveMedicalImage').properties.medtraverse_view.state"
-    kept = tab.evaluate(state)
+    saved = "app.graph._nodes.find(node => node.comfyClass === 'SaveMedicalImage')"
+    kept = tab.evaluate(f"{saved}.properties.medtraverse_view.state")
     assert kept["layout"] == "slider" and kept["split"] < 0.5 and kept["zoom"] > 1
     viewer.get_by_role("button", name="Reset").click()
     assert said.inner_text() == "W 100 L 50 ×1.0"
