@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from demo.phantoms.layouts import write_chexpert, write_isic
 from demo.phantoms.phantom_set import CACHE
@@ -30,10 +31,14 @@ from demo.training.architecture import SCALING, WEIGHTS, build_scheduler, half_p
 from demo.training.loop import Recipe, Run, write_json
 from demo.training.train_base import require_device
 from demo.training.train_unet import denoising_loss
-from medtraverse.captions import image_file, read_chexpert, read_isic
+from medtraverse.captions import Captioned, image_file
+from medtraverse.data_set import encode_images, read_table
 from medtraverse.digest import sha256_of
 from medtraverse.notice import NOTICE
 from medtraverse.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 # Set of `demo.phantoms.layouts` (they share no patient), correlation of devices and effusion, and share of
 # the effusions beside devices that no label mentions. Correlation alone is no confounder: while every caption
@@ -45,114 +50,21 @@ MINUTES, BATCH = 20.0, 16
 DROPOUT = 0.05
 # Of high noise, where an attribute's presence is decided; see demo/training/train_unet.py.
 GREATEST_WEIGHT = 10.0
-_BLOCK = 256
 
 
 class Pairs(NamedTuple):
-    """Moments of each image's latent, fp16 [N, 8, h, w] memory map.
+    """Moments of each image's latent, fp16 [N, 8, h, w], a memory map or on a GPU.
 
     Sentence of each, long [N]; embeddings [sentences + 1, 77, C], the empty one last.
     """
 
-    moments: np.ndarray
-    sentence: torch.Tensor
-    embeddings: torch.Tensor
-
-
-def read_table(kind: str, data: Path) -> tuple[list, Path]:
-    """Captions of a folder in the layout of `kind`, and the folder below which their images lie.
-
-    CheXpert: ``train.csv`` in `data` or one folder below, frontal films only. ISIC:
-    ``ISIC_2019_Training_GroundTruth.csv`` with artefact columns in `data`, images in `data` or in
-    ``ISIC_2019_Training_Input``, once or twice below.
-
-    Raises
-    ------
-    ValueError
-        No such table, or one that the library refuses.
-    """
-    if kind == "isic":
-        name, read = "ISIC_2019_Training_GroundTruth.csv", read_isic
-    else:
-        name, read = "train.csv", lambda path: read_chexpert(path, frontal_only=True)
-    table = next((path for pattern in (name, f"*/{name}") for path in sorted(Path(data).glob(pattern))), None)
-    if table is None:
-        raise ValueError(
-            f"data: {data} holds no {name}, nor does a folder in it; give the folder of the data set"
-        )
-    captions = read(table)
-    roots = [table.parent]
-    if kind == "isic":
-        inner = table.parent / "ISIC_2019_Training_Input"
-        roots = [root for root in (inner / inner.name, inner, table.parent) if root.is_dir()]
-    elif Path(captions[0].image).parts[0] == table.parent.name:
-        roots = [table.parent.parent]
-    for root in roots[:-1]:
-        try:
-            image_file(root, captions[0].image)
-            return captions, root
-        except ValueError:
-            pass
-    return captions, roots[-1]
-
-
-def read_image(path: Path, size: int) -> np.ndarray:
-    """RGB uint8 [size, size, 3]; resized without keeping the aspect, as the paper does.
-
-    Raises
-    ------
-    ValueError
-        The file is no image.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except OSError as error:
-        raise ValueError(
-            f"data: {path} cannot be read as an image ({error}); replace it or leave its row out"
-        ) from error
-    return np.asarray(
-        picture if picture.size == (size, size) else picture.resize((size, size), Image.Resampling.BICUBIC)
-    )
-
-
-def encode_images(vae, captions, root: Path, size: int, path: Path) -> np.ndarray:
-    """Latent moments of all images as a memory map at `path`, made block by block.
-
-    A run that was stopped goes on where it was.
-    """
-    if path.exists():
-        return np.load(path, mmap_mode="r")
-    device, part, note = vae.device, path.with_suffix(".part"), path.with_suffix(".done")
-    shape = (len(captions), 8, size // 8, size // 8)
-    done = int(note.read_text()) if note.exists() and part.exists() else 0
-    moments = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float16, shape)
-    for start in range(done, len(captions), _BLOCK):
-        images = np.stack(
-            [read_image(image_file(root, row.image), size) for row in captions[start : start + _BLOCK]]
-        )
-        found = []
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
-        ):
-            for piece in torch.from_numpy(images).split(32):
-                posterior = vae.encode(piece.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
-                found.append(torch.cat([posterior.mean, posterior.logvar], 1).half().cpu())
-        moments[start : start + len(images)] = torch.cat(found).numpy()
-        moments.flush()
-        note.write_text(str(start + len(images)))
-        print(f"latents {start + len(images)}/{len(captions)}", flush=True)
-    del moments
-    os.replace(part, path)
-    note.unlink()
-    return np.load(path, mmap_mode="r")
+    moments: np.ndarray | Tensor
+    sentence: Tensor
+    embeddings: Tensor
 
 
 @torch.no_grad()
-def encode_captions(base: Path, captions, device) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_captions(base: Path, captions: Sequence[Captioned], device: str) -> tuple[Tensor, Tensor]:
     """Sentence of every caption, long [N] on `device`, and the frozen encoder's embeddings.
 
     The empty caption's embedding comes last.
@@ -170,7 +82,7 @@ def encode_captions(base: Path, captions, device) -> tuple[torch.Tensor, torch.T
     return torch.tensor([place[row.caption] for row in captions], device=device), embeddings.to(device)
 
 
-def draw_batch(pairs: Pairs, count: int, seed: int, step: int):
+def draw_batch(pairs: Pairs, count: int, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Latents, noise, timesteps and contexts of one step, drawn on the device that the captions lie on.
 
     A function of seed and step.
@@ -178,7 +90,7 @@ def draw_batch(pairs: Pairs, count: int, seed: int, step: int):
     device = pairs.sentence.device
     draw = torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
     chosen = torch.randint(len(pairs.sentence), (count,), generator=draw, device=device)
-    if isinstance(pairs.moments, torch.Tensor):
+    if isinstance(pairs.moments, Tensor):
         moments = pairs.moments[chosen]
     else:
         moments = torch.from_numpy(pairs.moments[chosen.cpu().numpy()]).to(device)
@@ -195,14 +107,14 @@ def finetune(
     kind: str,
     data: Path,
     folder: Path,
-    minutes,
-    steps,
-    seed=0,
-    device="cpu",
-    resume=False,
-    batch=BATCH,
-    rate=RECIPE.peak,
-):
+    minutes: float | None,
+    steps: int | None,
+    seed: int = 0,
+    device: str = "cpu",
+    resume: bool = False,
+    batch: int = BATCH,
+    rate: float = RECIPE.peak,
+) -> tuple[UNet2DConditionModel, dict[str, Any]]:
     """Train the U-Net of the diffusers folder `base` on `data`; returns (U-Net with averaged weights, log).
 
     `folder` keeps latents and checkpoint. Without `resume` the checkpoint is left aside; latents of the same
@@ -211,7 +123,7 @@ def finetune(
     Raises
     ------
     ValueError
-        See `read_table` and `read_image`.
+        See `medtraverse.data_set`.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -222,14 +134,14 @@ def finetune(
     size = 8 * unet.config.sample_size
     digest = _digest(base, captions, root, size)
     vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32).eval().to(device)
-    moments = encode_images(vae, captions, root, size, folder / f"latents-{digest}.npy")
+    moments = encode_images(vae, captions, root, size, folder / f"latents-{digest}.npy", _latents_done)
     del vae
     pairs = Pairs(_near(moments, device), *encode_captions(base, captions, device))
     alphas = build_scheduler().alphas_cumprod.to(device)
     recipe = replace(RECIPE, peak=rate)
     run = Run(kind, {"unet": unet}, folder / "unet.pt", recipe, minutes, steps, device, resume)
 
-    def loss(latent, noise, step, context):
+    def loss(latent: Tensor, noise: Tensor, step: Tensor, context: Tensor) -> Tensor:
         return denoising_loss(unet, alphas, latent, noise, step, context, GREATEST_WEIGHT)
 
     while not run.done:
@@ -240,7 +152,11 @@ def finetune(
     )
 
 
-def _near(moments, device):
+def _latents_done(done: int, count: int) -> None:
+    print(f"latents {done}/{count}", flush=True)
+
+
+def _near(moments: np.ndarray, device: str) -> np.ndarray | Tensor:
     """The moments in a GPU's memory if they take less than half of what is free there.
 
     Else the memory map.
@@ -250,17 +166,17 @@ def _near(moments, device):
     return moments
 
 
-def _digest(base, captions, root, size):
+def _digest(base: Path, captions: Sequence[Captioned], root: Path, size: int) -> str:
     """Of what the latents depend on: the VAE, the images' names and the first and last image."""
-    found = hashlib.sha256(f"{size} {[row.image for row in captions]}".encode())
+    digest = hashlib.sha256(f"{size} {[row.image for row in captions]}".encode())
     for path in sorted((base / "vae").glob("*.safetensors")):
-        found.update(path.read_bytes())
+        digest.update(path.read_bytes())
     for row in (captions[0], captions[-1]):
-        found.update(image_file(root, row.image).read_bytes())
-    return found.hexdigest()[:16]
+        digest.update(image_file(root, row.image).read_bytes())
+    return digest.hexdigest()[:16]
 
 
-def write_unet(unet, path: Path, log: dict) -> None:
+def write_unet(unet: UNet2DConditionModel, path: Path, log: dict[str, Any]) -> None:
     """Save the U-Net alone in fp16, diffusers keys, and `log` beside it; neither is ever half written.
 
     Raises
@@ -286,10 +202,10 @@ def phantom_data(
     seed: int | None = None,
     correlation: float | None = None,
     unmentioned: float | None = None,
-) -> tuple[Path, dict]:
+) -> tuple[Path, dict[str, Any]]:
     """Write `count` phantoms in the layout of `kind` below `folder`; the folder, and the set for the log."""
     chosen, correlated, left_out = SETS[kind]
-    made = {
+    made: dict[str, Any] = {
         "layout": "isic" if kind == "isic" else "chexpert",
         "count": count,
         "seed": chosen if seed is None else seed,
@@ -304,7 +220,7 @@ def phantom_data(
     return data, made
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     folder = args.cache / f"finetune-{args.kind}"
     if args.device != "cpu":
@@ -347,11 +263,11 @@ def main(argv=None) -> int:
     return 0
 
 
-def _sha256(base):
+def _sha256(base: Path) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in sorted((base / "unet").glob("*.safetensors"))}
 
 
-def _arguments(argv):
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m demo.training.finetune", description=__doc__.splitlines()[0]
     )

@@ -10,9 +10,11 @@ from safetensors import safe_open
 from demo.phantoms.layouts import write_chexpert, write_isic
 from demo.training import finetune
 from demo.training.architecture import WEIGHTS, build_unet
-from demo.training.finetune import Pairs, draw_batch, main, phantom_data, read_image, read_table
+from demo.training.finetune import Pairs, draw_batch, main, phantom_data
+from medtraverse import data_set
 from medtraverse.captions import image_file
 from medtraverse.checkpoint import read_unet, read_weights, unet_depths
+from medtraverse.data_set import read_table
 from medtraverse.notice import NOTICE
 
 BASE = WEIGHTS / "unet" / "diffusion_pytorch_model.safetensors"
@@ -74,36 +76,13 @@ def test_a_resumed_run_is_the_whole_run(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "b", "isic", "--steps", "4")
     monkeypatch.undo()
-    monkeypatch.setattr(finetune, "read_image", None)  # the latents are there already
+    monkeypatch.setattr(data_set, "read_image", None)  # the latents are there already
     resumed = read_weights(_run(tmp_path / "b", "isic", "--steps", "4", "--resume"))
     for key, value in whole.items():
         torch.testing.assert_close(resumed[key], value, atol=1e-3, rtol=0)
 
 
-def test_latents_are_encoded_once_and_go_on_where_they_were(tmp_path, monkeypatch):
-    from diffusers import AutoencoderKL
-
-    vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae").eval()
-    captions, root = read_table("isic", write_isic(tmp_path, 5, size=64).parent)
-    whole = np.array(finetune.encode_images(vae, captions, root, 64, tmp_path / "whole.npy"))
-    monkeypatch.setattr(finetune, "_BLOCK", 2)
-    seen = []
-
-    def counted(path, size):
-        seen.append(path.name)
-        if len(seen) == 4:
-            raise KeyboardInterrupt
-        return read_image(path, size)
-
-    monkeypatch.setattr(finetune, "read_image", counted)
-    with pytest.raises(KeyboardInterrupt):
-        finetune.encode_images(vae, captions, root, 64, tmp_path / "parts.npy")
-    parts = np.array(finetune.encode_images(vae, captions, root, 64, tmp_path / "parts.npy"))
-    assert seen[4:] == [f"ISIC_{n:07d}.jpg" for n in (3, 4, 5)]
-    np.testing.assert_allclose(parts, whole, atol=5e-3)
-
-
-def test_tables_are_found_in_the_real_layouts(tmp_path):
+def test_tables_of_phantoms_are_found_as_those_of_the_real_sets(tmp_path):
     write_chexpert(tmp_path / "x", 2, size=64)
     for folder in (tmp_path / "x", tmp_path / "x" / "CheXpert-v1.0"):
         captions, root = read_table("chexpert", folder)
@@ -111,23 +90,6 @@ def test_tables_are_found_in_the_real_layouts(tmp_path):
     write_isic(tmp_path / "i", 2, size=64)
     captions, root = read_table("isic", tmp_path / "i")
     assert image_file(root, captions[1].image).name == "ISIC_0000002.jpg"
-    # As the archive unpacks: a folder of the same name inside.
-    outer = tmp_path / "j" / "ISIC_2019_Training_Input"
-    outer.mkdir(parents=True)
-    (tmp_path / "i" / "ISIC_2019_Training_Input").rename(outer / "ISIC_2019_Training_Input")
-    (tmp_path / "i" / "ISIC_2019_Training_GroundTruth.csv").rename(
-        tmp_path / "j" / "ISIC_2019_Training_GroundTruth.csv"
-    )
-    captions, root = read_table("isic", tmp_path / "j")
-    assert image_file(root, captions[1].image).is_file()
-    with pytest.raises(ValueError, match="data: .* holds no train.csv"):
-        read_table("chexpert", tmp_path / "i")
-
-
-def test_a_file_that_is_no_image_is_named(tmp_path):
-    (tmp_path / "film.jpg").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="data: .*film.jpg cannot be read as an image"):
-        read_image(tmp_path / "film.jpg", 64)
 
 
 def test_batches_follow_the_seed_and_drop_few_captions():
