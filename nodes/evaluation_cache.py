@@ -9,12 +9,16 @@ leaves every number as it was, whatever the sampler; latents would lose the hist
 import hashlib
 import weakref
 from collections import OrderedDict
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
 _LARGE_MEMORY, _SHARE = 32 * 2**30, 1 / 16
-_models = weakref.WeakKeyDictionary()
 
 
 class EvaluationCache:
@@ -24,11 +28,12 @@ class EvaluationCache:
     would find nothing if the least recently used were dropped.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.limit, self.size, self.served, self.run = 0, 0, 0, 0
-        self._outputs, self._used = OrderedDict(), {}
+        self._outputs: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
+        self._used: dict[Hashable, int] = {}
 
-    def get(self, key):
+    def get(self, key: Hashable) -> torch.Tensor | None:
         """Return the output [C, h, w] kept under a key, or None."""
         output = self._outputs.get(key)
         if output is not None:
@@ -37,7 +42,7 @@ class EvaluationCache:
             self.served += 1
         return output
 
-    def put(self, key, output):
+    def put(self, key: Hashable, output: torch.Tensor) -> None:
         """Keep a copy of an output on the CPU."""
         if key in self._outputs or output.nbytes > self.limit:
             return
@@ -49,18 +54,21 @@ class EvaluationCache:
         self._used[key] = self.run
         self.size += output.nbytes
 
-    def shrink(self):
+    def shrink(self) -> None:
         """Drop the oldest outputs until the limit holds."""
         while self.size > self.limit and self._outputs:
             self._drop()
 
-    def _drop(self):
+    def _drop(self) -> None:
         key, output = self._outputs.popitem(last=False)
         del self._used[key]
         self.size -= output.nbytes
 
 
-def cache_for(model, megabytes):
+_caches: "weakref.WeakKeyDictionary[ModelPatcher, EvaluationCache]" = weakref.WeakKeyDictionary()
+
+
+def cache_for(model: "ModelPatcher", megabytes: int) -> EvaluationCache | None:
     """Return the cache of a MODEL for a new run, its limit set; None when it is off.
 
     ``megabytes`` -1 takes a sixteenth of the machine's memory where that is 32 GiB or more, else none. A
@@ -72,16 +80,16 @@ def cache_for(model, megabytes):
     else:
         limit = megabytes * 2**20
     if not limit:
-        _models.pop(model, None)
+        _caches.pop(model, None)
         return None
-    cache = _models.setdefault(model, EvaluationCache())
+    cache = _caches.setdefault(model, EvaluationCache())
     cache.limit = limit
     cache.run += 1
     cache.shrink()
     return cache
 
 
-def fingerprint(conditioning):
+def fingerprint(conditioning: list[tuple[torch.Tensor, dict[str, Any]]]) -> str | None:
     """Return a digest of a conditioning of plain prompts; None for one with ControlNet, hooks, areas …
 
     The pooled text, and sizes given as numbers, are what Stable Diffusion XL reads beside the prompt.

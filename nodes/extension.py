@@ -1,6 +1,6 @@
 """The list of the pack's nodes."""
 
-from comfy_api.latest import ComfyExtension
+from comfy_api.latest import ComfyExtension, io
 
 from .nodes_classifier import CFRTEvaluator, MedicalClassifierLoader
 from .nodes_curve import BezierLatentInterpolate, TrajectorySelect
@@ -35,5 +35,5 @@ NODES = [
 
 
 class MedTraverseExtension(ComfyExtension):
-    async def get_node_list(self):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -2,15 +2,22 @@
 
 import math
 import time
+from typing import TYPE_CHECKING
 
+import torch
 from comfy_execution.utils import get_executing_context
 from PIL import Image
+
+from ..medtraverse.traversal import Plan, TraversalSettings
+
+if TYPE_CHECKING:
+    from latent_preview import LatentPreviewer
 
 # Pictures of a preview; more attributes than fit are left out.
 MOST_CELLS, SIDE = 40, 128
 
 
-def progress_text(settings, step):
+def progress_text(settings: TraversalSettings, step: int) -> str:
     """Return what the batch of a step (from 0) holds: patients, and what has left the neutral path."""
     seeds = settings.seeds
     patients = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}–{seeds[-1]}"
@@ -31,10 +38,10 @@ def say(text: str) -> None:
 class Pace:
     """Says whether it is time again: ``seconds`` have passed since it last was, or it never was."""
 
-    def __init__(self, seconds):
+    def __init__(self, seconds: float):
         self.seconds, self.last = seconds, -math.inf
 
-    def due(self):
+    def due(self) -> bool:
         now = time.monotonic()
         if now - self.last < self.seconds:
             return False
@@ -42,7 +49,9 @@ class Pace:
         return True
 
 
-def traversal_preview(previewer, denoised, plan, step):
+def traversal_preview(
+    previewer: "LatentPreviewer", denoised: torch.Tensor, plan: Plan, step: int
+) -> tuple[str, Image.Image, int]:
     """Return core's preview triple of the first patient.
 
     Rows of the picture are attributes, columns neutral and λ; a branch appears when it has left the neutral.
@@ -51,7 +60,10 @@ def traversal_preview(previewer, denoised, plan, step):
     """
     index = plan.index()[0]
     attributes = max(1, min(len(index), MOST_CELLS // index.shape[1]))
-    drawn, mosaic, kind = {}, None, "JPEG"
+    side = max(8, min(SIDE, 1024 // index.shape[1]))
+    mosaic = Image.new("RGB", (index.shape[1] * side, attributes * side), "#202020")
+    drawn: dict[int, Image.Image] = {}
+    kind = "JPEG"
     for a in range(attributes):
         for n, row in enumerate(index[a].tolist()):
             if (n and step <= plan.swap_steps[n - 1]) or (n == 0 and a):
@@ -60,9 +72,6 @@ def traversal_preview(previewer, denoised, plan, step):
                 kind, drawn[row], _ = previewer.decode_latent_to_preview_image(
                     "JPEG", denoised[row : row + 1]
                 )
-            picture = drawn[row]
-            if mosaic is None:
-                side = max(8, min(SIDE, 1024 // index.shape[1]))
-                mosaic = Image.new("RGB", (index.shape[1] * side, attributes * side), "#202020")
-            mosaic.paste(picture.convert("RGB").resize((side, side), Image.BILINEAR), (n * side, a * side))
+            picture = drawn[row].convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+            mosaic.paste(picture, (n * side, a * side))
     return kind, mosaic, max(mosaic.size)

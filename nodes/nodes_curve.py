@@ -1,5 +1,7 @@
 """BezierLatentInterpolate joins latents by a curve (Fig. 6); TrajectorySelect keeps some of a trajectory."""
 
+from typing import Any
+
 import torch
 from comfy_api.latest import io
 
@@ -16,7 +18,7 @@ class BezierLatentInterpolate(io.ComfyNode):
     """Latents joined by a Bézier curve through control points: Fig. 6 of TehraniNasab, Kumar, Arbel 2025."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         return schema(
             node_id="BezierLatentInterpolate",
             display_name="Bézier Latent Interpolate",
@@ -75,7 +77,7 @@ class BezierLatentInterpolate(io.ComfyNode):
 
     @classmethod
     @checked_sockets
-    def execute(cls, source, frames, method, spacing):
+    def execute(cls, source: Trajectory | dict[str, Any], frames: int, method: str, spacing: str) -> Any:
         if isinstance(source, Trajectory):
             if source.kind != SWAP:
                 raise ValueError(
@@ -103,7 +105,7 @@ class TrajectorySelect(io.ComfyNode):
     """Some patients, attributes and points of a trajectory."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         return schema(
             node_id="TrajectorySelect",
             display_name="Trajectory Select",
@@ -146,7 +148,7 @@ class TrajectorySelect(io.ComfyNode):
 
     @classmethod
     @checked_sockets
-    def execute(cls, trajectory, patients, attributes, points):
+    def execute(cls, trajectory: Trajectory, patients: int, attributes: str, points: str) -> Any:
         names = [name.strip() for name in attributes.split(",") if name.strip()]
         chosen = far_points(points, trajectory.points[1:]) if points.strip() else None
         kept = trajectory.select(patients or None, names or None, chosen)

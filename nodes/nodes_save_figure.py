@@ -1,22 +1,21 @@
-"""SaveTraversalFigure: a drawing as files in ComfyUI's output folder, with the graph and
-the settings that made it.
-"""
+"""SaveTraversalFigure: a drawing as files in ComfyUI's output folder, with the graph and its settings."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import comfy.cli_args
 import folder_paths
 from comfy_api.latest import io
 
-from ..medtraverse.figures.drawing import VECTORS, write
+from ..medtraverse.figures.drawing import VECTORS, Drawing, write
 from .schema import schema
 from .sockets import CATEGORY, Figure, checked_sockets
 
 
 class SaveTraversalFigure(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> Any:
         return schema(
             node_id="SaveTraversalFigure",
             display_name="Save Figure",
@@ -58,7 +57,7 @@ class SaveTraversalFigure(io.ComfyNode):
 
     @classmethod
     @checked_sockets
-    def execute(cls, drawing, filename_prefix, vector, table, dpi):
+    def execute(cls, drawing: Drawing, filename_prefix: str, vector: str, table: bool, dpi: int) -> Any:
         if not filename_prefix.strip():
             raise ValueError("filename_prefix: it is empty; give a name such as medtraverse/figure.")
         width, height = (round(inches * dpi) for inches in drawing.figure.get_size_inches())
@@ -87,9 +86,8 @@ class SaveTraversalFigure(io.ComfyNode):
         return io.NodeOutput(ui={"images": saved[:1], "files": saved[1:]})
 
     @classmethod
-    def graph(cls):
-        """Return ``prompt`` and ``workflow`` as core's SaveImage writes them,
-        so that the PNG opens as a graph.
+    def graph(cls) -> dict[str, str]:
+        """Return ``prompt`` and ``workflow`` as core's SaveImage writes them: the PNG opens as a graph.
 
         What core noted for its cache (``is_changed``) stays out: other packs' holds paths of the machine.
         """
