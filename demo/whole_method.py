@@ -9,13 +9,16 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from launcher.comfyui import PACK, SetupError, installation, start_server
 from medtraverse import __version__
 from medtraverse.digest import sha256_of
 from medtraverse.notice import NOTICE
 from medtraverse.remote.client import Client, GraphRejected, NodeFailed, RunInterrupted
+from medtraverse.remote.events import Progress
 from medtraverse.whole_file import write_bytes, write_text
 
 WORKFLOWS = (
@@ -31,12 +34,12 @@ WORKFLOWS = (
 WEIGHTS = PACK / "demo" / "weights"
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    report = {
+    report: dict[str, Any] = {
         "notice": NOTICE,
         "domains": {},
         "direction_cosines": {},
@@ -66,7 +69,9 @@ def main(argv=None):
     return 0
 
 
-def run_workflow(client, name, arguments, out, report):
+def run_workflow(
+    client: Client, name: str, arguments: argparse.Namespace, out: Path, report: dict[str, Any]
+) -> None:
     """Run one bundled workflow; its files go to ``out``, its numbers into the report."""
     graph = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
     measure_identity_of_nevi(graph)
@@ -92,12 +97,12 @@ def run_workflow(client, name, arguments, out, report):
     }
 
 
-def patients(title, asked):
+def patients(title: str, asked: int) -> int:
     """Return a sampler's number of patients: melanoma and nevus share the dermoscopy's."""
     return {"ISIC MEL patients": (asked + 1) // 2, "ISIC NV patients": max(asked // 2, 1)}.get(title, asked)
 
 
-def measure_identity_of_nevi(graph):
+def measure_identity_of_nevi(graph: dict[str, dict[str, Any]]) -> None:
     """Add an identity node beside a grid of nevi: of ISIC, workflow 10 measures melanoma alone."""
     for key, node in list(graph.items()):
         if node["class_type"] == "TrajectoryGrid" and node["_meta"]["title"] == "NV swap grid":
@@ -112,7 +117,7 @@ def measure_identity_of_nevi(graph):
             }
 
 
-def perceptual_reason(used):
+def perceptual_reason(used: str) -> str:
     """Return why a perceptual distance of this name was measured, or none."""
     if used.startswith("LPIPS"):
         return "the paper's distance; the package lpips and AlexNet's weights are at hand"
@@ -126,7 +131,7 @@ def perceptual_reason(used):
     return used
 
 
-def take(whole, class_type, report):
+def take(whole: dict[str, Any], class_type: str, report: dict[str, Any]) -> None:
     """Add one node's report to the whole one: under its domain, with the neutral where a domain has several.
 
     Direction cosines come in one report for all domains.
@@ -152,11 +157,13 @@ def take(whole, class_type, report):
 class Stages:
     """Progress on the terminal, and the seconds of every node."""
 
-    def __init__(self, name, titles):
-        self.name, self.titles, self.seconds = name, titles, {}
-        self.node, self.since, self.width = None, time.monotonic(), 0
+    def __init__(self, name: str, titles: Mapping[str, str]):
+        self.name, self.titles = name, titles
+        self.seconds: dict[str, float] = {}
+        self.node: str | None = None
+        self.since, self.width = time.monotonic(), 0
 
-    def __call__(self, progress):
+    def __call__(self, progress: Progress) -> None:
         if progress.node_id != self.node:
             self.end()
             self.node, self.since = progress.node_id, time.monotonic()
@@ -170,7 +177,7 @@ class Stages:
             print("\r" + line.ljust(self.width), end="", flush=True)
         self.width = len(line)
 
-    def end(self):
+    def end(self) -> None:
         """Close the current node's time."""
         if self.node is None:
             return
@@ -182,7 +189,7 @@ class Stages:
         self.node = None
 
 
-def weight_hashes():
+def weight_hashes() -> dict[str, str]:
     """Return sha256 of every weight file that ships, by path under ``demo/weights``."""
     return {
         path.relative_to(WEIGHTS).as_posix(): sha256_of(path)
@@ -190,7 +197,7 @@ def weight_hashes():
     }
 
 
-def summary(report):
+def summary(report: Mapping[str, Any]) -> str:
     """Return the CFRT of every domain as text."""
     lines = ["", f"{'':9} {'attribute':18} {'CFRT of swaps':>22} {'CFRT of Bézier frames':>24}"]
     for domain, part in report["domains"].items():
@@ -203,7 +210,7 @@ def summary(report):
     return "\n".join([*lines, f"{report['seconds']['all']:.0f} s in all", ""])
 
 
-def _arguments(argv):
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run.py demo", description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="output/demo", help="where the pictures and report.json go")
     parser.add_argument("--patients", type=int, default=8, help="patients per domain")

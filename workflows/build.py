@@ -7,7 +7,9 @@ import argparse
 import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from launcher.comfyui import start_server
 from medtraverse.remote.client import Client
@@ -20,7 +22,7 @@ FOLDER = Path(__file__).resolve().parent
 SUBGRAPHS = FOLDER.parent / "subgraphs"
 
 
-def files(object_info):
+def files(object_info: dict[str, Any]) -> dict[Path, str]:
     """Return ``{path: text}`` of every workflow, in UI and (``api/``) API format, and of every blueprint."""
     texts = {}
     for name in names():
@@ -35,11 +37,11 @@ def files(object_info):
     return texts
 
 
-def _text(graph, ascii=False):
+def _text(graph: dict[str, Any], ascii: bool = False) -> str:
     return json.dumps(graph, indent=1, ensure_ascii=ascii) + "\n"
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workflows.build", description=__doc__.splitlines()[0])
     parser.add_argument("--server", help="a running ComfyUI with the pack; without it one is started")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file differs")

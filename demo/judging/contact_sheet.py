@@ -8,12 +8,14 @@ Patients are the first of `demo.judging.evaluate`, not chosen. Synthetic images.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from demo.judging.measurements import STUDIES
+from demo.judging.measurements import STUDIES, Study
 from demo.judging.phantom_references import UNSEEN_SEED, draw_with
 from demo.judging.plain_sampler import draw_noise, load_model, traverse
 from demo.training.architecture import WEIGHTS
@@ -23,10 +25,13 @@ from medtraverse.figures.render import to_image
 from medtraverse.notice import NOTICE
 from medtraverse.pixels import to_bytes, write_jpeg
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 SWAPS = (25, 20, 15, 10, 5)
 
 
-def generated(study, folder: Path, unet: Path | None, patients: int):
+def generated(study: Study, folder: Path, unet: Path | None, patients: int) -> Figure:
     """Grid of the model's first patients, neutral and swaps."""
     model = load_model(folder, unet)
     neutral, attributes = study.prompts(range(patients))
@@ -39,7 +44,7 @@ def generated(study, folder: Path, unet: Path | None, patients: int):
     )
 
 
-def phantoms(study, patients: int):
+def phantoms(study: Study, patients: int) -> Figure:
     """Grid of unseen phantoms, the same patients drawn without and with each attribute."""
     names, _colours = _attributes(study)
     seeds = range(UNSEEN_SEED, UNSEEN_SEED + patients)
@@ -51,12 +56,12 @@ def phantoms(study, patients: int):
     )
 
 
-def _attributes(study):
+def _attributes(study: Study) -> tuple[list[str], list[str]]:
     chosen = load_domains()[study.domain].select()
     return [attribute.name for attribute in chosen], [attribute.colour for attribute in chosen]
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m demo.judging.contact_sheet", description=__doc__.splitlines()[0]
     )

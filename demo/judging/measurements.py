@@ -9,10 +9,12 @@ import json
 import multiprocessing
 import os
 import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +27,12 @@ from medtraverse.domain import load_domains
 from medtraverse.pixels import to_bytes
 from medtraverse.whole_file import whole_file, write_text
 
+if TYPE_CHECKING:
+    from demo.judging.plain_sampler import Model
+    from medtraverse.classifier import Classifier
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 ALL_SWAPS = tuple(range(45, 0, -5))
 FAR_SWAPS, FAR_FRAMES = (5, 10, 15), slice(30, 50)
 CONTROLS = 100  # patients whose neutral is swapped to itself: no win in a hundred bounds the share at 4 %
@@ -43,10 +51,10 @@ class Study:
     phantoms: str
     classifier: str
     first_seed: int
-    swap_steps: tuple = ALL_SWAPS
+    swap_steps: tuple[int, ...] = ALL_SWAPS
     curve: bool = True
 
-    def prompts(self, numbers):
+    def prompts(self, numbers: Iterable[int]) -> tuple[list[str], list[list[str]]]:
         """Neutral prompt of each patient, the neutrals in turn, and its attribute prompts."""
         domain = load_domains()[self.domain]
         names = [list(domain.neutrals)[number % len(domain.neutrals)] for number in numbers]
@@ -56,7 +64,7 @@ class Study:
         ]
 
     @property
-    def labels(self):
+    def labels(self) -> tuple[str, ...]:
         """The label that each attribute should raise, in the attributes' order."""
         return tuple(attribute.labels[0] for attribute in load_domains()[self.domain].select())
 
@@ -70,14 +78,14 @@ STUDIES = {
 }
 
 
-def read_one(domain: str, labels: tuple, image: np.ndarray) -> np.ndarray:
+def read_one(domain: str, labels: Sequence[str], image: np.ndarray) -> np.ndarray:
     """Oracle's score of each label, then the anatomy, of an image uint8 [H, W, 3].
 
     NaN where it cannot be read.
     """
-    found = oracle.read(image.astype(np.float32) / 255, domain)
+    readouts = oracle.read(image.astype(np.float32) / 255, domain)
     names = [label.replace(" ", "_") for label in labels]
-    return np.array([found[name] for name in (*names, *oracle.DOMAINS[domain][1].ANATOMY)], np.float32)
+    return np.array([readouts[name] for name in (*names, *oracle.DOMAINS[domain][1].ANATOMY)], np.float32)
 
 
 class Readers:
@@ -93,24 +101,33 @@ class Readers:
             ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) if workers > 1 else None
         )
 
-    def __enter__(self):
+    def __enter__(self) -> Readers:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self.pool:
             self.pool.shutdown(cancel_futures=True)
 
-    def map(self, function, items, chunk: int = 16) -> list:
+    def map(
+        self, function: Callable[[_Item], _Result], items: Iterable[_Item], chunk: int = 16
+    ) -> list[_Result]:
+        """Return `function` of each item, in order; the processes get `chunk` items at a time."""
         return list(self.pool.map(function, items, chunksize=chunk) if self.pool else map(function, items))
 
-    def read(self, domain, labels, images) -> np.ndarray:
+    def read(self, domain: str, labels: Sequence[str], images: Iterable[np.ndarray]) -> np.ndarray:
         """`read_one` of images uint8 [N, H, W, 3]: float32 [N, labels + anatomy]."""
         return np.stack(self.map(partial(read_one, domain, labels), images))
 
 
 def measure(
-    study: Study, model, classifier, numbers, readers: Readers, guidance: float = 7.5, steps: int = 50
-) -> dict:
+    study: Study,
+    model: Model,
+    classifier: Classifier,
+    numbers: Sequence[int],
+    readers: Readers,
+    guidance: float = 7.5,
+    steps: int = 50,
+) -> dict[str, np.ndarray]:
     """Sample the patients `numbers` and measure them.
 
     Returns
@@ -128,7 +145,7 @@ def measure(
     latents = traverse(model, neutral, attributes, noise, study.swap_steps, steps, guidance)
     patients, kinds, points = latents.shape[:3]
 
-    def judge(rows):
+    def judge(rows: torch.Tensor) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
         images = model.decode(rows)
         return (
             images,
@@ -138,7 +155,7 @@ def measure(
 
     # Point 0 is one image for all attributes.
     rows = torch.cat([latents[:, 0, 0], latents[:, :, 1:].flatten(0, 2)])
-    images, scores, found = judge(rows)
+    images, scores, readouts = judge(rows)
     index = np.full((patients, kinds, points), 0)
     index[:, :, 0] = np.arange(patients)[:, None]
     index[:, :, 1:] = patients + np.arange(patients * kinds * (points - 1)).reshape(
@@ -148,16 +165,16 @@ def measure(
         "number": np.array(numbers),
         "neutral": to_bytes(images[:patients]),
         "classifier": scores[index],
-        "oracle": found[index][..., : len(labels)],
-        "anatomy": found[index][..., len(labels) :],
+        "oracle": readouts[index][..., : len(labels)],
+        "anatomy": readouts[index][..., len(labels) :],
     }
     if study.curve:
         frames = interpolate(latents.movedim(2, 0))[FAR_FRAMES].movedim(0, 2)
-        _, scores, found = judge(frames.flatten(0, 2))
+        _, scores, readouts = judge(frames.flatten(0, 2))
         shape = (patients, kinds, frames.shape[2], -1)
         record |= {
             "curve_classifier": scores.reshape(shape),
-            "curve_oracle": found[:, : len(labels)].reshape(shape),
+            "curve_oracle": readouts[:, : len(labels)].reshape(shape),
         }
         record["control"] = np.full((patients, 2, len(labels)), np.nan, np.float32)
         some = [index for index, number in enumerate(numbers) if number < CONTROLS]
@@ -175,7 +192,7 @@ class Store:
     Raises ValueError when `resume` finds measurements of other settings there; without it they are removed.
     """
 
-    def __init__(self, folder: Path, settings: dict, resume: bool):
+    def __init__(self, folder: Path, settings: dict[str, Any], resume: bool):
         self.folder, note = folder, folder / "settings.json"
         text = json.dumps(settings, indent=2) + "\n"
         if resume and note.exists() and note.read_text() != text:
@@ -190,25 +207,28 @@ class Store:
                     path.unlink()
         write_text(note, text)
 
-    def done(self) -> set:
+    def done(self) -> set[int]:
         """Numbers of the patients that are measured."""
         return {
             int(number) for path in self.folder.glob("patients-*.npz") for number in np.load(path)["number"]
         }
 
-    def save(self, record: dict) -> None:
+    def save(self, record: dict[str, np.ndarray]) -> None:
+        """Write the measurements of a block of patients, whole or not at all."""
         path = self.folder / f"patients-{record['number'][0]:05d}.npz"
         with whole_file(path) as part:
-            np.savez_compressed(part, **record)
+            arrays: dict[str, Any] = dict(record)
+            np.savez_compressed(part, **arrays)
 
-    def kept(self, name: str, compute) -> dict:
+    def kept(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `compute` returns, JSON-serialisable, computed once."""
         path = self.folder / name
         if not path.exists():
             write_text(path, json.dumps(compute()))
-        return json.loads(path.read_text())
+        kept: dict[str, Any] = json.loads(path.read_text())
+        return kept
 
-    def load(self, count: int) -> dict:
+    def load(self, count: int) -> dict[str, np.ndarray]:
         """All measurements of the patients 0 … `count` - 1, in order."""
         parts = [dict(np.load(path)) for path in sorted(self.folder.glob("patients-*.npz"))]
         whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -218,8 +238,15 @@ class Store:
 
 
 def collect(
-    study: Study, store: Store, model, classifier, patients: int, block: int, readers: Readers, **sampling
-) -> dict:
+    study: Study,
+    store: Store,
+    model: Model,
+    classifier: Classifier,
+    patients: int,
+    block: int,
+    readers: Readers,
+    **sampling: Any,
+) -> dict[str, np.ndarray]:
     """Measure those of `patients` patients that the store lacks, and return the measurements of all."""
     left = sorted(set(range(patients)) - store.done())
     begun = time.monotonic()
@@ -236,8 +263,15 @@ def collect(
 
 
 def settings_of(
-    study: Study, folder: Path, unet: Path | None, classifier, guidance, steps, half, compiled
-) -> dict:
+    study: Study,
+    folder: Path,
+    unet: Path | None,
+    classifier: Classifier,
+    guidance: float,
+    steps: int,
+    half: bool,
+    compiled: bool,
+) -> dict[str, Any]:
     """All that the measurements depend on, for the store."""
     parts = [unet] if unet else sorted((folder / "unet").glob("*.safetensors"))
     parts += sorted(
@@ -246,6 +280,6 @@ def settings_of(
     hashes = {path.parent.name + "/" + path.name: sha256_of(path) for path in parts}
     study_ = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(study).items()}
     readers = [oracle, oracle.DOMAINS[study.phantoms][1]]
-    hashes |= {module.__name__: sha256_of(module.__file__) for module in readers}
+    hashes |= {module.__name__: sha256_of(str(module.__file__)) for module in readers}
     sampling = {"guidance": guidance, "steps": steps, "bfloat16": half, "compiled": compiled}
     return {"study": study_, **sampling, "sha256": hashes | {"classifier": classifier.sha256}}

@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,8 +68,8 @@ def anatomy(image: np.ndarray, domain: str) -> np.ndarray:
 
     In the order of the domain module's ``ANATOMY``.
     """
-    found = read(image, domain)
-    return np.array([found[name] for name in DOMAINS[domain][1].ANATOMY])
+    readouts = read(image, domain)
+    return np.array([readouts[name] for name in DOMAINS[domain][1].ANATOMY])
 
 
 def spread(vectors: np.ndarray) -> np.ndarray:
@@ -90,7 +92,8 @@ def spread(vectors: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"entry {int(np.argmin(high - low))} of the anatomy does not vary between these patients"
         )
-    return (high - low) / 2
+    between: np.ndarray = (high - low) / 2
+    return between
 
 
 def moved(vectors: np.ndarray, reference: np.ndarray, between: np.ndarray) -> np.ndarray:
@@ -101,10 +104,11 @@ def moved(vectors: np.ndarray, reference: np.ndarray, between: np.ndarray) -> np
     [A] give [...].
     """
     difference = (np.asarray(vectors, float) - np.asarray(reference, float)) / between
-    return np.sqrt(np.nanmean(difference**2, axis=-1) / 2)
+    distance: np.ndarray = np.sqrt(np.nanmean(difference**2, axis=-1) / 2)
+    return distance
 
 
-def attributes(factors) -> dict[str, bool]:
+def attributes(factors: chest.ChestFactors | dermoscopy.DermoscopyFactors) -> dict[str, bool]:
     """What a phantom shows, under the names of the scores."""
     if isinstance(factors, chest.ChestFactors):
         parts = {
@@ -116,7 +120,7 @@ def attributes(factors) -> dict[str, bool]:
     }
 
 
-def truth(factors) -> dict[str, float]:
+def truth(factors: chest.ChestFactors | dermoscopy.DermoscopyFactors) -> dict[str, float]:
     """What the geometric read-outs should follow, under their names; up to scale and offset."""
     f = factors
     if isinstance(f, chest.ChestFactors):
@@ -151,7 +155,11 @@ def truth(factors) -> dict[str, float]:
     return light | lean | {name: getattr(f, name) for name in same} | {"lesion_grey": -f.lesion_pigment}
 
 
-def evaluate(images, factors, domain: str) -> dict[str, dict]:
+def evaluate(
+    images: Sequence[np.ndarray],
+    factors: Sequence[chest.ChestFactors | dermoscopy.DermoscopyFactors],
+    domain: str,
+) -> dict[str, dict[str, Any]]:
     """Scores and read-outs against the phantoms' factors.
 
     Returns
@@ -161,13 +169,13 @@ def evaluate(images, factors, domain: str) -> dict[str, dict]:
         number read;
         "readouts": per name Pearson's correlation with the factor over the images that show it.
     """
-    found = [read(image, domain) for image in images]
+    readouts = [read(image, domain) for image in images]
     shown, true = [attributes(f) for f in factors], [truth(f) for f in factors]
-    table = {"attributes": {}, "readouts": {}}
+    table: dict[str, dict[str, Any]] = {"attributes": {}, "readouts": {}}
     for name in DOMAINS[domain][1].THRESHOLDS:
         raw, score, present = (
             np.array([row[key] for row in rows], float)
-            for rows, key in ((found, f"{name}_raw"), (found, name), (shown, name))
+            for rows, key in ((readouts, f"{name}_raw"), (readouts, name), (shown, name))
         )
         seen = np.isfinite(raw)
         raw, score, present = raw[seen], score[seen], present[seen] > 0
@@ -178,7 +186,7 @@ def evaluate(images, factors, domain: str) -> dict[str, dict]:
             "read": int(seen.sum()),
         }
     for name in true[0]:
-        value, target = np.array([row[name] for row in found]), np.array([row[name] for row in true])
+        value, target = np.array([row[name] for row in readouts]), np.array([row[name] for row in true])
         seen = np.isfinite(value)
         table["readouts"][name] = (
             float(np.corrcoef(value[seen], target[seen])[0, 1]) if seen.sum() > 2 else float("nan")
@@ -186,7 +194,7 @@ def evaluate(images, factors, domain: str) -> dict[str, dict]:
     return table
 
 
-def _auc(scores, present):
+def _auc(scores: np.ndarray, present: np.ndarray) -> float:
     order = np.argsort(scores, kind="stable")
     ranks = np.empty(len(scores))
     ranks[order] = np.arange(1, len(scores) + 1)
@@ -198,7 +206,7 @@ def _auc(scores, present):
     )
 
 
-def _checked(image):
+def _checked(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image, np.float32)
     if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] != image.shape[1]:
         raise ValueError(f"image has the shape {image.shape}; it must be [H, W, 3] and square")
@@ -220,26 +228,27 @@ def degraded(image: np.ndarray, blur: float, noise: float, seed: int) -> np.ndar
     from scipy import ndimage
 
     grain = np.random.default_rng(seed).standard_normal(image.shape)
-    return np.clip(ndimage.gaussian_filter(image, (blur, blur, 0)) + noise * grain, 0, 1).astype(np.float32)
+    blurred: np.ndarray = ndimage.gaussian_filter(image, (blur, blur, 0))
+    return np.clip(blurred + noise * grain, 0, 1).astype(np.float32)
 
 
-def reconstructed(images: list, folder: Path) -> list:
+def reconstructed(images: Sequence[np.ndarray], folder: Path) -> list[np.ndarray]:
     """The images as a diffusers VAE in `folder` decodes their mean latents."""
     import torch
     from diffusers import AutoencoderKL
 
     torch.set_num_threads(1)
     vae = AutoencoderKL.from_pretrained(folder).eval()
-    found = []
+    decoded: list[np.ndarray] = []
     with torch.inference_mode():
         for start in range(0, len(images), 8):
             batch = torch.from_numpy(np.stack(images[start : start + 8])).permute(0, 3, 1, 2) * 2 - 1
-            decoded = vae.decode(vae.encode(batch).latent_dist.mode()).sample
-            found += list((decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy())
-    return found
+            output = vae.decode(vae.encode(batch).latent_dist.mode()).sample
+            decoded += list((output / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy())
+    return decoded
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m demo.judging.oracle", description=__doc__.split("\n")[0])
     parser.add_argument("--domain", choices=tuple(DOMAINS), required=True)
     parser.add_argument("--count", type=int, default=300)

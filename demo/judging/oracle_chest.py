@@ -87,18 +87,19 @@ def read_chest(image: np.ndarray) -> dict[str, float]:
     return out
 
 
-def _index(position):
-    return (np.asarray(position) + 1) / PX - 0.5
+def _index(position: np.ndarray | float) -> np.ndarray:
+    index: np.ndarray = (np.asarray(position) + 1) / PX - 0.5
+    return index
 
 
 @lru_cache(maxsize=1)
-def _grid():
+def _grid() -> tuple[np.ndarray, ...]:
     axis = (np.arange(SIZE) + 0.5) * PX - 1
     return np.meshgrid(axis, axis)
 
 
 @lru_cache(maxsize=4)
-def _lines(length, count):
+def _lines(length: int, count: int) -> np.ndarray:
     """Unit-sum line kernels at `count` angles."""
     half = length // 2
     y, x = np.mgrid[-half : half + 1, -half : half + 1]
@@ -111,7 +112,7 @@ def _lines(length, count):
 
 
 @lru_cache(maxsize=8)
-def _spectra(length, count):
+def _spectra(length: int, count: int) -> np.ndarray:
     return np.fft.rfft2(_lines(length, count), (SIZE, SIZE))
 
 
@@ -121,10 +122,11 @@ def line_response(ridges: np.ndarray, length: int = 13, count: int = 12) -> np.n
     The line is `length` pixels long and turns through `count` angles.
     """
     summed = np.fft.irfft2(np.fft.rfft2(ridges)[None] * _spectra(length, count), (SIZE, SIZE))
-    return np.roll(summed, (-(length // 2),) * 2, (1, 2)).max(0)
+    response: np.ndarray = np.roll(summed, (-(length // 2),) * 2, (1, 2)).max(0)
+    return response
 
 
-def _devices(grey):
+def _devices(grey: np.ndarray) -> dict[str, float]:
     x, y = _grid()
     ridges = ndimage.white_tophat(grey, size=(7, 7))
     lines = line_response(ridges)
@@ -145,7 +147,7 @@ def _devices(grey):
     }
 
 
-def _geometry(grey):
+def _geometry(grey: np.ndarray) -> dict[str, float]:
     x, y = _grid()
     axis = x[0]
     # Without ribs, wires, clavicles. Lines, not squares: they leave oblique outlines as they are.
@@ -185,25 +187,26 @@ def _geometry(grey):
             break
     out |= {"midline": centre, "rotation": -slope, "thorax_width": width}
 
-    def columns(*offsets):  # shares of the half width, as columns that lean with the patient
-        found = np.round(_index(centre + slope * axis[:, None] + np.array(offsets) * width)).astype(int)
-        return np.arange(SIZE)[:, None], np.clip(found, 0, SIZE - 1)
+    def leaning(*shares: float) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels at shares of the half width, in columns that lean with the patient."""
+        places = np.round(_index(centre + slope * axis[:, None] + np.array(shares) * width)).astype(int)
+        return np.arange(SIZE)[:, None], np.clip(places, 0, SIZE - 1)
 
     dark = flat < cut
     chest = (axis > -0.5) & (axis < 0.8)
     dome = _last(
-        dark[columns(-0.42, -0.50, -0.58)][chest], axis[chest]
+        dark[leaning(-0.42, -0.50, -0.58)][chest], axis[chest]
     )  # the right one: no heart, no stomach before it
     for name, side in (("left", 1), ("right", -1)):
         lateral, medial = (
-            _last(dark[columns(*(side * np.array(offsets)))][chest], axis[chest])
+            _last(dark[leaning(*(side * np.array(offsets)))][chest], axis[chest])
             for offsets in ((0.82, 0.86, 0.90), (0.62, 0.68, 0.74))
         )
         # Fluid climbs the lateral wall: lung ends high there, and higher than nearer the midline.
         out[f"effusion_{name}"] = -lateral + 0.5 * float(np.clip(medial - lateral, -0.10, 0.15))
         out[f"diaphragm_{name}"] = lateral if side > 0 else dome
         away = np.arange(1, 60)
-        lung = dark[columns(*(side * away * PX / width))]
+        lung = dark[leaning(*(side * away * PX / width))]
         border = np.where(lung.any(1), (lung.argmax(1) + 1) * PX, np.nan)  # the first lung in each row
         out[f"mediastinum_{name}"] = float(
             np.nanmedian(np.append(border[(axis > -0.55) & (axis < -0.20)], 2 * PX))
@@ -224,7 +227,15 @@ def _geometry(grey):
     }
 
 
-def _heart_border(flat, rows, side, centre, slope, width, air):
+def _heart_border(
+    flat: np.ndarray,
+    rows: np.ndarray,
+    side: int,
+    centre: float,
+    slope: float,
+    width: float,
+    air: float,
+) -> float:
     """Widest distance from the midline at which the heart's grey has fallen half way to the lung's.
 
     Read to a quarter of a pixel.
@@ -241,7 +252,7 @@ def _heart_border(flat, rows, side, centre, slope, width, air):
     return float(np.quantile(ndimage.median_filter(border, 5), 0.9)) if border.size > 3 else np.nan
 
 
-def _flanks(soft):
+def _flanks(soft: np.ndarray) -> np.ndarray:
     """Brightest grey of each flank in each row between shoulder and armpit.
 
     That is the chest wall, or a generator that lies there.
@@ -251,7 +262,7 @@ def _flanks(soft):
     return np.concatenate([rows[:, (side * axis > 0.60) & (side * axis < 0.96)].max(1) for side in (-1, 1)])
 
 
-def _rib_spacing(grey, centre, width):
+def _rib_spacing(grey: np.ndarray, centre: float, width: float) -> float:
     axis = _grid()[1][:, 0]
     rows = (axis > -0.65) & (axis < 0.25)
     power = 0
@@ -260,18 +271,19 @@ def _rib_spacing(grey, centre, width):
     window = np.hanning(rows.sum() + 2)[1:-1]
     for side in (-1, 1):
         for offset in (0.30, 0.36, 0.44, 0.50):
-            column = grey[rows, int(np.clip(round(_index(centre + side * offset)), 0, SIZE - 1))]
+            place = round(float(_index(centre + side * offset)))
+            column = grey[rows][:, int(np.clip(place, 0, SIZE - 1))]
             column = np.clip(column - ndimage.uniform_filter1d(column, 19), -0.12, 0.12)
             power = power + np.abs(wave @ (column * window)) ** 2
     return float(1 / frequency[np.argmax(power)])
 
 
-def _line(t, values):
+def _line(t: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     slope, offset = np.polyfit(t, values, 1)
     return float(slope), float(offset)
 
 
-def _last(marked, heights):
+def _last(marked: np.ndarray, heights: np.ndarray) -> float:
     """Height of the last marked row of each column [rows, columns], as a mean.
 
     The first height where a column has none.

@@ -74,12 +74,12 @@ def read_dermoscopy(image: np.ndarray) -> dict[str, float]:
 
 
 @lru_cache(maxsize=1)
-def _grid():
+def _grid() -> tuple[np.ndarray, ...]:
     axis = (np.arange(SIZE) + 0.5) / SIZE
     return np.meshgrid(axis, axis)
 
 
-def _artefacts(image):
+def _artefacts(image: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
     """Statistics of the artefacts, and the mask of what they cover."""
     x, y = _grid()
     radius = np.hypot(x - 0.5, y - 0.5)
@@ -93,7 +93,7 @@ def _artefacts(image):
     hair = strokes > 0.28
 
     ticks = {edge: _comb(dark, edge) for edge in EDGES}
-    ruler = max(ticks, key=ticks.get)
+    ruler = max(ticks, key=lambda edge: ticks[edge])
 
     bright = ndimage.white_tophat(faintest, size=(7, 7))
     ground = float(np.median(faintest[(radius > 0.33) & (radius < 0.47)]))
@@ -118,7 +118,7 @@ def _artefacts(image):
     return out, cover
 
 
-def _comb(dark, edge):
+def _comb(dark: np.ndarray, edge: str) -> float:
     """Amplitude, in grey, of the best comb of ticks along an edge, at a ruler's pitches and phase."""
     strip = {"top": dark, "bottom": dark[::-1], "left": dark.T, "right": dark.T[::-1]}[edge][5:10]
     profile = np.minimum(strip, 0.5).mean(0)
@@ -130,7 +130,7 @@ def _comb(dark, edge):
     return float(spectrum.max() / (0.25 * SIZE))
 
 
-def _lesion(image, cover):
+def _lesion(image: np.ndarray, cover: np.ndarray) -> dict[str, float]:
     x, y = _grid()
     radius = np.hypot(x - 0.5, y - 0.5)
     skin_ring = ~cover & (radius > 0.38) & (radius < 0.47)
@@ -195,7 +195,7 @@ def _lesion(image, cover):
     return out | {"melanoma_raw": out["lesion_colours"]}
 
 
-def _irregularity(inside, cx, cy):
+def _irregularity(inside: np.ndarray, cx: float, cy: float) -> float:
     """Root mean square of the outline's relative radius beyond an ellipse's: harmonics 3 and up."""
     reach = np.arange(1, 64)[:, None] / SIZE
     at = [
@@ -206,7 +206,7 @@ def _irregularity(inside, cx, cy):
     return float(np.sqrt(2 * (np.abs(harmonics[3:13]) ** 2).sum()))
 
 
-def _asymmetry(inside, cx, cy, angle):
+def _asymmetry(inside: np.ndarray, cx: float, cy: float, angle: float) -> float:
     """Mean share of the lesion that its reflections in the two principal axes leave uncovered."""
     rows, columns = np.nonzero(inside)
     dx, dy = (columns + 0.5) / SIZE - cx, (rows + 0.5) / SIZE - cy
@@ -219,7 +219,7 @@ def _asymmetry(inside, cx, cy, angle):
     return float(np.mean(missed))
 
 
-def _skin(colour):
+def _skin(colour: np.ndarray) -> dict[str, float]:
     """Tone and cast whose colour has this chromaticity: brightness is left to the light."""
     tone, cast = np.meshgrid(np.linspace(-0.1, 1.1, 49), np.linspace(-0.1, 1.1, 49))
     pale = _PALE * (1 - cast[..., None]) + _BLUE * cast[..., None]

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +22,12 @@ from demo.phantoms.phantom_set import FIRST_SEED, SIZE
 from demo.training.architecture import SCALING
 from medtraverse.pixels import to_bytes
 from medtraverse.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from demo.judging.plain_sampler import Model
+
+# First seed, count and correlation of a training's phantoms.
+Trained = tuple[int, int, float]
 
 # Apart from the base's patients (1,000,000 and up), the fine-tunes' (2,000,000), the oracle's (4,000,000) and
 # the classifiers' (5,000,000 to 7,000,000).
@@ -43,11 +51,12 @@ def draw(domain: str, correlation: float, neutral: bool, seed: int) -> np.ndarra
     return to_bytes(MODULES[domain].render(factors, SIZE).image)
 
 
-def _draw_thumbnail(domain, correlation, seed):
-    return thumbnails(draw(domain, correlation, False, seed)[None])[0]
+def _draw_thumbnail(domain: str, correlation: float, seed: int) -> np.ndarray:
+    thumbnail: np.ndarray = thumbnails(draw(domain, correlation, False, seed)[None])[0]
+    return thumbnail
 
 
-def training_images(folder: Path, unet: Path | None, domain: str) -> list[tuple]:
+def training_images(folder: Path, unet: Path | None, domain: str) -> list[Trained]:
     """Which phantoms the model was trained on, from the logs beside its weights.
 
     (first seed, count, correlation) of each set.
@@ -58,25 +67,26 @@ def training_images(folder: Path, unet: Path | None, domain: str) -> list[tuple]
         The base or the fine-tuned U-Net has no log, or was trained on other images than phantoms.
     """
     log = _log(folder / "training-log.json")
-    found = [(FIRST_SEED + 100_000 * log["seed"], log["phantoms_per_domain"], 0.0)]
+    sets = [(FIRST_SEED + 100_000 * log["seed"], log["phantoms_per_domain"], 0.0)]
     if unet is not None:
         made = _log(unet.with_suffix(".json"))["phantoms"]
         if made is None:
             raise ValueError(f"{unet.name} was not trained on phantoms that can be drawn again")
         if (made["layout"] == "chexpert") == (domain == "chest"):
-            found.append(
+            sets.append(
                 (layouts.FIRST_SEED + layouts.STRIDE * made["seed"], made["count"], made["correlation"])
             )
-    return found
+    return sets
 
 
-def _log(path):
+def _log(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path} is missing; it says what the weights were trained on")
-    return json.loads(path.read_text())
+    log: dict[str, Any] = json.loads(path.read_text())
+    return log
 
 
-def training_thumbnails(sets, domain: str, cache: Path, readers: Readers) -> np.ndarray:
+def training_thumbnails(sets: Sequence[Trained], domain: str, cache: Path, readers: Readers) -> np.ndarray:
     """Thumbnails float32 [M, D] of all training images, kept below `cache`."""
     key = hashlib.sha256(f"{sets} {draw(domain, 0.0, False, UNSEEN_SEED).tobytes()!r}".encode()).hexdigest()[
         :12
@@ -89,17 +99,18 @@ def training_thumbnails(sets, domain: str, cache: Path, readers: Readers) -> np.
         ]
         with whole_file(path) as part:
             np.save(part, np.concatenate([np.stack(piece) for piece in pieces]).astype(np.float16))
-    return np.load(path).astype(np.float32)
+    images: np.ndarray = np.load(path).astype(np.float32)
+    return images
 
 
 @torch.inference_mode()
-def through_vae(model, images: np.ndarray, batch: int = 16) -> np.ndarray:
+def through_vae(model: Model, images: np.ndarray, batch: int = 16) -> np.ndarray:
     """Images uint8 [N, H, W, 3] as the model's VAE gives them back."""
-    found = []
+    decoded = []
     for piece in torch.from_numpy(images).split(batch):
         pixels = piece.to(model.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        found.append(to_bytes(model.decode(SCALING * model.vae.encode(pixels).latent_dist.mode())))
-    return np.concatenate(found)
+        decoded.append(to_bytes(model.decode(SCALING * model.vae.encode(pixels).latent_dist.mode())))
+    return np.concatenate(decoded)
 
 
 def unseen_neutrals(domain: str, count: int, readers: Readers) -> np.ndarray:
@@ -116,7 +127,9 @@ def draw_with(domain: str, label: str, seed: int) -> np.ndarray:
     return to_bytes(MODULES[domain].render(MODULES[domain].sample_factors(seed, **flags), SIZE).image)
 
 
-def drawn_attributes(model, domain: str, labels, count: int, readers: Readers) -> np.ndarray:
+def drawn_attributes(
+    model: Model, domain: str, labels: Sequence[str], count: int, readers: Readers
+) -> np.ndarray:
     """Anatomy [count, 1 + K, A] of unseen phantoms drawn without and with each of K attributes.
 
     All are read through the VAE. Nothing has moved between them: what the read-outs differ by is the oracle's
@@ -130,7 +143,14 @@ def drawn_attributes(model, domain: str, labels, count: int, readers: Readers) -
     return np.stack([readers.read(domain, (), images) for images in drawn], 1)
 
 
-def memorisation(model, neutrals: np.ndarray, sets, domain: str, cache: Path, readers: Readers) -> dict:
+def memorisation(
+    model: Model,
+    neutrals: np.ndarray,
+    sets: Sequence[Trained],
+    domain: str,
+    cache: Path,
+    readers: Readers,
+) -> dict[str, Any]:
     """Distances, at thumbnail size, of generated neutrals uint8 [N, H, W, 3] to the nearest training image.
 
     Returns

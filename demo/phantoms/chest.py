@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,7 +79,7 @@ class Rendered(NamedTuple):
     thin: np.ndarray
 
 
-def sample_factors(seed: int, **overrides) -> ChestFactors:
+def sample_factors(seed: int, **overrides: Any) -> ChestFactors:
     """Draw one patient; attributes are independent of each other and of the anatomy.
 
     Parameters
@@ -98,7 +98,7 @@ def sample_factors(seed: int, **overrides) -> ChestFactors:
         raise ValueError(f"seed is {seed}; a patient seed is 0 or above")
     rng = np.random.default_rng([seed, 0xC8E57])
     u = rng.uniform
-    anatomy = {
+    anatomy: dict[str, Any] = {
         "body_width": u(0.84, 1.02),
         "shoulder": u(-0.80, -0.62),
         "neck": u(0.17, 0.26),
@@ -137,7 +137,7 @@ def sample_factors(seed: int, **overrides) -> ChestFactors:
     kinds = u(size=5) < (0.55, 0.55, 0.35, 0.35, 0.40)
     if not kinds[:2].any():
         kinds[rng.integers(2)] = True
-    extent = {
+    extent: dict[str, Any] = {
         "effusion_left": float(extents[0]) * (side != 1),
         "effusion_right": float(extents[1]) * (side != 0),
         "enlargement": u(0.15, 0.22),
@@ -210,16 +210,17 @@ def render(factors: ChestFactors, size: int = 128) -> Rendered:
 
 
 @lru_cache(maxsize=4)
-def _grid(size):
+def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     axis = ((np.arange(size, dtype=np.float32) + 0.5) / size) * 2 - 1
     return axis[None, :].repeat(size, 0), axis[:, None].repeat(size, 1)
 
 
-def _over(under, value, mask):
-    return under + (value - under) * mask
+def _over(under: np.ndarray, value: np.ndarray | float, mask: np.ndarray) -> np.ndarray:
+    blend: np.ndarray = under + (value - under) * mask
+    return blend
 
 
-def _diaphragm(f, x):
+def _diaphragm(f: ChestFactors, x: np.ndarray) -> np.ndarray:
     """Height of the diaphragm at x: two domes, falling into the costophrenic angles.
 
     The patient's right one (viewer's left) is the higher.
@@ -227,17 +228,21 @@ def _diaphragm(f, x):
     right = x < 0
     top = f.lung_bottom - f.dome_difference * right
     t = (np.abs(x) - 0.45 * f.lung_width) / (0.62 * f.lung_width)
-    return top - f.dome + 1.25 * f.dome * t * t
+    height: np.ndarray = top - f.dome + 1.25 * f.dome * t * t
+    return height
 
 
-def _lung_outer(f, x, y):
+def _lung_outer(f: ChestFactors, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     centre, half = 0.30, 1.02 - (f.lung_top + 0.8) * 0.9
     t = np.clip((y - centre) / half, -1, 1)
     width = f.lung_width + f.lung_asymmetry * np.sign(x)
-    return width * np.sqrt(np.clip(1 - np.abs(t) ** 2.6, 0, 1))
+    outer: np.ndarray = width * np.sqrt(np.clip(1 - np.abs(t) ** 2.6, 0, 1))
+    return outer
 
 
-def _torso(f, x, y, soft):
+def _torso(
+    f: ChestFactors, x: np.ndarray, y: np.ndarray, soft: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Masks of body, lungs and rib cage, and depth below the diaphragm."""
     ax = np.abs(x)
     rise = np.clip((ax - f.neck) / 0.75, 0, 1)
@@ -253,7 +258,7 @@ def _torso(f, x, y, soft):
     return body, lungs, cage, depth
 
 
-def _heart(f, x, y, soft):
+def _heart(f: ChestFactors, x: np.ndarray, y: np.ndarray, soft: float) -> tuple[np.ndarray, np.ndarray]:
     ratio = f.heart_ratio + f.enlargement * f.cardiomegaly
     half = ratio * f.lung_width
     height = f.heart_height + 0.45 * f.enlargement * f.cardiomegaly
@@ -271,11 +276,12 @@ def _heart(f, x, y, soft):
     return heart, np.clip(np.maximum(great, knob), 0, 1)
 
 
-def _bump(value, width):
-    return np.exp(-((value / width) ** 2))
+def _bump(value: np.ndarray, width: float) -> np.ndarray:
+    bump: np.ndarray = np.exp(-((value / width) ** 2))
+    return bump
 
 
-def _ribs(f, x, y, cage):
+def _ribs(f: ChestFactors, x: np.ndarray, y: np.ndarray, cage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Posterior ribs, which fall laterally, and fainter anterior ones, which rise.
 
     Both are periodic functions of a bent height.
@@ -290,13 +296,14 @@ def _ribs(f, x, y, cage):
     return cage * (back + 0.35 * front), cage * edges
 
 
-def _spine(f, x, y):
+def _spine(f: ChestFactors, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     column = _bump(x, 0.105) * (0.055 + 0.05 * step((y + 0.6) / 0.3))
     discs = 1 + 0.5 * np.cos(2 * np.pi * (y / 0.135 + f.rib_phase))
-    return column * discs + 0.05 * _bump(x, 0.03)
+    spine: np.ndarray = column * discs + 0.05 * _bump(x, 0.03)
+    return spine
 
 
-def _vessels(f, x, y):
+def _vessels(f: ChestFactors, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Branches that leave each hilum as bent rays of a polar fan, fading outwards."""
     rng = np.random.default_rng([f.seed, 0x7E55])
     total = np.zeros_like(x)
@@ -317,7 +324,7 @@ def _vessels(f, x, y):
     return total
 
 
-def _effusion(f, x, y, soft):
+def _effusion(f: ChestFactors, x: np.ndarray, y: np.ndarray, soft: float) -> np.ndarray:
     """Fluid with a meniscus: a level that climbs the lateral wall.
 
     Its extent is the share of lung height it hides.

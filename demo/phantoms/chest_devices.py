@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from demo.phantoms.chest import ChestFactors
 
-def step(value):
+
+def step(value: np.ndarray) -> np.ndarray:
     """Linear step from 0 to 1 as value runs over -1..1."""
-    return np.clip(value * 0.5 + 0.5, 0, 1)
+    return np.asarray(np.clip(value * 0.5 + 0.5, 0, 1))
 
 
-def ellipse(x, y, rx, ry, soft):
+def ellipse(x: np.ndarray, y: np.ndarray, rx: float, ry: float, soft: float) -> np.ndarray:
     """Mask of a centred ellipse whose edge is about `soft` wide."""
     radius = np.sqrt((x / rx) ** 2 + (y / ry) ** 2)
     return step((1 - radius) * min(rx, ry) / soft)
 
 
-def _stroke(x, y, points, half_width, px, samples=14):
+def _stroke(
+    x: np.ndarray,
+    y: np.ndarray,
+    points: Sequence[tuple[float, float]],
+    half_width: float,
+    px: float,
+    samples: int = 14,
+) -> np.ndarray:
     """Antialiased curve through a Bezier polygon, computed in its bounding box only."""
-    points = np.asarray(points, dtype=np.float32)
+    polygon = np.asarray(points, dtype=np.float32)
     t = np.linspace(0, 1, samples, dtype=np.float32)[:, None]
-    curve = points[None].repeat(samples, 0)
+    curve = polygon[None].repeat(samples, 0)
     while curve.shape[1] > 1:
         curve = curve[:, :-1] * (1 - t[:, :, None]) + curve[:, 1:] * t[:, :, None]
     return _polyline(x, y, curve[:, 0], half_width, px)
 
 
-def _polyline(x, y, curve, half_width, px):
+def _polyline(x: np.ndarray, y: np.ndarray, curve: np.ndarray, half_width: float, px: float) -> np.ndarray:
     mask = np.zeros_like(x)
     low, high = curve.min(0) - half_width - 4 * px, curve.max(0) + half_width + 4 * px
     inside = (x > low[0]) & (x < high[0]) & (y > low[1]) & (y < high[1])
@@ -42,7 +54,7 @@ def _polyline(x, y, curve, half_width, px):
     return mask
 
 
-def clavicles(f, x, y, px):
+def clavicles(f: ChestFactors, x: np.ndarray, y: np.ndarray, px: float) -> Iterator[np.ndarray]:
     """Yield the mask of each clavicle."""
     h, tilt = f.clavicle_height, f.clavicle_tilt
     for side in (-1, 1):
@@ -61,7 +73,7 @@ def clavicles(f, x, y, px):
         )
 
 
-def devices(f, x, y, px):
+def devices(f: ChestFactors, x: np.ndarray, y: np.ndarray, px: float) -> Iterator[tuple[np.ndarray, float]]:
     """Yield (mask, grey value) of each device, tubes before the brighter wires that cross them.
 
     Wires are 3 pixels wide at 128.

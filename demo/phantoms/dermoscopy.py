@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 DIAGNOSES = ("MEL", "NV")
 ARTEFACTS = ("hair", "gel_bubble", "ruler", "ink", "dark_corner")
@@ -53,7 +54,7 @@ class DermoscopyFactors:
     ink_angle: float  # radians, seen from the lesion
     corner_radius: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.diagnosis not in DIAGNOSES:
             raise ValueError(f"diagnosis is {self.diagnosis!r}; choose one of {', '.join(DIAGNOSES)}")
         if self.ruler_edge not in EDGES:
@@ -67,7 +68,7 @@ class Rendered(NamedTuple):
     thin: np.ndarray
 
 
-def sample_factors(seed: int, **overrides) -> DermoscopyFactors:
+def sample_factors(seed: int, **overrides: Any) -> DermoscopyFactors:
     """Draw a record from `seed`, every factor independent of the others; `overrides` fix any of them.
 
     All factors are drawn whatever is overridden, so the same seed with another flag is the same patient.
@@ -77,7 +78,7 @@ def sample_factors(seed: int, **overrides) -> DermoscopyFactors:
         raise ValueError(f"unknown dermoscopy factor: {', '.join(sorted(unknown))}")
     rng = np.random.default_rng((seed, _SAMPLER))
     melanoma = bool(rng.random() < 0.5)
-    drawn = {"seed": seed, "diagnosis": "MEL" if melanoma else "NV"}
+    drawn: dict[str, Any] = {"seed": seed, "diagnosis": "MEL" if melanoma else "NV"}
     drawn |= {name: bool(rng.random() < p) for name, p in PREVALENCE.items()}
     uniform = {
         "skin_tone": (0.0, 1.0),
@@ -126,20 +127,23 @@ def _upsampler(size: int, cells: int) -> np.ndarray:
 
 def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
     matrix = _upsampler(size, cells)
-    return matrix @ rng.standard_normal((cells, cells), dtype=np.float32) @ matrix.T
+    noise: np.ndarray = matrix @ rng.standard_normal((cells, cells), dtype=np.float32) @ matrix.T
+    return noise
 
 
 def _smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:
     t = np.clip((value - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
+    step: np.ndarray = t * t * (3 - 2 * t)
+    return step
 
 
 def _coverage(distance: np.ndarray, half_width: float, size: int) -> np.ndarray:
     """Anti-aliased coverage of a band of `half_width` about distance 0, in fractions of the side."""
-    return np.clip((half_width - np.abs(distance)) * size + 0.5, 0, 1)
+    share: np.ndarray = np.clip((half_width - np.abs(distance)) * size + 0.5, 0, 1)
+    return share
 
 
-def _paint(image: np.ndarray, colour, alpha: np.ndarray) -> None:
+def _paint(image: np.ndarray, colour: ArrayLike, alpha: np.ndarray) -> None:
     image += alpha[..., None] * (np.asarray(colour, np.float32) - image)
 
 
@@ -158,7 +162,7 @@ def _skin(factors: DermoscopyFactors, size: int) -> np.ndarray:
         + 0.02 * _smooth_noise(rng, size, 6)
         + 0.015 * _smooth_noise(rng, size, 24)
     )
-    image = shade[..., None] * colour.astype(np.float32)
+    image: np.ndarray = shade[..., None] * colour.astype(np.float32)
     flush = np.clip(_smooth_noise(rng, size, 8), 0, 2) * 0.035
     image *= 1 - flush[..., None] * np.array([0.2, 1.0, 0.8], np.float32)
     return image.astype(np.float32)
@@ -203,7 +207,8 @@ def _lesion(image: np.ndarray, factors: DermoscopyFactors, size: int) -> None:
     def zone(index: int, reach: float, spread: float) -> np.ndarray:
         distance = np.hypot(u - reach * np.cos(places[index]), v - reach * np.sin(places[index]))
         soft = 1 - _smoothstep(distance + 0.22 * tone + 0.12 * patch, spread - 0.4, spread + 0.35)
-        return inside * strength[index] * soft
+        coverage: np.ndarray = inside * strength[index] * soft
+        return coverage
 
     _paint(image, [0.27, 0.15, 0.11], inside * _smoothstep(tone + 0.6 * patch, -0.3, 1.0) * 0.75)
     _paint(image, [0.74, 0.38, 0.36], zone(0, 0.60, 0.52) * 0.85)
@@ -220,10 +225,10 @@ def _hairs(factors: DermoscopyFactors, size: int) -> np.ndarray:
     offset = (np.arange(count) + 0.5 + rng.uniform(-0.35, 0.35, count)) / count * 0.9 - 0.45
     bow = rng.uniform(0.25, 0.75, count) * rng.choice([-1, 1], count)
     cos, sin = (f(angle).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
-    bow, offset = (a.astype(np.float32)[:, None, None] for a in (bow, offset))
+    bend, start = (a.astype(np.float32)[:, None, None] for a in (bow, offset))
     along = cos * (x - 0.5) + sin * (y - 0.5)
-    across = cos * (y - 0.5) - sin * (x - 0.5) - offset + bow * (along * along - 0.08)
-    distance = np.abs(across) / np.sqrt(1 + (2 * bow * along) ** 2)
+    across = cos * (y - 0.5) - sin * (x - 0.5) - start + bend * (along * along - 0.08)
+    distance = np.abs(across) / np.sqrt(1 + (2 * bend * along) ** 2)
     return _coverage(distance.min(0), factors.hair_width / 2, size)
 
 
@@ -260,7 +265,8 @@ def _ruler(factors: DermoscopyFactors, size: int) -> np.ndarray:
     tick = np.round((along - 0.5) / pitch)
     length = np.where(tick % 4 == 0, 0.155, 0.085)
     ticks = _coverage(along - 0.5 - tick * pitch, 0.0112, size) * np.clip((length - depth) * size + 0.5, 0, 1)
-    return np.maximum(ticks, _coverage(depth - 0.012, 0.012, size)).astype(np.float32)
+    ruler: np.ndarray = np.maximum(ticks, _coverage(depth - 0.012, 0.012, size)).astype(np.float32)
+    return ruler
 
 
 def _ink(factors: DermoscopyFactors, size: int) -> np.ndarray:
@@ -281,13 +287,15 @@ def _ink(factors: DermoscopyFactors, size: int) -> np.ndarray:
             band = np.minimum(
                 band, np.hypot(np.hypot(dx, dy) - reach, np.maximum(off, 0) * reach) + 0.026 - 0.55 * width
             )
-        return grain * _coverage(np.maximum(band + ragged, 0), 0.026, size)
+        strokes: np.ndarray = grain * _coverage(np.maximum(band + ragged, 0), 0.026, size)
+        return strokes
     blot = np.full((size, size), 1.0, np.float32)
     for index, radius in enumerate(sizes):
         spot = spots[index // 4] + (index % 4 - 1.5) * 0.42
         px, py = reach * np.cos(spot), reach * np.sin(spot)
         blot = np.minimum(blot, np.hypot(dx - px, dy - py) - radius)
-    return grain * np.clip((-blot - ragged) * size + 0.5, 0, 1)
+    dots: np.ndarray = grain * np.clip((-blot - ragged) * size + 0.5, 0, 1)
+    return dots
 
 
 def render(factors: DermoscopyFactors, size: int = 128) -> Rendered:

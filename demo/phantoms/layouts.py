@@ -25,7 +25,10 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -75,6 +78,8 @@ DEVICES = 0.45  # their prevalence in `demo.phantoms.chest`
 # Patients apart from those of the base training (1,000,000 and up) and of the oracle (4,000,000 and up).
 FIRST_SEED, STRIDE = 2_000_000, 100_000
 _LABELS, _DEVICES, _UNMENTIONED = 0x1AB, 0xDE1, 0x0FF
+# An image's path, what is drawn in it, and its row of the table.
+Row = tuple[Path, chest.ChestFactors | dermoscopy.DermoscopyFactors, Sequence[str | int]]
 
 
 def write_chexpert(
@@ -114,7 +119,7 @@ def write_chexpert(
         raise ValueError(f"unmentioned is {unmentioned}; it must lie in 0..1")
     root = Path(out) / "CheXpert-v1.0"
 
-    def rows():
+    def rows() -> Iterator[Row]:
         for number, patient in enumerate(_patients(count, seed), 1):
             factors = chest_factors(patient, correlation)
             image = f"train/patient{number:05d}/study1/view1_frontal.jpg"
@@ -141,7 +146,7 @@ def write_isic(out: Path, count: int, seed: int = 0, size: int = 128) -> Path:
     """
     root = Path(out) / "ISIC_2019_Training_Input"
 
-    def rows():
+    def rows() -> Iterator[Row]:
         for number, patient in enumerate(_patients(count, seed), 1):
             factors = dermoscopy.sample_factors(patient)
             present = {factors.diagnosis, *(name for name in dermoscopy.ARTEFACTS if getattr(factors, name))}
@@ -173,7 +178,7 @@ def chest_factors(patient: int, correlation: float = 0.0) -> chest.ChestFactors:
     return chest.sample_factors(patient, support_devices=bool(draw < share))
 
 
-def _patients(count, seed):
+def _patients(count: int, seed: int) -> range:
     if not 1 <= count <= STRIDE:
         raise ValueError(f"count is {count}; a set has 1 to {STRIDE:,} patients")
     if not 0 <= seed < 20:
@@ -181,7 +186,7 @@ def _patients(count, seed):
     return range(FIRST_SEED + seed * STRIDE, FIRST_SEED + seed * STRIDE + count)
 
 
-def _film(factors, unmentioned=0.0):
+def _film(factors: chest.ChestFactors, unmentioned: float = 0.0) -> list[str | int]:
     """Cells after `Path`."""
     rng = np.random.default_rng((factors.seed, _LABELS))
     sex, age, projection = (
@@ -207,7 +212,15 @@ def _film(factors, unmentioned=0.0):
     return [sex, age, "Frontal", projection, *cells.values()]
 
 
-def _write(root, table, made, header, rows, module, mode):
+def _write(
+    root: Path,
+    table: Path,
+    made: dict[str, Any],
+    header: Sequence[str],
+    rows: Iterable[Row],
+    module: ModuleType,
+    mode: str,
+) -> Path:
     note = table.with_suffix(".json")
     stamp = json.dumps(made | {"notice": NOTICE}, indent=2) + "\n"
     if note.exists():
@@ -217,7 +230,7 @@ def _write(root, table, made, header, rows, module, mode):
             )
     elif table.exists() or (root.exists() and any(root.iterdir())):
         raise ValueError(f"{root}: holds files, but no {note.name} that says of what; give an empty folder")
-    lines = []
+    lines: list[Sequence[str | int]] = []
     for image, factors, cells in rows:  # the first row checks the parameters, before anything is written
         if not lines:
             write_text(note, stamp)
@@ -230,7 +243,7 @@ def _write(root, table, made, header, rows, module, mode):
     return table
 
 
-def _write_image(image, path, mode):
+def _write_image(image: np.ndarray, path: Path, mode: str) -> None:
     from PIL import Image
 
     # no chroma subsampling: it would halve the resolution of ink and coloured lesions
@@ -238,7 +251,7 @@ def _write_image(image, path, mode):
     write_jpeg(Image.fromarray(to_bytes(image)).convert(mode), path, 95, **options)
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m demo.phantoms.layouts", description=__doc__.split("\n")[0]
     )

@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 
 from demo.phantoms.chest import ChestFactors
+from demo.phantoms.dermoscopy import DermoscopyFactors
 from medtraverse.captions import DIAGNOSES, NORMAL, chexpert_caption, isic_caption
 
 # In the order of the labels in CheXpert and in ISIC 2019.
@@ -46,13 +47,13 @@ def dermoscopy_caption(diagnosis: str, present: Sequence[str]) -> str:
     return isic_caption(diagnosis, (DERMOSCOPY[key] for key in present))
 
 
-def present_attributes(factors) -> list[str]:
+def present_attributes(factors: ChestFactors | DermoscopyFactors) -> list[str]:
     """Names of the attributes that a factor record has switched on."""
     names = CHEST if isinstance(factors, ChestFactors) else DERMOSCOPY
     return [key for key in names if getattr(factors, key)]
 
 
-def training_caption(factors, rng: random.Random) -> str:
+def training_caption(factors: ChestFactors | DermoscopyFactors, rng: random.Random) -> str:
     """A caption of a phantom: the template in `TEMPLATE_SHARE` of draws, else a paraphrase."""
     present = present_attributes(factors)
     template = rng.random() < TEMPLATE_SHARE
@@ -63,14 +64,14 @@ def training_caption(factors, rng: random.Random) -> str:
     return DIAGNOSES[factors.diagnosis] + _dermoscopy_paraphrase(present, rng)
 
 
-def _joined(names, rng):
+def _joined(names: list[str], rng: random.Random) -> str:
     rng.shuffle(names)
     if len(names) > 1 and rng.random() < 0.4:
         return f"{', '.join(names[:-1])} and {names[-1]}"
     return ", ".join(names)
 
 
-def _chest_paraphrase(present, rng):
+def _chest_paraphrase(present: Sequence[str], rng: random.Random) -> str:
     if not present:
         return rng.choice(
             [
@@ -85,7 +86,7 @@ def _chest_paraphrase(present, rng):
     return rng.choice(["Chest X-ray showing ", "Chest X-ray with "]) + names
 
 
-def _dermoscopy_paraphrase(present, rng):
+def _dermoscopy_paraphrase(present: Sequence[str], rng: random.Random) -> str:
     if not present:
         return rng.choice(["", "", " with no visible artifacts"])
     form = rng.random()

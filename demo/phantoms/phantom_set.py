@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +32,7 @@ class PhantomSet(NamedTuple):
     domain: str
     images: np.ndarray
     thin: np.ndarray
-    factors: list
+    factors: list[chest.ChestFactors] | list[dermoscopy.DermoscopyFactors]
 
 
 def held_out(count: int) -> int:
@@ -58,7 +60,7 @@ def phantom_set(domain: str, count: int, seed: int = 0, cache: Path = CACHE, wor
     return PhantomSet(domain, images, thin, [module.sample_factors(first + i) for i in range(count)])
 
 
-def _digest(module, first):
+def _digest(module: ModuleType, first: int) -> str:
     """Of the first eight phantoms: a change of any drawing shows, a change of the source alone does not."""
     drawn = (module.render(module.sample_factors(seed), SIZE).image for seed in range(first, first + 8))
     return hashlib.sha256(
@@ -66,7 +68,7 @@ def _digest(module, first):
     ).hexdigest()
 
 
-def _render_all(domain, count, first, paths, workers):
+def _render_all(domain: str, count: int, first: int, paths: Sequence[Path], workers: int) -> None:
     with whole_files(paths[0].parent) as apart:
         parts = [apart / path.name for path in paths]
         for part, shape in zip(parts, ((count, SIZE, SIZE, 3), (count, SIZE, SIZE))):
@@ -81,7 +83,7 @@ def _render_all(domain, count, first, paths, workers):
                 )
 
 
-def _render_chunk(job):
+def _render_chunk(job: tuple[str, int, int, int, Sequence[Path]]) -> int:
     domain, first, start, stop, parts = job
     module = DOMAINS[domain]
     images, thin = (np.lib.format.open_memmap(part, "r+") for part in parts)

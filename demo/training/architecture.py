@@ -9,8 +9,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "demo" / "weights" / "phantom-sd"
@@ -19,9 +24,10 @@ LATENT = 16
 TEXT_WIDTH = 64
 TOKENS = 77
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
-def build_vae():
+def build_vae() -> AutoencoderKL:
     """AutoencoderKL, 128x128x3 to 16x16x4."""
     from diffusers import AutoencoderKL
 
@@ -37,7 +43,7 @@ def build_vae():
     )
 
 
-def build_unet():
+def build_unet() -> UNet2DConditionModel:
     """Noise predictor on 4x16x16 latents.
 
     ``attention_head_dim`` is the number of heads, as in SD 1's own config.
@@ -62,7 +68,7 @@ def build_unet():
     )
 
 
-def build_text_encoder():
+def build_text_encoder() -> CLIPTextModel:
     """CLIPTextModel of 2 layers, 64 wide, over CLIP's own vocabulary."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -83,7 +89,7 @@ def build_text_encoder():
     )
 
 
-def build_scheduler():
+def build_scheduler() -> DDIMScheduler:
     """The paper's DDIM: scaled-linear betas, leading spacing, last step at alpha-bar 0 of the table."""
     from diffusers import DDIMScheduler
 
@@ -121,15 +127,16 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def load_tokenizer(cache: Path):
+def load_tokenizer(cache: Path) -> CLIPTokenizer:
     """CLIPTokenizer over the files that `write_tokenizer` leaves in `cache`."""
     from transformers import CLIPTokenizer
 
     write_tokenizer(cache / "tokenizer")
-    return CLIPTokenizer.from_pretrained(cache / "tokenizer")
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(cache / "tokenizer")
+    return tokenizer
 
 
-def half_precision(name: str, part):
+def half_precision(name: str, part: Network) -> Network:
     """The network in fp16, in place.
 
     Raises ValueError that names the part if a weight is not finite there.
@@ -141,7 +148,9 @@ def half_precision(name: str, part):
     return part
 
 
-def write_folder(folder: Path, vae, unet, text_encoder) -> None:
+def write_folder(
+    folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel
+) -> None:
     """Save a diffusers pipeline folder in safetensors fp16.
 
     Raises

@@ -121,9 +121,12 @@ class Gradients:
         results = list(each(lambda piece: self._one(loss, piece), pieces))
         for index, p in enumerate(self.parameters):
             p.grad = sum(grads[index] for _, grads in results) / len(results)
-        return sum(value for value, _ in results) / len(results)
+        total: Tensor = sum(value for value, _ in results)
+        return total / len(results)
 
-    def _one(self, loss, piece):
+    def _one(
+        self, loss: Callable[..., Tensor], piece: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             value = loss(*piece)
         return value.detach(), torch.autograd.grad(value, self.parameters)
@@ -182,7 +185,7 @@ class Clock:
         self.saved = time.monotonic()
         return True
 
-    def log(self, device: str | torch.device) -> dict:
+    def log(self, device: str | torch.device) -> dict[str, Any]:
         """The record that is kept beside the weights."""
         return {
             "steps": self.step,
@@ -240,7 +243,7 @@ class Run:
         steps: int | None,
         device: str | torch.device,
         resume: bool,
-        identity: dict | None = None,
+        identity: dict[str, Any] | None = None,
     ):
         self.networks, self.path, self.recipe, self.identity = networks, path, recipe, identity or {}
         self.parameters = [p for network in networks.values() for p in network.parameters()]
@@ -257,7 +260,7 @@ class Run:
         if resume and path.exists():
             self._load(torch.load(path, map_location=device, weights_only=True), minutes, steps)
 
-    def _load(self, state, minutes, steps):
+    def _load(self, state: dict[str, Any], minutes: float | None, steps: int | None) -> None:
         # Checkpoints without an identity are of before there was one.
         if state.get("identity", self.identity) != self.identity:
             raise ValueError(

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from demo.phantoms.phantom_set import CACHE, DOMAINS, phantom_set
+from demo.phantoms.phantom_set import CACHE, DOMAINS, PhantomSet, phantom_set
 from demo.training.architecture import WEIGHTS, build_text_encoder, build_unet, build_vae, write_folder
 from demo.training.loop import save_atomically, write_json
 from medtraverse.notice import NOTICE
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
 MINUTES = {"vae": 36.0, "unet": 52.0}
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = _arguments(argv)
     args.cache.mkdir(parents=True, exist_ok=True)
     if args.device != "cpu":
@@ -28,7 +33,7 @@ def main(argv=None):
         {"data": _sets, "vae": _vae, "unet": _unet, "export": _export}[stage](args)
 
 
-def _arguments(argv):
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m demo.training.train_base", description=__doc__.splitlines()[0]
     )
@@ -66,7 +71,7 @@ def _arguments(argv):
     return args
 
 
-def require_device(device):
+def require_device(device: str) -> None:
     """Stop with a message where `device` is a GPU that PyTorch does not see."""
     import torch
 
@@ -74,15 +79,15 @@ def require_device(device):
         raise SystemExit(f"--device is {device}, but this PyTorch sees no CUDA GPU; use --device cpu")
 
 
-def _sets(args):
+def _sets(args: argparse.Namespace) -> list[PhantomSet]:
     return [phantom_set(domain, args.count, args.seed, args.cache) for domain in DOMAINS]
 
 
-def _budget(args, stage):
+def _budget(args: argparse.Namespace, stage: str) -> tuple[float | None, int | None]:
     return (None if args.steps else args.minutes or MINUTES[stage]), args.steps
 
 
-def _vae(args):
+def _vae(args: argparse.Namespace) -> None:
     from demo.training.train_vae import BATCH as VAE_BATCH
     from demo.training.train_vae import train_vae
 
@@ -102,7 +107,7 @@ def _vae(args):
     write_folder(args.cache / "snapshot", vae.cpu(), build_unet(), build_text_encoder())
 
 
-def _unet(args):
+def _unet(args: argparse.Namespace) -> None:
     from demo.training.train_unet import BATCH as UNET_BATCH
     from demo.training.train_unet import train_unet
 
@@ -117,7 +122,8 @@ def _unet(args):
     print(f"unet: {log['steps']} steps, {log['minutes']} min, loss {log['loss']}")
 
 
-def load_vae(args):
+def load_vae(args: argparse.Namespace) -> AutoencoderKL:
+    """Return the VAE of the stage before, in evaluation mode; stop with a message where there is none."""
     import torch
 
     path = args.cache / "vae-final.pt"
@@ -128,7 +134,7 @@ def load_vae(args):
     return vae.eval()
 
 
-def _export(args):
+def _export(args: argparse.Namespace) -> None:
     import torch
 
     path = args.cache / "unet-final.pt"

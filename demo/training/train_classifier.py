@@ -15,6 +15,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,9 +54,10 @@ def build(labels: int, width: float, dropout: float = 0.3) -> torch.nn.Module:
         row(6, 5, 2, 112, 192, 4),
         row(6, 3, 1, 192, 320, 1),
     ]
-    return EfficientNet(stages, dropout, stochastic_depth_prob=0.05, num_classes=labels).to(
-        memory_format=torch.channels_last
-    )
+    network: torch.nn.Module = EfficientNet(
+        stages, dropout, stochastic_depth_prob=0.05, num_classes=labels
+    ).to(memory_format=torch.channels_last)
+    return network
 
 
 def draw(domain: str, seeds: np.ndarray, note: str = "") -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,7 +178,7 @@ def fit(run: Run, images: torch.Tensor, truth: torch.Tensor, domain: str, seed: 
     network, vertical = run.networks["network"], DOMAINS[domain][2]
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
 
-    def loss(batch, labels):
+    def loss(batch: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return F.binary_cross_entropy_with_logits(network((batch - mean) / std), labels)
 
     while not run.done:
@@ -188,7 +190,7 @@ def fit(run: Run, images: torch.Tensor, truth: torch.Tensor, domain: str, seed: 
     run.finish()
 
 
-def train(args: argparse.Namespace) -> dict:
+def train(args: argparse.Namespace) -> dict[str, Any]:
     """Both stages; writes the weights and their log, and returns the log.
 
     Raises
@@ -203,7 +205,7 @@ def train(args: argparse.Namespace) -> dict:
     seeds = np.random.default_rng(args.seed).integers(*TRAINING_SEEDS, args.pool)
     minutes = {"phantoms": args.minutes, "reconstructions": args.vae_minutes}
     steps = {"phantoms": args.steps, "reconstructions": args.vae_steps}
-    stages: dict[str, dict] = {}
+    stages: dict[str, dict[str, Any]] = {}
     earlier = None
     if not args.resume:
         # Else a later --resume would take up the second stage of an older training.
@@ -256,7 +258,7 @@ def calibration_error(probability: np.ndarray, truth: np.ndarray, bins: int = 15
     return float(sum(gaps) / len(truth))
 
 
-def measure(domain: str, weights: Path | str, vae: str | None, count: int) -> dict:
+def measure(domain: str, weights: Path | str, vae: str | None, count: int) -> dict[str, Any]:
     """AUC and calibration per label on phantoms never trained on.
 
     With a VAE, on their reconstructions too.
@@ -268,7 +270,7 @@ def measure(domain: str, weights: Path | str, vae: str | None, count: int) -> di
     classifier = load_classifier(weights)
     images, truth = draw(domain, EVALUATION_SEEDS + np.arange(count))
     sets = {"phantoms": images} | ({"reconstructions": reconstruct(images, vae)} if vae else {})
-    report: dict = {"images": count, "sha256": classifier.sha256}
+    report: dict[str, Any] = {"images": count, "sha256": classifier.sha256}
     for name, group in sets.items():
         probability = classifier.predict(group.permute(0, 2, 3, 1).float() / 255).numpy()
         report[name] = {

@@ -6,29 +6,55 @@ an edge and a coarse term.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from demo.phantoms.phantom_set import held_out
+from demo.phantoms.phantom_set import PhantomSet, held_out
 from demo.training.architecture import SCALING, build_vae
 from demo.training.loop import Recipe, Run
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
 RECIPE = Recipe(1.2e-3, averaging=0.997)
 BATCH, KL_WEIGHT = 4, 2e-6
-# From a share of the run on: rows of a batch from each set, weights of thin structures, of the coarse term,
-# of coarse colour. Lines come first, then shade, then colour, which dermoscopy has more of.
+# Images and thin masks of a set, in memory maps or on a GPU.
+Part = tuple[np.ndarray, np.ndarray] | tuple[Tensor, Tensor]
+
+
+class Phase(NamedTuple):
+    """From the share `start` of the run on: rows of a batch from each set, weights of the loss's terms."""
+
+    start: float
+    rows: tuple[int, int]
+    thin: float
+    coarse: float
+    colour: float
+
+
+# Lines come first, then shade, then colour, which dermoscopy has more of.
 PHASES = (
-    (0.0, (2, 2), 6.0, 0.5, 0.0),
-    (0.13, (2, 2), 4.0, 3.0, 0.0),
-    (0.24, (2, 2), 4.0, 3.0, 12.0),
-    (0.42, (1, 3), 3.0, 3.0, 15.0),
+    Phase(0.0, (2, 2), 6.0, 0.5, 0.0),
+    Phase(0.13, (2, 2), 4.0, 3.0, 0.0),
+    Phase(0.24, (2, 2), 4.0, 3.0, 12.0),
+    Phase(0.42, (1, 3), 3.0, 3.0, 15.0),
 )
 
 
-def reconstruction_loss(output, image, thin, thin_weight, coarse_weight, colour_weight):
+def reconstruction_loss(
+    output: Tensor,
+    image: Tensor,
+    thin: Tensor,
+    thin_weight: float,
+    coarse_weight: float,
+    colour_weight: float,
+) -> Tensor:
     """Loss of images in -1..1, a scalar tensor.
 
     L1 and L2 weighted by ``1 + thin_weight * thin``, L1 of first differences likewise, and L1 at a quarter of
@@ -46,7 +72,16 @@ def reconstruction_loss(output, image, thin, thin_weight, coarse_weight, colour_
     return total + coarse_weight * coarse.abs().mean() + colour_weight * colour.abs().mean()
 
 
-def train_vae(sets, folder: Path, minutes, steps, seed, device, resume, batch=BATCH):
+def train_vae(
+    sets: Sequence[PhantomSet],
+    folder: Path,
+    minutes: float | None,
+    steps: int | None,
+    seed: int,
+    device: str,
+    resume: bool,
+    batch: int = BATCH,
+) -> tuple[AutoencoderKL, dict[str, Any]]:
     """Train on the phantom sets, in shares of `batch` by `PHASES`.
 
     Returns (vae with averaged weights, log).
@@ -56,33 +91,42 @@ def train_vae(sets, folder: Path, minutes, steps, seed, device, resume, batch=BA
     parts = _near(sets, device)
     run = Run("vae", {"model": vae}, folder / "vae.pt", RECIPE, minutes, steps, device, resume)
 
-    def loss(image, thin, noise):
-        weights = _phase(run.clock.fraction)[1:]
+    def loss(image: Tensor, thin: Tensor, noise: Tensor) -> Tensor:
+        phase = _phase(run.clock.fraction)
+        weights = (phase.thin, phase.coarse, phase.colour)
         posterior = vae.encode(image).latent_dist
         output = vae.decode(posterior.mean + posterior.std * noise).sample.float()
-        return reconstruction_loss(output, image, thin, *weights) + KL_WEIGHT * posterior.kl().mean()
+        divergence: Tensor = posterior.kl().mean()
+        return reconstruction_loss(output, image, thin, *weights) + KL_WEIGHT * divergence
 
     while not run.done:
-        rows = [count * batch // BATCH for count in _phase(run.clock.fraction)[0]]
+        rows = [count * batch // BATCH for count in _phase(run.clock.fraction).rows]
         run.step(loss, *_batch(parts, rows, seed, run.clock.step, device))
     run.finish()
     standardise_latents(vae, sets)
     return vae, run.clock.log(device) | {"batch": batch, "psnr": psnr(vae, sets)}
 
 
-def _phase(fraction):
-    return [phase for start, *phase in PHASES if fraction >= start][-1]
+def _phase(fraction: float) -> Phase:
+    return [phase for phase in PHASES if fraction >= phase.start][-1]
 
 
-def _near(sets, device):
+def _near(sets: Sequence[PhantomSet], device: str) -> list[Part]:
     """Images and thin masks of each set: the memory maps, or on a GPU copies in its memory."""
-    parts = [(phantoms.images, phantoms.thin) for phantoms in sets]
+    parts: list[Part] = [(phantoms.images, phantoms.thin) for phantoms in sets]
     if torch.device(device).type != "cuda":
         return parts
-    return [tuple(torch.from_numpy(np.array(part)).to(device) for part in pair) for pair in parts]
+    copies = [[torch.from_numpy(np.array(part)).to(device) for part in pair] for pair in parts]
+    return [(images, thin) for images, thin in copies]
 
 
-def _batch(parts, rows, seed, step, device):
+def _batch(
+    parts: Sequence[Part],
+    rows: Sequence[int],
+    seed: int,
+    step: int,
+    device: str,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Images, thin masks and the noise of the posterior of one step.
 
     The noise is drawn here: drawn in the loss, from one generator on several threads, it would depend on
@@ -102,7 +146,7 @@ def _batch(parts, rows, seed, step, device):
 
 
 @torch.no_grad()
-def encode_all(vae, images, batch=32):
+def encode_all(vae: AutoencoderKL, images: np.ndarray, batch: int = 32) -> Tensor:
     """Posterior mean and log variance of every image, float32 [N, 8, h, w], unscaled."""
     device = next(vae.parameters()).device
     moments = []
@@ -114,7 +158,7 @@ def encode_all(vae, images, batch=32):
 
 
 @torch.no_grad()
-def standardise_latents(vae, sets, count=256):
+def standardise_latents(vae: AutoencoderKL, sets: Sequence[PhantomSet], count: int = 256) -> None:
     """Fold a shift and scale of each latent channel into the 1x1 quant convolutions.
 
     Latents x 0.18215 have mean 0 and deviation 1 then.
@@ -131,7 +175,7 @@ def standardise_latents(vae, sets, count=256):
 
 
 @torch.no_grad()
-def psnr(vae, sets, count=128):
+def psnr(vae: AutoencoderKL, sets: Sequence[PhantomSet], count: int = 128) -> dict[str, float]:
     """Peak signal-to-noise ratio, in dB, of each domain's reconstructions, on patients held out.
 
     They are decoded from the posterior mean.
