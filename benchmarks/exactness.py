@@ -5,50 +5,54 @@ All start from the same noise and weights.
 
 import argparse
 import json
+from collections.abc import Sequence
+from typing import Any
 
-from benchmarks import host as hosting
-from benchmarks.methods import METHODS
-
-SWAP_STEPS = (45, 40, 35, 30, 25, 20, 15, 10, 5)
+from benchmarks.host import DEMO, start
+from benchmarks.methods import METHODS, Task, add_options, swap_steps_of
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Print the differences of every method, and return them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.exactness", description=__doc__)
     parser.add_argument("--patients", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1500)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_options(parser)
     arguments = parser.parse_args(argv)
-    host = hosting.start()
-    seeds = range(arguments.seed, arguments.seed + arguments.patients)
-    attributes = host.domain.select()[:1]
-    expected = METHODS["reference"](host, seeds, attributes, SWAP_STEPS)
-    points = ["neutral", *map(str, SWAP_STEPS)]
-    table = {
-        name: dict(
-            zip(
-                points,
-                (METHODS[name](host, seeds, attributes, SWAP_STEPS) - expected)
-                .abs()
-                .amax((0, 1, 3, 4, 5))
-                .tolist(),
-            )
-        )
-        for name in ("stock", "chained", "medtraverse")
-    }
+    swap_steps = swap_steps_of(parser, arguments)
+    host = start(DEMO, True)
+    task = Task(
+        range(arguments.seed, arguments.seed + arguments.patients),
+        host.domain.select()[:1],
+        swap_steps,
+        arguments.steps,
+    )
+    expected = METHODS["reference"](host, task)
+    points = ["neutral", *map(str, swap_steps)]
+    table = {}
+    for name in ("stock", "chained", "medtraverse"):
+        difference = (METHODS[name](host, task) - expected).abs().amax((0, 1, 3, 4, 5))
+        table[name] = dict(zip(points, difference.tolist()))
     report = {
         "patients": arguments.patients,
         "seed": arguments.seed,
-        "attribute": attributes[0].name,
+        "attribute": task.attributes[0].name,
         "largest_latent": expected.abs().max().item(),
         "difference": table,
     }
     if arguments.json:
         print(json.dumps(report, indent=2))
-        return
+    else:
+        print_table(points, report)
+    return report
+
+
+def print_table(points: Sequence[str], report: dict[str, Any]) -> None:
+    """Print the differences, a method a line and a point a column."""
     largest = report["largest_latent"]
     print(f"largest |difference| to diffusers, latents in diffusers' scale (largest {largest:.2f})")
     print(f"{'':12}" + "".join(f"{point:>9}" for point in points))
-    for name, row in table.items():
+    for name, row in report["difference"].items():
         print(f"{name:12}" + "".join(f"{value:9.1e}" for value in row.values()))
 
 

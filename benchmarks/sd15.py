@@ -3,12 +3,11 @@
 It times exactly like trained weights.
 """
 
-import tempfile
 from pathlib import Path
 
 
-def write_random_sd15(folder=None):
-    """Write the folder (2 GB, fp16) and return its path."""
+def write_random_sd15(folder: Path) -> Path:
+    """Write the parts below `folder` (2 GB, fp16), and return it."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -16,7 +15,6 @@ def write_random_sd15(folder=None):
     from demo.training.architecture import write_folder
 
     torch.manual_seed(0)
-    folder = Path(folder or tempfile.mkdtemp(prefix="medtraverse-sd15-"))
     unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
     vae = AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),

@@ -6,45 +6,45 @@ All run in one process.
 import argparse
 import json
 import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from benchmarks import host as hosting
-from benchmarks.methods import METHODS
+import torch
+
+from benchmarks.host import DEMO, Counter, Host, Peak, matmul_rate, start, timed, unet_operations
+from benchmarks.methods import METHODS, Task, add_options, swap_steps_of
 from benchmarks.sd15 import write_random_sd15
 
-SWAP_STEPS = (45, 40, 35, 30, 25, 20, 15, 10, 5)
+FIRST_SEED = 1500
 
 
-def measure(host, methods, patients, attributes, runs):
+def measure(host: Host, methods: Sequence[str], task: Task, runs: int) -> dict[str, dict[str, Any]]:
     """Return per method rows, calls, median seconds and peak bytes, over alternating runs."""
-    seeds = range(1500, 1500 + patients)
-    chosen = host.domain.attributes[:attributes]
-    result = {name: {"seconds": [], "peak": 0} for name in methods}
-    for _turn in range(runs):
+    result: dict[str, dict[str, Any]] = {name: {"seconds": [], "peak": 0} for name in methods}
+    latents: dict[str, torch.Tensor] = {}
+    for _ in range(runs):
         for name in methods:
             unet = host.pipe.unet if name == "reference" else host.model.model.diffusion_model
-            with hosting.Counter(unet) as counter, hosting.peak_memory(host.device) as peak:
-                latents, seconds = hosting.timed(
-                    lambda name=name: METHODS[name](host, seeds, chosen, SWAP_STEPS), host.device
-                )
+            with Counter(unet) as counter, Peak(host.device) as peak:
+                latents[name], seconds = timed(partial(METHODS[name], host, task), host.device)
             entry = result[name]
             entry["seconds"].append(seconds)
-            entry.update(
-                rows=counter.rows,
-                calls=counter.calls,
-                peak=max(entry["peak"], peak["bytes"]),
-                latents=latents,
-            )
-    for entry in result.values():
+            entry.update(rows=counter.rows, calls=counter.calls, peak=max(entry["peak"], peak.bytes))
+    for name, entry in result.items():
         entry["median"] = statistics.median(entry["seconds"])
-        entry["seconds_per_patient"] = entry["median"] / patients
-    expected = result.get("reference", {}).get("latents")
-    for entry in result.values():
-        latents = entry.pop("latents")
-        entry["difference"] = None if expected is None else (latents - expected).abs().max().item()
+        entry["seconds_per_patient"] = entry["median"] / len(task.seeds)
+        entry["difference"] = None
+        if "reference" in latents:
+            entry["difference"] = (latents[name] - latents["reference"]).abs().max().item()
     return result
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Print the comparison for every number of patients and attributes, and return it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trajectory", description=__doc__)
     parser.add_argument(
         "--size",
@@ -57,28 +57,42 @@ def main(argv=None):
     parser.add_argument("--attributes", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--runs", type=int, default=3, help="alternating runs; medians are reported")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_options(parser)
     arguments = parser.parse_args(argv)
-    import torch
-
+    swap_steps = swap_steps_of(parser, arguments)
     cpu = arguments.cpu or not torch.cuda.is_available()
-    if arguments.size == "sd15" and cpu:
+    if arguments.size == "demo":
+        host = start(DEMO, cpu)
+    elif cpu:
         parser.error("--size sd15 needs a CUDA device: on a CPU one run of the reference takes hours")
-    host = hosting.start(write_random_sd15() if arguments.size == "sd15" else hosting.DEMO, cpu)
-    METHODS["medtraverse"](host, (0,), host.domain.attributes[:1], (45,))
-    operations, rate = hosting.unet_operations(host), hosting.matmul_rate(host.device, host.dtype)
-    report = {
+    else:
+        with tempfile.TemporaryDirectory(prefix="medtraverse-sd15-") as folder:
+            host = start(write_random_sd15(Path(folder)), cpu)
+    task = Task(
+        range(FIRST_SEED, FIRST_SEED + 1), host.domain.attributes[:1], swap_steps[:1], arguments.steps
+    )
+    METHODS["medtraverse"](host, task)  # what is made once is made before the clock runs
+    operations, rate = unet_operations(host), matmul_rate(host.device, host.dtype)
+    report: dict[str, Any] = {
         "size": arguments.size,
         "device": str(host.device),
         "dtype": str(host.dtype),
         "threads": torch.get_num_threads(),
+        "steps": arguments.steps,
+        "swap_steps": swap_steps,
         "unet_gigaoperations_per_row": operations / 1e9,
         "matmul_gigaoperations_per_second": rate / 1e9,
         "runs": [],
     }
     for attributes in arguments.attributes:
         for patients in arguments.patients:
-            measured = measure(host, arguments.methods, patients, attributes, arguments.runs)
+            task = replace(
+                task,
+                seeds=range(FIRST_SEED, FIRST_SEED + patients),
+                attributes=host.domain.attributes[:attributes],
+                swap_steps=swap_steps,
+            )
+            measured = measure(host, arguments.methods, task, arguments.runs)
             for entry in measured.values():
                 entry["share_of_matmul_rate"] = entry["rows"] * operations / entry["median"] / rate
             report["runs"].append({"patients": patients, "attributes": attributes, "methods": measured})
@@ -91,9 +105,10 @@ def main(argv=None):
             f"{report['device']}, {report['dtype']}, {report['threads']} threads; "
             f"one U-Net row {operations / 1e9:.2f} Gop, matmul {rate / 1e9:.0f} Gop/s"
         )
+    return report
 
 
-def print_table(patients, attributes, measured):
+def print_table(patients: int, attributes: int, measured: dict[str, dict[str, Any]]) -> None:
     """Print one comparison, ratios to ours in the last column."""
     ours = measured.get("medtraverse", {}).get("median")
     print(
