@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 
+from ..medtraverse.projection import Start
+
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
@@ -66,6 +68,39 @@ class EvaluationCache:
 
 
 _caches: "weakref.WeakKeyDictionary[ModelPatcher, EvaluationCache]" = weakref.WeakKeyDictionary()
+
+
+_starts: "weakref.WeakKeyDictionary[Start, weakref.WeakKeyDictionary[ModelPatcher, EvaluationCache]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+class SourceCache:
+    """Outputs of images' own rows, kept with their start, and of branches in the model's cache, if it is on.
+
+    The source's predictions serve every attribute that is added later, so they are kept in any case.
+    """
+
+    def __init__(self, start: Start, model: "ModelPatcher", branches: EvaluationCache | None):
+        held = _starts.setdefault(start, weakref.WeakKeyDictionary())
+        self.source, self.branches = held.setdefault(model, EvaluationCache()), branches
+        self.source.limit = int(psutil.virtual_memory().total * _SHARE)
+        self.source.run += 1
+
+    def get(self, key: Any) -> torch.Tensor | None:
+        """As EvaluationCache."""
+        cache = self._of(key)
+        return None if cache is None else cache.get(key)
+
+    def put(self, key: Any, output: torch.Tensor) -> None:
+        """As EvaluationCache."""
+        cache = self._of(key)
+        if cache is not None:
+            cache.put(key, output)
+
+    def _of(self, key: Any) -> EvaluationCache | None:
+        """Return the cache of a key, which begins with its row's: context, patient, branch or None."""
+        return self.source if key[0][2] is None else self.branches
 
 
 def cache_for(model: "ModelPatcher", megabytes: int) -> EvaluationCache | None:

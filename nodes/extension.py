@@ -9,6 +9,7 @@ from .nodes_loader import MedicalCheckpointLoader
 from .nodes_measures import IdentityPreservation, LatentDirectionCosine, LatentTSNE
 from .nodes_medical_image import LoadMedicalImage, SaveMedicalImage
 from .nodes_pictures import TrajectoryFilm, TrajectoryGrid
+from .nodes_projection import ProjectToLatent
 from .nodes_prompts import AttributeConditioning, MedicalAttributePrompts
 from .nodes_sampler import PromptSwapKSampler
 from .nodes_save_figure import SaveTraversalFigure
@@ -17,6 +18,7 @@ NODES = [
     MedicalCheckpointLoader,
     MedicalAttributePrompts,
     AttributeConditioning,
+    ProjectToLatent,
     PromptSwapKSampler,
     BezierLatentInterpolate,
     TrajectorySelect,

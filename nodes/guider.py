@@ -7,6 +7,7 @@ copies the results to the rows that they serve.
 """
 
 import itertools
+import math
 from enum import Enum
 
 import comfy.conds
@@ -17,6 +18,7 @@ import comfy.sampler_helpers
 import comfy.samplers
 import torch
 
+from ..medtraverse import projection
 from ..medtraverse.traversal import NEUTRAL
 from .model_patches import refuse_patches
 
@@ -67,6 +69,7 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         self.own_negative = torch.zeros(self.plan.rows, dtype=torch.bool)
         self.step = self.evaluation = self.call = 0
         self.rows = self.calls = self.served = 0
+        self.ahead, self.foreseen = None, set()
 
     def enter(self, step, evaluation):
         """The sampler begins an evaluation, numbered within its step."""
@@ -85,6 +88,42 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         for name, conditioning in zip(names, conds.values()):
             _refuse_batch(conditioning, name)
         self.inner_set_conds(conds)
+
+    def look_ahead(self, model, path, levels, **extra):
+        """Evaluate the neutral rows of several steps beside each other, and keep what comes out.
+
+        ``path`` gives the states [patients, C, h, w] of each step. Nothing is done where a patch might read
+        the step off the batch, or nothing can be kept: the steps then evaluate their neutral rows themselves.
+        """
+        if self.cache is None or not _unpatched(self.model_patcher.model_options):
+            return
+        roles = (Role.POSITIVE,) if math.isclose(self.cfg, 1.0) else (Role.POSITIVE, Role.NEGATIVE)
+        pairs = [
+            (patient, patient * self.plan.rows_per_patient, step)
+            for step in path
+            for patient in range(self.plan.patients)
+        ]
+        pairs = [
+            pair
+            for pair in pairs
+            if any(self.cache.get((self.row_keys[pair[1]], pair[2], 0, 0, role)) is None for role in roles)
+        ]
+        while pairs:
+            part, pairs = pairs[: self.rows_per_call], pairs[self.rows_per_call :]
+            states = torch.stack([path[step][patient] for patient, _, step in part])
+            sigmas = torch.tensor([levels[step] for _, _, step in part]).to(states)
+            self.predict_beside(model, states, sigmas, [(row, step) for _, row, step in part], **extra)
+
+    def predict_beside(self, model, states, sigmas, keys=(), **extra):
+        """Return the model's predictions of states [N, C, h, w] that are no rows, under the neutral prompt.
+
+        ``keys`` are row and step of each, under which the outputs are kept.
+        """
+        self.ahead = list(keys)
+        try:
+            return model(states, sigmas, **extra)
+        finally:
+            self.ahead = None
 
     def process_attributes(self, noise, latent_image, denoise_mask, seed):
         """Process each attribute with the negative alone, as core does in a run of its own.
@@ -141,6 +180,10 @@ class TraversalGuider(comfy.samplers.CFGGuider):
 
     def _distinct_rows(self, executor, model, conds, x, timestep, model_options):
         roles = [self._role(cond) for cond in conds]
+        if self.ahead is not None:
+            return self._evaluate_beside(
+                executor, model, conds, roles, x, timestep, model_options, self.ahead
+            )
         if len(x) != self.plan.rows:
             return executor(model, conds, x, timestep, model_options)
         self._advance_hooks(model, timestep, model_options)
@@ -168,6 +211,34 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             role: (conditional if role is Role.POSITIVE else unconditional).to(x.device) for role in roles
         }
         return [output[by_role[role]] for output, role in zip(outputs, roles)]
+
+    def _evaluate_beside(self, executor, model, conds, roles, x, timestep, model_options, keys):
+        """Evaluate states that are no rows; when the device runs out of memory, half as many a call."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        try:
+            results = executor(model, conds, x, timestep, model_options)
+        except Exception as error:
+            if len(x) == 1 or not _out_of_memory(error):
+                raise
+            results = None
+        if results is None:
+            comfy.model_management.soft_empty_cache()
+            self.rows_per_call = half = (len(x) + 1) // 2
+            parts = [
+                self._evaluate_beside(
+                    executor, model, conds, roles, x[part], timestep[part], model_options, keys[part]
+                )
+                for part in (slice(half), slice(half, None))
+            ]
+            return [torch.cat(pieces) for pieces in zip(*parts)]
+        for role, result in zip(roles, results):
+            self.rows += len(x) if role.evaluated else 0
+            for (row, step), value in zip(keys if role.evaluated else (), result.cpu()):
+                self.cache.put((self.row_keys[row], step, 0, 0, role), value)
+                self.foreseen.add((row, step))
+        self.calls += 1
+        self.progress(self.rows + self.served)
+        return results
 
     def _advance_hooks(self, model, timestep, model_options):
         """Let scheduled hooks see every step; else an attribute's keyframes would begin at the first swap."""
@@ -209,7 +280,7 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             for output, item in zip(outputs, kept):
                 if item is not None:
                     output[row] = item.to(output)
-                    self.served += 1
+                    self.served += (row, self.step) not in self.foreseen
         return torch.tensor(missing, dtype=torch.long)
 
     def _groups(self, rows):
@@ -279,6 +350,12 @@ def _out_of_memory(error):
     """Whether the device is out of memory; newer versions of core know more such errors."""
     known = getattr(comfy.model_management, "is_oom", None)
     return isinstance(error, comfy.model_management.OOM_EXCEPTION) or bool(known and known(error))
+
+
+def _unpatched(options):
+    """Whether a MODEL has no patch that could see which step a batch belongs to; weights may be patched."""
+    rest = {key: value for key, value in options.items() if key != "transformer_options"}
+    return not any(rest.values()) and not any(options.get("transformer_options", {}).values())
 
 
 def _scaled_dot_product(attention, *args, **kwargs):
@@ -353,14 +430,17 @@ class TraversalSampler(comfy.samplers.KSAMPLER):
     A sampler with one evaluation a step runs as it is, the step read off σ. One with several, and no history,
     runs step by step. ``noise_sampler`` draws a patient's noise once for all its rows. ``from_full_noise``
     starts from noise·sqrt(1 + σ²) also where the first σ, as diffusers' 981, is not σ_max; core's own
-    schedulers start as core does.
+    schedulers start as core does. ``projected`` (a ``ProjectedPatients``) takes the place of all this: rows
+    then start from images.
     """
 
-    def __init__(self, sampler, guider, stepwise, noise_sampler=None, from_full_noise=False):
+    def __init__(self, sampler, guider, stepwise, noise_sampler=None, from_full_noise=False, projected=None):
         extra = {**sampler.extra_options, **({"noise_sampler": noise_sampler} if noise_sampler else {})}
         super().__init__(sampler.sampler_function, extra, sampler.inpaint_options)
         self.inner, self.guider, self.from_full_noise = sampler.sampler_function, guider, from_full_noise
         self.sampler_function = self._by_step if stepwise else self._whole
+        if projected is not None:
+            self.projected, self.sampler_function = projected, self._from_images
 
     def max_denoise(self, model_wrap, sigmas):
         return self.from_full_noise or super().max_denoise(model_wrap, sigmas)
@@ -387,6 +467,37 @@ class TraversalSampler(comfy.samplers.KSAMPLER):
             return model(x, sigma, **kwargs)
 
         return self.inner(_Denoiser(model, located), x, sigmas, **kwargs)
+
+    def _from_images(self, model, x, sigmas, extra_args=None, callback=None, disable=None, **kwargs):
+        """Take Euler's step, which is DDIM's, from the path of `medtraverse.projection`."""
+        guider, source, extra = self.guider, self.projected, extra_args or {}
+        latents, first = source.latents.to(x), projection.first_step(guider.plan.swap_steps)
+        levels = sigmas.double().tolist()
+
+        def alone(step, states, sigma):
+            guider.enter(step, 0)
+            guidance, guider.cfg = guider.cfg, 1.0
+            try:
+                return guider.predict_beside(model, states, states.new_full([len(states)], sigma), **extra)
+            finally:
+                guider.cfg = guidance
+
+        def denoised(step, states, sigma):
+            guider.enter(step, 0)
+            return model(states, states.new_full([len(states)], sigma), **extra)
+
+        def told(step, states, prediction):
+            if callback is not None:
+                callback(
+                    {"i": step, "x": states, "denoised": prediction, "sigma": sigmas[step]}
+                    | {"sigma_hat": sigmas[step]}
+                )
+
+        path = source.path(latents, sigmas, first, alone)
+        guider.look_ahead(model, path, levels, **extra)
+        return projection.branched(
+            denoised, path.__getitem__, latents, sigmas, guider.plan, source.mask, told
+        )
 
     def _by_step(self, model, x, sigmas, callback=None, **kwargs):
         for step in range(len(sigmas) - 1):

@@ -8,6 +8,8 @@ until a file is loaded, and take whatever it holds. So keys and shapes are compa
 model of plain layers.
 """
 
+from typing import Any
+
 import comfy.diffusers_convert
 import comfy.ldm.modules.diffusionmodules.openaimodel
 import comfy.model_base
@@ -27,7 +29,7 @@ from .provenance import patches_digest
 ORIGIN = "medtraverse.origin"
 
 
-def origin(model):
+def origin(model: Any) -> dict[str, Any] | None:
     """Return which files a MODEL was loaded from, as MedicalCheckpointLoader attached it, else None.
 
     Clones keep it; ``patched_weights`` counts the weights that a LoRA or a merge has changed since, and

@@ -1,4 +1,4 @@
-"""PromptSwapKSampler: from one noise to a neutral image and to attributes, prompts swapped after step λ."""
+"""PromptSwapKSampler: from a noise or an image to attributes, prompts swapped after step λ."""
 
 import math
 
@@ -11,13 +11,14 @@ from ..medtraverse.trajectory import Trajectory
 from ..medtraverse.traversal import TraversalSettings, parse_swap_steps
 from . import samplers
 from .early_labels import asked_outputs, check_labels
+from .evaluation_cache import fingerprint
 from .live import say
 from .model_building import origin
 from .provenance import doubts, files_of, loras_of, upstream
 from .rough_colours import colour_map, fitted_format
 from .run_traversal import Conditionings, traverse
 from .schema import schema
-from .sockets import CATEGORY, Attributes, checked_sockets
+from .sockets import CATEGORY, Attributes, Start, checked_sockets
 from .sockets import Trajectory as TrajectorySocket
 from .views import latent_view
 
@@ -153,6 +154,12 @@ class PromptSwapKSampler(io.ComfyNode):
                     tooltip="The checkpoint's VAE, for the viewer alone: it then shows decoded images, not "
                     "rough colours.",
                 ),
+                Start.Input(
+                    "start",
+                    optional=True,
+                    tooltip="Images from Project to Latent as patients, in place of noise. Width, height, "
+                    "seed and patients are then theirs. Sampler: ddim or euler.",
+                ),
             ],
             hidden=[io.Hidden.prompt],
             outputs=[
@@ -193,6 +200,7 @@ class PromptSwapKSampler(io.ComfyNode):
         rows_per_call,
         cache_mb,
         vae=None,
+        start=None,
     ):
         if not isinstance(attributes, AttributeSet):
             attributes = AttributeSet(
@@ -206,6 +214,10 @@ class PromptSwapKSampler(io.ComfyNode):
             check_labels(cls.hidden.prompt or {}, running.node_id, attributes, asked_outputs())
         swaps = parse_swap_steps(swap_steps, steps)
         samplers.check_sampler(sampler)
+        if start is not None:
+            check_start(start, neutral, sampler, width, height)
+            height, width = (8 * side for side in start.latents.shape[2:])
+            seed, patients = start.seeds[0], len(start.seeds)
         width, height = width or attributes.size, height or attributes.size
         if not width or not height or width % 8 or height % 8:
             raise ValueError(
@@ -248,7 +260,9 @@ class PromptSwapKSampler(io.ComfyNode):
         notes = doubts(loras)
         if notes:
             say("\n".join(notes))
-        latents, cost = traverse(model, conditionings, settings, rows_per_call, cache_mb, latent_format)
+        latents, cost = traverse(
+            model, conditionings, settings, rows_per_call, cache_mb, latent_format, start
+        )
         trajectory = Trajectory(
             latents,
             settings.plan.index(),
@@ -260,6 +274,7 @@ class PromptSwapKSampler(io.ComfyNode):
             neutral=attributes.neutral,
             settings={
                 **settings.report(),
+                **({"start": start.describe()} if start is not None else {}),
                 "unet": cost,
                 "model": origin(model),
                 **({"files": {"sha256": files}} if files else {}),
@@ -272,4 +287,21 @@ class PromptSwapKSampler(io.ComfyNode):
         shown_text = {"text": ("\n".join(notes),)} if notes else {}
         return io.NodeOutput(
             {"samples": latents}, trajectory, ui={**latent_view(trajectory, vae), **shown_text}
+        )
+
+
+def check_start(start, neutral, sampler, width, height):
+    """Raises ValueError for settings under which a start's images cannot be traversed."""
+    samplers.check_start_sampler(sampler)
+    prompt = fingerprint(neutral)
+    if None not in (prompt, start.prompt) and prompt != start.prompt:
+        raise ValueError(
+            "neutral: it is another prompt than the one that Project to Latent had; wire the same "
+            "conditioning to both."
+        )
+    own = tuple(8 * side for side in start.latents.shape[:1:-1])
+    if any(given and given != side for given, side in zip((width, height), own)):
+        raise ValueError(
+            f"width, height: {width}×{height} is not the size of start's images, {own[0]}×{own[1]}; give 0 "
+            "to take theirs."
         )

@@ -9,9 +9,10 @@ import comfy.utils
 import latent_preview
 import torch
 
+from ..medtraverse import projection
 from ..medtraverse.traversal import NEUTRAL
 from . import samplers
-from .evaluation_cache import cache_for, fingerprint
+from .evaluation_cache import SourceCache, cache_for, fingerprint
 from .guider import TraversalGuider, TraversalSampler
 from .live import Pace, progress_text, say, traversal_preview
 
@@ -25,7 +26,45 @@ class Conditionings:
     negative: Any
 
 
-def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0, latent_format=None):
+class ProjectedPatients:
+    """A block of images as their latents in the model's scale, with the noise of their paths.
+
+    ``keys`` of their neutral rows, and ``cache``, let an inverted path be kept; None where nothing can be.
+    """
+
+    def __init__(self, start, latent_format, steps, noise, cache=None, keys=None):
+        self.method, self.cache, self.keys = start.method, cache, keys
+        self.latents, self.mask = latent_format.process_in(start.latents), start.masks()
+        shape = self.latents.shape[1:]
+        self.noise = (
+            None
+            if self.method == projection.INVERSION
+            else projection.path_noise(start.seeds, steps, shape, samplers.noise_device(noise))
+        )
+
+    def path(self, latents, sigmas, first, alone):
+        """Return the states of each step from ``first`` on, {step: [patients, C, h, w]}.
+
+        ``alone(step, states, sigma)`` predicts without guidance.
+        """
+        steps = range(first, len(sigmas) - 1)
+        if self.noise is not None:
+            states = projection.noised(latents, self.noise, sigmas, self.method)
+            return {step: states[:, step] for step in steps}
+        kept = {
+            step: [self.cache.get((key, step, "path")) for key in self.keys] for step in steps if self.cache
+        }
+        if kept and not any(state is None for states in kept.values() for state in states):
+            return {step: torch.stack(states).to(latents) for step, states in kept.items()}
+        path = projection.inverted(alone, latents, sigmas, first)
+        if self.cache:
+            for step, states in path.items():
+                for key, state in zip(self.keys, states):
+                    self.cache.put((key, step, "path"), state)
+        return path
+
+
+def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0, latent_format=None, start=None):
     """Sample the latents of all rows of a traversal.
 
     Parameters
@@ -40,6 +79,8 @@ def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0, latent
         See ``cache_for``.
     latent_format : LatentFormat, optional
         Whose rough colours previews have; the model's own if none is given.
+    start : medtraverse.projection.Start, optional
+        Images that the patients are, in place of noise; as many as the settings' patients.
 
     Returns
     -------
@@ -53,15 +94,22 @@ def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0, latent
     channels = model.get_model_object("latent_format").latent_channels
     shape = (channels, settings.height // 8, settings.width // 8)
     limit = samplers.rows_per_call(model, shape, rows_per_call)
-    cache = cache_for(model, cache_mb)
-    context = _context(conditionings, settings, sigmas) if cache is not None else None
+    cache: Any = cache_for(model, cache_mb)
+    wanted = cache is not None or start is not None
+    context = _context(conditionings, settings, sigmas) if wanted else None
     branches = [fingerprint(attribute) for attribute in conditionings.attributes] if context else []
     if not context or None in branches:
-        cache = None
+        context = cache = None
 
     kind = samplers.SAMPLERS[settings.sampler]
     exact_ends = settings.scheduler == samplers.DIFFUSERS_DDIM
     total = settings.plan.evaluations(settings.steps, settings.guided) * kind.evaluations
+    if start is not None:
+        swaps, attributes = settings.swap_steps, len(settings.attributes)
+        total = settings.patients * projection.evaluations(
+            settings.steps, swaps, attributes, start.method, settings.guided
+        )
+        cache = SourceCache(start, model, cache) if context else None
     bar, done = comfy.utils.ProgressBar(total), {"rows": 0, "calls": 0, "reused": 0}
     pace = Pace(0.5)
     latent_format = latent_format or model.get_model_object("latent_format")
@@ -72,7 +120,11 @@ def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0, latent
         together = samplers.patients_per_block(model, settings.plan.rows_per_patient, shape, limit)
         block = settings.block(first, together)
         plan = block.plan
-        noise = samplers.patient_noise(block.seeds, shape, settings.noise)
+        images = start and start.block(first, together)
+        noise = torch.zeros(len(block.seeds), *shape)
+        if start is None:
+            noise = samplers.patient_noise(block.seeds, shape, settings.noise)
+        keys = _row_keys(block, noise, branches, context, images) if cache is not None else None
         shown = done["rows"] + done["reused"]
         guider = TraversalGuider(
             model,
@@ -80,13 +132,26 @@ def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0, latent
             limit,
             lambda rows, shown=shown: bar.update_absolute(min(shown + rows, total), total),
             cache,
-            _row_keys(block, noise, branches, context) if cache is not None else None,
+            keys,
         )
         guider.set_traversal(conditionings)
         guider.set_cfg(settings.cfg)
         draws = samplers.noise_sampler(settings.sampler, block.seeds, plan.patient(), shape, sigmas)
+        projected = images and ProjectedPatients(
+            images,
+            latent_format,
+            settings.steps,
+            settings.noise,
+            cache,
+            keys and keys[:: plan.rows_per_patient],
+        )
         stepper = TraversalSampler(
-            comfy.samplers.sampler_object(settings.sampler), guider, kind.by_step, draws, exact_ends
+            comfy.samplers.sampler_object(settings.sampler),
+            guider,
+            kind.by_step,
+            draws,
+            exact_ends,
+            projected,
         )
         rows = noise[plan.patient()]
 
@@ -112,8 +177,12 @@ def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0, latent
         for name, number in (("rows", guider.rows), ("calls", guider.calls), ("reused", guider.served)):
             done[name] += number
     joined = torch.cat(latents)
-    if exact_ends:
+    if exact_ends or start is not None:
         joined /= (1 + sigmas[-1] ** 2) ** 0.5
+    if start is not None and start.automatic:
+        scaled = latent_format.process_in(joined)
+        neutral = settings.plan.patient() * settings.plan.rows_per_patient
+        joined = latent_format.process_out(projection.kept_outside(scaled, scaled[neutral]))
     dtype = getattr(model.model, "manual_cast_dtype", None) or model.model.get_dtype()
     how = {
         "rows_per_call": limit,
@@ -131,18 +200,30 @@ def _context(conditionings, settings, sigmas):
     return (*prompts, settings.cfg, settings.sampler, tuple(sigmas.tolist()))
 
 
-def _row_keys(settings, noise, branches, context):
+def _row_keys(settings, noise, branches, context, images=None):
     """Return what tells each row's outputs from those of other runs.
 
-    The noise is part of it, because a seed has other noise on a GPU, or at another size.
+    The noise is part of it, because a seed has other noise on a GPU, or at another size; of ``images``, a
+    Start, the latents are, and the mask of a branch.
     """
+    start = [(settings.noise, images.method)] if images else []
+    told = noise if images is None else images.latents
     patients = [
-        (seed, tuple(drawn.shape), hashlib.sha256(drawn.numpy().tobytes()).digest())
-        for seed, drawn in zip(settings.seeds, noise)
+        (seed, tuple(drawn.shape), _digest(drawn), *start) for seed, drawn in zip(settings.seeds, told)
     ]
+    masks = images.masks() if images else None
+    free = [None if masks is None else _digest(mask) for mask in (patients if masks is None else masks)]
     plan = settings.plan
     rows = zip(plan.patient().tolist(), plan.attribute().tolist(), plan.swap_step(settings.steps).tolist())
     return [
-        (context, patients[patient], None if attribute == NEUTRAL else (branches[attribute], swap_step))
+        (
+            context,
+            patients[patient],
+            None if attribute == NEUTRAL else (branches[attribute], swap_step, free[patient]),
+        )
         for patient, attribute, swap_step in rows
     ]
+
+
+def _digest(values):
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).digest()

@@ -1,8 +1,10 @@
 """Which samplers and schedulers a traversal takes, its noise and its σ."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import comfy.k_diffusion.sampling
 import comfy.model_management
@@ -102,6 +104,10 @@ SAMPLERS = {
 }
 
 
+# DDIM's step is Euler's; another sampler's would need the source's error at its own evaluations.
+FROM_IMAGES = ("ddim", "euler")
+
+
 def sampler_names():
     """Return the samplers of this ComfyUI that a traversal takes."""
     known = set(comfy.samplers.SAMPLER_NAMES)
@@ -123,6 +129,15 @@ def check_sampler(name):
         raise ValueError(
             f"sampler: {name!r} cannot be used for a traversal, because {reason}; choose one of "
             f"{', '.join(sampler_names())}."
+        )
+
+
+def check_start_sampler(name):
+    """Raises ValueError for a sampler whose steps cannot start from an image."""
+    if name not in FROM_IMAGES:
+        raise ValueError(
+            f"sampler: {name!r} cannot start from an image, because the source's error is that of DDIM's "
+            f"step; choose {' or '.join(FROM_IMAGES)}."
         )
 
 
@@ -162,23 +177,27 @@ def sigmas_of(model, sampler, scheduler, steps):
     return sigmas
 
 
-def patient_noise(seeds, shape, device):
-    """Return float32 noise [patients, *shape], each patient's drawn by itself from its seed.
-
-    ``gpu`` draws on CUDA as the paper's scripts do; its numbers are others than the CPU's. Raises ValueError
-    without CUDA.
-    """
+def noise_device(device):
+    """Return where noise is drawn, "cuda" or "cpu". Raises ValueError for "gpu" without CUDA."""
     if device == "gpu":
         if not torch.cuda.is_available():
             raise ValueError(
                 "noise: 'gpu' needs a CUDA device, and there is none; choose 'cpu' (other patients for the "
                 "same seeds)."
             )
-        place = "cuda"
-    elif device == "cpu":
-        place = "cpu"
-    else:
-        raise ValueError(f"noise: there is no {device!r}; the choices are 'cpu' and 'gpu'.")
+        return "cuda"
+    if device == "cpu":
+        return "cpu"
+    raise ValueError(f"noise: there is no {device!r}; the choices are 'cpu' and 'gpu'.")
+
+
+def patient_noise(seeds, shape, device):
+    """Return float32 noise [patients, *shape], each patient's drawn by itself from its seed.
+
+    ``gpu`` draws on CUDA as the paper's scripts do; its numbers are others than the CPU's. Raises ValueError
+    without CUDA.
+    """
+    place = noise_device(device)
     draws = [
         torch.randn(shape, generator=torch.Generator(place).manual_seed(seed), device=place) for seed in seeds
     ]
@@ -213,7 +232,7 @@ def noise_sampler(name, seeds, patient, shape, sigmas):
     return lambda sigma, sigma_next: draw(sigma, sigma_next)[patient].to(sigma.device)
 
 
-def rows_per_call(model, shape, asked):
+def rows_per_call(model: Any, shape: Sequence[int], asked: int) -> int:
     """Return how many rows go to the U-Net at once: ``asked``, or for 0 what free memory allows.
 
     On a CPU its caches decide: beyond them a row takes longer.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..medtraverse import domain, prompts, trajectory
+from ..medtraverse import domain, projection, prompts, trajectory
 from ..medtraverse.figures.drawing import Drawing
 from ..medtraverse.medical_image import MedicalSource
 
@@ -20,6 +20,7 @@ Attributes = io.Custom("MEDTRAVERSE_ATTRIBUTES")
 Classifier = io.Custom("MEDTRAVERSE_CLASSIFIER")
 Figure = io.Custom("MEDTRAVERSE_FIGURE")
 Source = io.Custom("MEDTRAVERSE_SOURCE")
+Start = io.Custom("MEDTRAVERSE_START")
 
 CATEGORY = "medical/traversal"
 
@@ -78,6 +79,12 @@ OBJECTS: dict[str, tuple[str, Callable[[Any], bool], str]] = {
             and all(isinstance(item, MedicalSource) for item in value)
         ),
         "Load Medical Image",
+    ),
+    Start.io_type: ("start", lambda value: isinstance(value, projection.Start), "Project to Latent"),
+    "MASK": (
+        "MASK",
+        lambda value: isinstance(value, torch.Tensor) and value.ndim >= 2 and value.numel() > 0,
+        "Load Image, or another node with a mask",
     ),
     Figure.io_type: (
         "drawing",

@@ -114,6 +114,19 @@ def vae_paths() -> dict[str, Path | None]:
     return {FROM_CHECKPOINT: None} | folders | _listed("vae")
 
 
+def known_images_path(checkpoint: str, unet: str | None) -> Path | None:
+    """Return the file that says which images a model knows, beside the weights that it was fine-tuned to.
+
+    ``known.json`` in a folder, else ``NAME.known.json`` beside ``NAME.safetensors``; None where it is
+    missing.
+    """
+    path = unet_paths().get(unet) if unet else checkpoint_paths().get(checkpoint)
+    if path is None:
+        return None
+    known = path / "known.json" if path.is_dir() else path.with_suffix(".known.json")
+    return known if known.is_file() else None
+
+
 def classifier_paths() -> dict[str, Path]:
     """Return ``{choice: path}`` of the bundled classifiers, and of folders and
     files in ``models/classifiers``.

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from demo.training.architecture import SCALING, build_scheduler
+from medtraverse import projection
 from medtraverse.checkpoint import read_unet
 from medtraverse.traversal import Plan, ddim_timesteps
 
@@ -57,6 +58,28 @@ class Model:
             list(prompts), padding="max_length", truncation=True, max_length=77, return_tensors="pt"
         ).input_ids
         return self.text(ids.to(self.device)).last_hidden_state
+
+    @torch.inference_mode()
+    def project(self, images: Tensor, batch: int = 16) -> Tensor:
+        """Latents [N, 4, h, w] in diffusers' scale, on the CPU, of images [N, H, W, 3] in 0..1: the mode."""
+        pieces = [
+            self.vae.encode(piece.to(self.device).permute(0, 3, 1, 2).float() * 2 - 1).latent_dist.mode()
+            for piece in images.split(batch)
+        ]
+        return SCALING * torch.cat(pieces).cpu()
+
+    @torch.inference_mode()
+    def noise(self, latents: Tensor, time: int | Tensor, context: Tensor) -> Tensor:
+        """Predicted noise of latents [N, 4, h, w], in calls of `rows_per_call`.
+
+        `time` is one timestep, or one for each row; `context` is [N, 77, C].
+        """
+        times = torch.as_tensor(time, device=self.device).expand(len(latents))
+        predicted, size = [], self.rows_per_call
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            for piece, moment, words in zip(latents.split(size), times.split(size), context.split(size)):
+                predicted.append(self.unet(piece, moment, words).sample.float())
+        return torch.cat(predicted)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, batch: int = 16) -> Tensor:
@@ -191,7 +214,7 @@ def traverse(
             source.unique(return_inverse=True) for source in plan.sources(step, steps)
         )
         context = torch.cat([spoken[rows], torch.zeros_like(bare)]).to(device)
-        predicted = _predict(model, latents[torch.cat([rows, bare]).to(device)], time, embeddings[context])
+        predicted = model.noise(latents[torch.cat([rows, bare]).to(device)], time, embeddings[context])
         e = guided_noise(
             predicted[served.to(device)], predicted[(len(rows) + bare_served).to(device)], guidance
         )
@@ -199,6 +222,98 @@ def traverse(
         previous = times[step + 1] if step + 1 < steps else 0
         latents = ddim_step(latents, e, alphas[time], alphas[previous])
     return latents.cpu()[plan.index()]
+
+
+@torch.inference_mode()
+def traverse_images(
+    model: Model,
+    source: Sequence[str],
+    targets: Sequence[Sequence[str]],
+    latents: Tensor,
+    seeds: Sequence[int],
+    swap_steps: Sequence[int],
+    steps: int = 50,
+    guidance: float = 7.5,
+    method: str = projection.OWN_NOISE,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Sample the swaps of patients that are images: `medtraverse.projection`, on the plan of `traverse`.
+
+    Parameters
+    ----------
+    source : sequence of str
+        Prompt of each image as it is.
+    targets : sequence of sequences of str
+        Prompts that each image is swapped to, the same number for all.
+    latents : Tensor [patients, 4, h, w]
+        Of the images, as `Model.project` gives them.
+    seeds : sequence of int
+        Of each patient's path.
+    method : str
+        One of `medtraverse.projection.METHODS`.
+    mask : Tensor [patients, 1, h, w], optional
+        Where the image may change.
+
+    Returns
+    -------
+    Tensor [patients, targets, 1 + swap steps, 4, h, w]
+        float32 on the CPU, in diffusers' scale; point 0 is the image's own latent.
+    """
+    device, plan = model.device, Plan(len(source), len(targets[0]), tuple(swap_steps))
+    prompts = [prompt for first, others in zip(source, targets, strict=True) for prompt in (first, *others)]
+    known = {prompt: index for index, prompt in enumerate(dict.fromkeys(["", *prompts]))}
+    embeddings = model.encode(known)
+    spoken = torch.tensor([known[prompt] for prompt in prompts]).reshape(plan.patients, -1)
+    own = spoken[plan.patient(), plan.attribute() + 1]
+    alphas = build_scheduler().alphas_cumprod.double()
+    times = torch.tensor(ddim_timesteps(steps))
+    reached = torch.cat([alphas[times], alphas[:1]])
+    sigmas = ((1 - reached) / reached).sqrt().float()
+    z0, first = latents.to(device), projection.first_step(swap_steps)
+
+    def noise(states, time, context):
+        # The U-Net takes the variance-preserving latent, x / sqrt(1 + σ²).
+        scale = alphas[time].sqrt().float().to(device).reshape(-1, 1, 1, 1)
+        return model.noise(states * scale, time, embeddings[context])
+
+    def unguided(step, states, sigma):
+        return states - sigma * noise(states, times[step], spoken[:, 0].to(device))
+
+    if method == projection.INVERSION:
+        path = projection.inverted(unguided, z0, sigmas, first)
+    else:
+        drawn = projection.path_noise(seeds, steps, z0.shape[1:])
+        states = projection.noised(z0, drawn.to(device), sigmas, method)
+        path = {step: states[:, step] for step in range(first, steps)}
+
+    # The source's predictions are known before any branch: all steps in one batch.
+    count = len(path)
+    states = torch.stack([path[step] for step in range(first, steps)], 1).flatten(0, 1)
+    moments = times[first:].repeat(plan.patients)
+    words = spoken[:, :1].expand(-1, count).flatten()
+    predicted = noise(
+        states.repeat(2, 1, 1, 1),
+        moments.repeat(2),
+        torch.cat([words, torch.zeros_like(words)]).to(device),
+    ).reshape(2, plan.patients, count, *z0.shape[1:])
+    patient, neutral = plan.patient(), plan.patient() * plan.rows_per_patient
+
+    def denoised(step, states, sigma):
+        conditional, unconditional = plan.sources(step, steps)
+        e, bare = (part[:, step - first][patient.to(device)] for part in predicted)
+        spoken_to, alone = (
+            (served != neutral).nonzero().flatten() for served in (conditional, unconditional)
+        )
+        if len(spoken_to):
+            rows = torch.cat([spoken_to, alone]).to(device)
+            context = torch.cat([own[spoken_to], torch.zeros_like(alone)]).to(device)
+            new = noise(states[rows], times[step], context)
+            e[spoken_to.to(device)] = new[: len(spoken_to)]
+            bare[alone.to(device)] = new[len(spoken_to) :]
+        return states - sigma * guided_noise(e, bare, guidance)
+
+    ended = projection.branched(denoised, path.__getitem__, z0, sigmas, plan, mask)
+    return (ended / float(1 + sigmas[-1] ** 2) ** 0.5).cpu()[plan.index()]
 
 
 def guided_noise(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
@@ -222,12 +337,3 @@ def ddim_step(x_t: Tensor, e: Tensor, alpha_t: float, alpha_previous: float) -> 
     x_0 = (x_t - (1 - alpha_t) ** 0.5 * e) / alpha_t**0.5  # "predicted x_0", also equation 9
     direction = (1 - alpha_previous) ** 0.5 * e  # "direction pointing to x_t"
     return alpha_previous**0.5 * x_0 + direction
-
-
-def _predict(model: Model, latents: Tensor, time: int, context: Tensor) -> Tensor:
-    """Noise of every row, in calls of `rows_per_call`; `context` is [rows, 77, C]."""
-    timestep, noise = torch.tensor(time, device=model.device), []
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.half):
-        for piece, words in zip(latents.split(model.rows_per_call), context.split(model.rows_per_call)):
-            noise.append(model.unet(piece, timestep, words).sample.float())
-    return torch.cat(noise)

@@ -103,3 +103,14 @@ def traverse(run, demo, prompts):
         )[1]
 
     return call
+
+
+@pytest.fixture(scope="session")
+def pipeline(pack):
+    """The reference: diffusers' pipeline and DDIM scheduler on the shipped model, in float32."""
+    diffusers = pytest.importorskip("diffusers")
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+        pack.nodes.sources.DEMO_WEIGHTS / "phantom-sd", torch_dtype=torch.float32, safety_checker=None
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

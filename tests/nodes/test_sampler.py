@@ -23,17 +23,6 @@ def unshared(pack, monkeypatch):
     return turn_on
 
 
-@pytest.fixture(scope="module")
-def pipeline(pack):
-    """The reference: diffusers' pipeline and DDIM scheduler on the shipped model, in float32."""
-    diffusers = pytest.importorskip("diffusers")
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(
-        pack.nodes.sources.DEMO_WEIGHTS / "phantom-sd", torch_dtype=torch.float32, safety_checker=None
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def reference(pipe, neutral, attribute, swap_step, noise):
     """The paper's loop: a callback that swaps the prompt's embedding after step λ."""
     negative, embedding = (pipe.encode_prompt(text, "cpu", 1, False)[0] for text in ("", attribute))

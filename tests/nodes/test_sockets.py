@@ -10,9 +10,10 @@ WRONG = {"a text": "x", "a number": 7, "an object": object(), "a tensor": torch.
 
 
 @pytest.fixture(scope="module")
-def belonging(run, demo, prompts, traverse):
+def belonging(pack, run, demo, prompts, traverse):
     """What belongs into a socket, by its type."""
     trajectory = traverse(**STEPS)
+    source = pack.medtraverse.medical_image.MedicalSource("PNG", 64, 64, True, 8)
     return {
         "MODEL": demo[0],
         "CLIP": demo[1],
@@ -20,6 +21,15 @@ def belonging(run, demo, prompts, traverse):
         "CONDITIONING": prompts[0],
         "LATENT": {"samples": trajectory.latents},
         "IMAGE": torch.zeros(len(trajectory.latents), 64, 64, 3),
+        "MASK": torch.zeros(1, 64, 64),
+        "MEDTRAVERSE_START": run(
+            "ProjectToLatent",
+            model=demo[0],
+            vae=demo[2],
+            images=torch.zeros(1, 64, 64, 3),
+            neutral=prompts[0],
+        )[0],
+        "MEDTRAVERSE_SOURCE": (source,),
         "MEDTRAVERSE_TRAJECTORY": trajectory,
         "MEDTRAVERSE_DOMAIN": demo[3],
         "MEDTRAVERSE_ATTRIBUTES": prompts[2],
