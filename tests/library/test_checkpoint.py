@@ -302,3 +302,93 @@ def test_missing_parts_and_broken_config_files_are_named(save):
     (folder / "medtraverse.json").write_text('{"domains": ["ISIC"]}')
     assert checkpoint.declared_domains(folder) == ("ISIC",)
     assert checkpoint.declared_domains(folder.parent) == ()
+
+
+def second(**changes):
+    """A U-Net of Stable Diffusion 2's layout."""
+    return unet(**{"use_linear_projection": True, "attention_head_dim": [2, 3, 4], **changes})
+
+
+def test_a_model_of_stable_diffusion_2_is_asked_what_it_predicts(tmp_path, save):
+    file = tmp_path / "mine.safetensors"
+    for metadata, said in (
+        ({"modelspec.prediction_type": "epsilon"}, "epsilon"),
+        ({"modelspec.prediction_type": "v"}, "v_prediction"),
+        ({"modelspec.predict_key": "v"}, "v_prediction"),
+        ({"modelspec.prediction_type": "flow"}, None),
+        (None, None),
+    ):
+        save_file(single(second()), file, metadata)
+        if said is None:
+            with pytest.raises(
+                ValueError, match="^checkpoint: mine.safetensors does not say whether its model"
+            ):
+                read_checkpoint(file, heads=2)
+        else:
+            assert read_checkpoint(file, heads=2).scheduler == {"prediction_type": said}
+        assert (
+            read_checkpoint(file, heads=2, prediction="v_prediction").scheduler["prediction_type"][0] == "v"
+        )
+    file.with_suffix(".json").write_text('{"scheduler": {"prediction_type": "epsilon"}}')
+    assert read_checkpoint(file, heads=2).scheduler == {"prediction_type": "epsilon"}
+    # Over a base whose folder says nothing of it the U-Net alone is asked too; one of version 1 is not.
+    folder = save()
+    second().save_pretrained(tmp_path / "run" / "unet")
+    with pytest.raises(ValueError, match="^unet: unet does not say whether its model of Stable Diffusion 2"):
+        read_checkpoint(folder, tmp_path / "run" / "unet")
+    assert read_checkpoint(folder).scheduler is None
+
+
+def test_heads_of_stable_diffusion_2_are_a_number_a_level(save, tmp_path):
+    folder = save()
+    second().save_pretrained(folder / "unet")
+    assert read_checkpoint(folder, prediction="epsilon").unet_heads == (2, 3, 4)
+    assert read_checkpoint(folder, heads=4, prediction="epsilon").unet_heads == (4, 6, 8)
+    wide = second(block_out_channels=(320, 320, 320), attention_head_dim=5)
+    save_file(wide.state_dict(), tmp_path / "wide.safetensors")
+    read = read_checkpoint(folder, tmp_path / "wide.safetensors", prediction="epsilon")
+    assert read.unet_heads == (5, 5, 5)
+
+
+@pytest.mark.parametrize("layers", [3, 24, 23])
+def test_open_clips_text_encoder_is_read_and_its_last_layer_known(tmp_path, layers):
+    """At OpenCLIP-H's width the number of layers tells; the projection tells at others."""
+    open_clip = pytest.importorskip("open_clip")
+    width = 32 if layers == 3 else 1024
+    with torch.device("meta" if layers > 3 else "cpu"):
+        network = open_clip.transformer.TextTransformer(
+            width=width, heads=4, layers=layers, mlp_ratio=1 / 16 if layers > 3 else 4, output_dim=16
+        )
+    text = {
+        key: torch.zeros(1).expand(value.shape) if value.is_meta else value
+        for key, value in network.state_dict().items()
+    }
+    text["token_embedding.weight"] = torch.zeros(2, width)
+    for projection in (True, False):
+        if not projection:
+            text.pop("text_projection")
+        weights = {k: v for k, v in single(second()).items() if not k.startswith(checkpoint.TEXT)}
+        weights |= {f"cond_stage_model.model.{key}": value for key, value in text.items()}
+        torch.save(weights, tmp_path / "a.ckpt")
+        read = checkpoint.read_single_file(tmp_path / "a.ckpt")
+        assert read.text_whole is (projection if layers == 3 else layers == 24)
+        assert len(read.text_encoder) == 4 + 16 * layers
+        value = text["transformer.resblocks.2.attn.in_proj_weight"]
+        for place, name in enumerate("qkv"):
+            key = f"text_model.encoder.layers.2.self_attn.{name}_proj.weight"
+            assert torch.equal(read.text_encoder[key], value[place * width : (place + 1) * width])
+    assert read.text_activation == ("quick_gelu" if width == 32 else "gelu")
+
+
+def test_folders_of_other_pipelines_are_named(save, tmp_path):
+    folder = save()
+    for index, model in (
+        ({"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["a", "b"]}, "Stable Diffusion XL"),
+        ({"_class_name": "StableDiffusion3Pipeline", "text_encoder_2": ["a", "b"]}, "StableDiffusion3"),
+    ):
+        (folder / "model_index.json").write_text(json.dumps(index))
+        with pytest.raises(ValueError, match=f"^checkpoint: chest is of a {model} model"):
+            read_checkpoint(folder)
+    unet().save_pretrained(tmp_path / "microsoft-RadEdit" / "unet")
+    with pytest.raises(ValueError, match="^unet: RadEdit's U-Net attends to text of BioViL-T"):
+        read_unet(tmp_path / "microsoft-RadEdit" / "unet")

@@ -212,3 +212,15 @@ def test_latent_scale_and_rough_colours_are_the_models_own(traverse_xl, model):
     rough = traverse_xl(steps=2, swap_steps="0").rough
     factors = torch.tensor(model.get_model_object("latent_format").latent_rgb_factors)
     assert torch.allclose(rough[:-1], SCALE * factors / 2, atol=1e-6)
+
+
+def test_a_model_of_flow_matching_is_refused_by_the_papers_scheduler(traverse_xl, model):
+    import comfy.model_sampling
+
+    class Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+        pass
+
+    flow = model.clone()
+    flow.add_object_patch("model_sampling", Flow(None))
+    with pytest.raises(ValueError, match="scheduler: 'diffusers_ddim' is for Stable Diffusion 1, 2 and XL"):
+        traverse_xl(model=flow, steps=4, swap_steps="1")
