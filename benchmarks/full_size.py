@@ -8,21 +8,28 @@ file, and that is loaded too, without a word on heads. The same steps are then d
 diffusers, in float32.
 """
 
+from __future__ import annotations
+
 import argparse
 import gc
 import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.sd15 import write_random_sd15
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEUTRAL, ATTRIBUTE = "50 year old female. Normal chest radiograph.", "50 year old female. Large effusion."
 STEPS, SWAPS, SIDE, SEED, CFG, SCALE = 4, (2, 1, 0), 64, 7, 3.0, 0.18215
 
 
-def write_random_sd21(folder):
+def write_random_sd21(folder: Path) -> Path:
     """Write Stable Diffusion 2.1 (768 pixels, v-prediction) of random weights and return its folder."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -76,16 +83,16 @@ def write_random_sd21(folder):
 WRITERS = {"sd15": write_random_sd15, "sd21": write_random_sd21}
 
 
-class Graph(dict):
+class Graph(dict[str, Any]):
     """A graph in API format; ``add`` returns a function from output slot to link."""
 
-    def add(self, class_type, **inputs):
+    def add(self, class_type: str, **inputs: Any) -> Callable[[int], list[Any]]:
         """Add a node."""
         name = str(len(self) + 1)
         self[name] = {"class_type": class_type, "inputs": inputs}
         return lambda slot: [name, slot]
 
-    def traversal(self, checkpoint, prefix):
+    def traversal(self, checkpoint: str, prefix: str) -> Callable[[int], list[Any]]:
         """Add a loader, a short traversal, and what saves its latents; return the loader."""
         loaded = self.add(
             "MedicalCheckpointLoader", checkpoint=checkpoint, unet="from checkpoint", domain="CheXpert"
@@ -125,7 +132,7 @@ class Graph(dict):
         return loaded
 
 
-def reference(folder):
+def reference(folder: Path) -> Tensor:
     """Return the latents [rows, 4, h, w] of a plain loop of diffusers, neutral first, in diffusers' scale."""
     import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -149,7 +156,7 @@ def reference(folder):
     return x
 
 
-def peak_memory(pid):
+def peak_memory(pid: int) -> float | None:
     """Return the most memory that a process has held, in GB; None where the system does not say."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -158,7 +165,7 @@ def peak_memory(pid):
     return round(int(status.split("VmHWM:")[1].split()[0]) / 2**20, 1)
 
 
-def measure(model, single_file):
+def measure(model: str, single_file: bool) -> dict[str, Any]:
     """Return what was measured of a model, as a dict."""
     import psutil
     import torch
@@ -172,7 +179,7 @@ def measure(model, single_file):
         started = time.monotonic()
         folder = WRITERS[model](base / "models" / "diffusers" / f"{model}-cxr")
         gc.collect()
-        report = {"model": model, "writing_s": round(time.monotonic() - started)}
+        report: dict[str, Any] = {"model": model, "writing_s": round(time.monotonic() - started)}
         files = [file for file in folder.rglob("*") if file.suffix in (".safetensors", ".bin")]
         report["size_gb"] = round(sum(file.stat().st_size for file in files) / 1e9, 2)
         with start_server(base=base, log_path=base / "server.log", cpu=True, timeout=600) as url:
@@ -215,9 +222,9 @@ def measure(model, single_file):
         shutil.rmtree(base, ignore_errors=True)
 
 
-def main():
+def main() -> None:
     """Measure, print as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--model", choices=sorted(WRITERS), required=True)
     parser.add_argument("--single-file", action="store_true", help="core saves one file, which is loaded too")
     arguments = parser.parse_args()
