@@ -445,7 +445,8 @@ def described(trajectory: Trajectory | None, words: str) -> dict[str, Any]:
     if trajectory is not None:
         told = trajectory.describe()
         chosen = dict(told["settings"])
-        settings["method"] = "prompt swap in the latent space of a diffusion model (arXiv:2503.23623)"
+        origin = ", from a projected image" if "start" in chosen else ", from noise"
+        settings["method"] = f"prompt swap in a diffusion model's latent space (arXiv:2503.23623){origin}"
         settings["attributes"] = ", ".join(trajectory.attributes)
         settings["points"] = ", ".join(trajectory.points)
         settings |= {key: chosen.pop(key) for key in ("model", "cfg", "sampler", "steps") if key in chosen}

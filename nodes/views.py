@@ -182,7 +182,7 @@ def compare_view(
     Parameters
     ----------
     before, after : Tensor [N, H, W, 3]
-        Images and their counterfactuals, in 0..1.
+        Images and their counterfactuals, in 0..1; grey where all channels of `before` are equal.
     titles : sequence of str, one for each pair
     facts : sequence of sequences of str
         None, or for each pair the lines that are said of it.
@@ -312,13 +312,14 @@ def _compare(
 ) -> None:
     _folder().mkdir(parents=True, exist_ok=True)
     images = torch.cat([before, after, *([truth] if truth is not None else [])])
-    count, deep = len(before), bool((images == images[..., :1]).all())
+    # A decoder gives a grey film's counterfactual slightly different channels: the image itself decides.
+    count, deep = len(before), bool((before == before[..., :1]).all())
 
     def image(row: int) -> Any:
         if not deep:
             return images[row]
         # A browser's canvas has 8 bits a channel; a window over them needs more.
-        levels = (images[row, ..., 0].clamp(0, 1) * 65535).round().int()
+        levels = (images[row].mean(dim=-1).clamp(0, 1) * 65535).round().int()
         return torch.stack([levels >> 8, levels & 255, levels * 0], dim=-1).float() / 255
 
     rows = [list(range(pair, len(images), count)) for pair in range(count)]
