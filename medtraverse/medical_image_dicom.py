@@ -124,6 +124,15 @@ def is_dicom(head: bytes, suffix: str) -> bool:
     return head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00"
 
 
+def has_pydicom() -> bool:
+    """Return whether pydicom is there, and not one from before version 3."""
+    try:
+        import pydicom.pixels  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 @contextmanager
 def _silent() -> Iterator[None]:
     """pydicom's warnings and log quote the values of a file: none of them gets out."""
@@ -142,10 +151,7 @@ def _silent() -> Iterator[None]:
 
 def _dataset(path: Path) -> "Dataset":
     """Return the elements in `READ` of a file. Raises UnreadableImageError."""
-    try:
-        import pydicom
-    except ImportError:
-        raise UnreadableImageError(f"is DICOM, which pydicom reads; install it: {INSTALL}.") from None
+    import pydicom
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -171,7 +177,7 @@ def series_of(path: str | os.PathLike[str]) -> tuple[str, tuple[float, ...]] | N
     path = Path(path)
     with path.open("rb") as file:
         head = file.read(132)
-    if not is_dicom(head, path.suffix.lower()):
+    if not is_dicom(head, path.suffix.lower()) or not has_pydicom():
         return None
     try:
         import pydicom
@@ -194,10 +200,8 @@ def series_of(path: str | os.PathLike[str]) -> tuple[str, tuple[float, ...]] | N
 
 def read_dicom(path: Path, window: Window, frame: int) -> MedicalImage:
     """Read a DICOM file; `read_medical_image` says the rest."""
-    try:
-        import pydicom  # noqa: F401
-    except ImportError:
-        raise UnreadableImageError(f"is DICOM, which pydicom reads; install it: {INSTALL}.") from None
+    if not has_pydicom():
+        raise UnreadableImageError(f"is DICOM, which pydicom 3 or later reads; install it: {INSTALL}.")
     with _silent():
         try:
             dataset = _dataset(path)

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import __version__
 from .medical_image import MedicalSource, pixel_spacing, unfitted
-from .medical_image_dicom import INSTALL
+from .medical_image_dicom import INSTALL, has_pydicom
 from .medical_image_files import write_png16
 from .notice import NOTICE
 from .whole_file import whole_files
@@ -129,11 +129,8 @@ def write_medical_images(
         raise ValueError(
             f"size: without a source the file's size is not known; wire one, or choose {MODEL_SIZE}."
         )
-    if written.format != PNG:
-        try:
-            import pydicom  # noqa: F401
-        except ImportError:
-            raise ValueError(f"format: DICOM is written by pydicom; install it: {INSTALL}.") from None
+    if written.format != PNG and not has_pydicom():
+        raise ValueError(f"format: DICOM is written by pydicom 3 or later; install it: {INSTALL}.")
     each = len(images) // len(sources) if sources else 1
     settings = dict(derivation or {})
     studies: dict[int, tuple[str, str]] = {}

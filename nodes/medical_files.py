@@ -20,6 +20,8 @@ DEMOS = {
 }
 # A folder with more files stands in the list as a whole; the page would choke on a data set's names.
 MOST_LISTED, DEEPEST = 200, 4
+# The list is made for every prompt: a data set in the folder must not hold it up.
+MOST_SEEN = 20_000
 SKIPPED = ("clipspace",)
 
 
@@ -36,8 +38,11 @@ def choices() -> list[str]:
 
 def _folders() -> Iterator[tuple[str, list[str]]]:
     """Yield the name of each folder below ComfyUI's input folder, and its images."""
-    root = Path(folder_paths.get_input_directory())
+    root, seen = Path(folder_paths.get_input_directory()), 0
     for place, names, files in os.walk(root, followlinks=True):
+        seen += len(files)
+        if seen > MOST_SEEN:
+            return
         folder = Path(place).relative_to(root).as_posix()
         folder = "" if folder == "." else folder
         deep = len(Path(folder).parts)
