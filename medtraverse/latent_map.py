@@ -1,8 +1,6 @@
 """Map of latents in the plane by t-SNE (Fig. 4; TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623)."""
 
-import ctypes
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,6 +11,7 @@ import numpy as np
 from .pixels import to_numpy
 from .table import csv_text
 from .trajectory import Trajectory
+from .watched import watched
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 MANY = 500
 # from here on openTSNE maps, if it is installed: below, scikit-learn takes no longer
 FAST_FROM = 3000
-_POLL_SECONDS, _EVERY = 0.2, 10
+_EVERY = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +130,17 @@ def latent_map(
     ValueError
         Fewer than 3 latents, perplexity negative or not below N, latents not finite or all the same.
     """
-    points = to_numpy(latents).astype(np.float32)
+
+    def work(report: Callable[[int, int], None]) -> np.ndarray:
+        points = _checked(latents, perplexity, pca)
+        return _mapped(points, used_perplexity(len(points), perplexity), seed, pca, report)
+
+    return work(lambda done, total: None) if progress is None else watched(work, progress)
+
+
+def _checked(latents: Any, perplexity: float, pca: int) -> np.ndarray:
+    """Return latents as points, float32 [N, numbers of each], or say what a map cannot take."""
+    points = to_numpy(latents).astype(np.float32, copy=False)
     count = len(points) if points.ndim else 0
     if count < 3:
         raise ValueError(f"latents holds {count} points; a map needs at least 3")
@@ -146,11 +155,7 @@ def latent_map(
         raise ValueError("latents holds NaN or infinite values; check the latents of the trajectory")
     if (points == points[0]).all():
         raise ValueError("all latents are the same; there is nothing to map")
-
-    def work(report: Callable[[int, int], None]) -> np.ndarray:
-        return _mapped(points, used_perplexity(count, perplexity), seed, pca, report)
-
-    return work(lambda done, total: None) if progress is None else _watched(work, progress)
+    return points
 
 
 def library_for(count: int) -> str:
@@ -205,43 +210,6 @@ def _by_open_tsne(
     start = points[:, :2] if points.shape[1] > 1 else np.repeat(points, 2, axis=1)
     start = start / start[:, 0].std() * 1e-4
     return np.asarray(tsne.fit(affinities=affinities, initialization=start), dtype=np.float64)
-
-
-def _watched(
-    work: Callable[[Callable[[int, int], None]], np.ndarray], progress: Callable[[int, int], None]
-) -> np.ndarray:
-    """Do work on a thread of its own; call `progress` here meanwhile, and end the work where that raises."""
-    outcome: dict[str, Any] = {}
-    state = [0, 1]
-    finished = threading.Event()
-
-    def report(done: int, total: int) -> None:
-        state[:] = done, total
-
-    def run() -> None:
-        try:
-            outcome["plane"] = work(report)
-        except BaseException as error:
-            outcome["error"] = error
-        finally:
-            finished.set()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        while not finished.wait(_POLL_SECONDS):
-            progress(*state)
-    except BaseException:
-        # Neither library can be told to stop: the exception ends them between two of their steps.
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
-        )
-        raise
-    if "error" in outcome:
-        raise outcome["error"]
-    progress(state[1], state[1])
-    plane: np.ndarray = outcome["plane"]
-    return plane
 
 
 def used_perplexity(count: int, perplexity: float) -> float:

@@ -9,14 +9,15 @@ from ..medtraverse.digest import versions
 from ..medtraverse.figures.drawing import Drawing
 from ..medtraverse.figures.render import to_image
 from ..medtraverse.trajectory import Trajectory
+from .managed import cancellable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def figure_image(figure: "Figure", dpi: float = 100) -> torch.Tensor:
-    """Return the figure as IMAGE [1, H, W, 3]."""
-    return torch.from_numpy(to_image(figure, dpi))[None]
+    """Return the figure as IMAGE [1, H, W, 3]; drawing it can be cancelled."""
+    return torch.from_numpy(cancellable(lambda _: to_image(figure, dpi)))[None]
 
 
 def drawing(

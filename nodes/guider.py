@@ -359,7 +359,11 @@ def _unpatched(options):
 
 
 def _scaled_dot_product(attention, *args, **kwargs):
-    """On a CPU core chooses sub-quadratic attention, which takes a sixth longer at these sizes."""
+    """On a CPU core chooses sub-quadratic attention, which takes a sixth longer at these sizes.
+
+    There a single call of a full-size model takes many seconds; a cancel is heard within it.
+    """
+    comfy.model_management.throw_exception_if_processing_interrupted()
     return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
 
 

@@ -20,7 +20,7 @@ from ..medtraverse.flip_rate import THRESHOLD
 from . import sources
 from .figure_image import drawing, figure_image
 from .live import say
-from .managed import managed, progress_of
+from .managed import cancellable, managed, progress_of
 from .schema import schema
 from .sockets import CATEGORY, Classifier, Figure, Trajectory, checked_sockets
 from .views import cfrt_view, shown
@@ -48,14 +48,16 @@ class LoadedClassifier:
     def predict(self, images: torch.Tensor) -> torch.Tensor:
         """Return probabilities [N, labels] of images [N, H, W, 3]; shows progress and can be cancelled."""
         self._load(images)
-        return self.classifier.predict(images, progress=progress_of(len(images)))
+        return cancellable(
+            lambda report: self.classifier.predict(images, progress=report), progress_of(len(images))
+        )
 
     def features(
         self, images: torch.Tensor, progress: Callable[[int, int], None] | None = None
     ) -> torch.Tensor:
         """Return pooled features [N, C] of images [N, H, W, 3]; as predict else."""
         self._load(images)
-        return self.classifier.features(images, progress=progress)
+        return cancellable(lambda report: self.classifier.features(images, progress=report), progress)
 
     def _load(self, images: torch.Tensor) -> None:
         comfy.model_management.load_models_gpu(
@@ -185,11 +187,13 @@ class MedicalClassifierLoader(io.ComfyNode):
         chosen = [sources.pick(paths, classifier, "classifier")]
         if second_classifier != NONE:
             chosen.append(sources.pick(paths, second_classifier, "second_classifier"))
-        loaded = judging.load_classifier(
-            chosen,
-            labels=parse_labels(labels) or None,
-            input_size=input_size or None,
-            activation=None if activation == AUTO else activation,
+        loaded = cancellable(
+            lambda _: judging.load_classifier(
+                chosen,
+                labels=parse_labels(labels) or None,
+                input_size=input_size or None,
+                activation=None if activation == AUTO else activation,
+            )
         )
         key = cls.fingerprint_inputs(classifier, second_classifier, labels, input_size, activation)
         _LABELS[key] = loaded.labels

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..medtraverse.curve import METHODS, SPACINGS, interpolate
 from ..medtraverse.predictions import far_points
 from ..medtraverse.trajectory import SWAP, Trajectory, control_points
+from .managed import cancellable
 from .schema import schema
 from .sockets import CATEGORY, checked_sockets
 from .sockets import Trajectory as TrajectorySocket
@@ -91,11 +92,13 @@ class BezierLatentInterpolate(io.ComfyNode):
                 {k: v for k, v in source.items() if k not in ("samples", "noise_mask", "batch_index")},
             )
         points = trajectory.gather(trajectory.latents)
-        curves = torch.stack(
-            [
-                torch.stack([interpolate(attribute, frames, method, spacing) for attribute in patient])
-                for patient in points
-            ]
+        curves = cancellable(
+            lambda _: torch.stack(
+                [
+                    torch.stack([interpolate(attribute, frames, method, spacing) for attribute in patient])
+                    for patient in points
+                ]
+            )
         )
         curve = trajectory.curve(curves, {"frames": frames, "method": method, "spacing": spacing})
         return io.NodeOutput({**kept, "samples": curve.latents}, curve, ui=latent_view(curve))

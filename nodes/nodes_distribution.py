@@ -18,7 +18,7 @@ from ..medtraverse.distribution import (
 )
 from ..medtraverse.notice import NOTICE
 from ..medtraverse.weights import find_weights
-from .managed import managed, progress_of
+from .managed import cancellable, managed, progress_of
 from .nodes_classifier import LoadedClassifier
 from .schema import schema
 from .sockets import CATEGORY, Classifier, checked_sockets
@@ -39,7 +39,7 @@ class LoadedInception:
     ) -> torch.Tensor:
         """Return pooled features [N, 2048] of images [N, H, W, 3]."""
         comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
-        return self.inception.features(images, progress=progress)
+        return cancellable(lambda report: self.inception.features(images, progress=report), progress)
 
 
 class DistributionDistance(io.ComfyNode):
@@ -130,7 +130,9 @@ class DistributionDistance(io.ComfyNode):
         reference = network.features(
             reference_images, progress=lambda done, total: progress(count + done, total)
         )
-        result = distribution_distance(generated, reference, kid_subsets, kid_subset_size, seed)
+        result = cancellable(
+            lambda _: distribution_distance(generated, reference, kid_subsets, kid_subset_size, seed)
+        )
         report = json.dumps(
             {**result.report(), "extractor": name, "extractor_sha256": digest, "notice": NOTICE}
         )

@@ -17,6 +17,7 @@ from ..medtraverse.checkpoint import (
 from ..medtraverse.digest import sha256_of
 from ..medtraverse.domain import guess_domain
 from . import sources
+from .managed import cancellable
 from .model_building import (
     ORIGIN,
     build_clip,
@@ -163,7 +164,7 @@ class MedicalCheckpointLoader(io.ComfyNode):
             Parts(path, unet_path, vae_path, heads, predicted),
             "unet" if unet_path else "checkpoint",
         )
-        parts = files.read()
+        parts = cancellable(lambda _: files.read())
         model = build_model(parts.unet, parts.unet_heads, parts.scheduler, parts.latent_scale, name=name)
         context = model.model.model_config.unet_config["context_dim"]
         width = parts.text_encoder["text_model.final_layer_norm.weight"].shape[0]
@@ -185,7 +186,7 @@ class MedicalCheckpointLoader(io.ComfyNode):
                 **{name: choice if file else None for name, (choice, file) in choices.items()},
                 "domain": chosen.name,
                 "prediction": sampling_settings(parts.scheduler)[0],
-                "sha256": cls.digests(choices),
+                "sha256": cancellable(lambda _: cls.digests(choices)),
             },
         )
         return io.NodeOutput(model, clip, decoder, chosen.with_size(parts.image_size or chosen.size))

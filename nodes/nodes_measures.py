@@ -16,7 +16,7 @@ from ..medtraverse.latent_map import map_trajectory
 from ..medtraverse.perceptual import ALEXNET, CHOICES, perceptual_distance
 from ..medtraverse.weights import find_weights
 from .figure_image import drawing, figure_image
-from .managed import managed, percent_progress, progress_of
+from .managed import cancellable, managed, percent_progress, progress_of
 from .schema import schema
 from .sockets import CATEGORY, Figure, Trajectory, checked_sockets
 from .sources import fingerprint, metric_folders
@@ -83,7 +83,7 @@ class LatentDirectionCosine(io.ComfyNode):
         trajectory_4: bundle.Trajectory | None = None,
     ) -> Any:
         trajectories = [trajectory, *filter(None, (trajectory_2, trajectory_3, trajectory_4))]
-        result = measure_directions(trajectories, published)
+        result = cancellable(lambda _: measure_directions(trajectories, published))
         drawn, report = result.figure(), json.dumps(result.report())
         figure = figure_image(drawn)
         made = drawing(
@@ -160,7 +160,7 @@ class LatentTSNE(io.ComfyNode):
         images: torch.Tensor | None = None,
     ) -> Any:
         result = map_trajectory(trajectory, perplexity, seed, percent_progress())
-        drawn = result.figure(images if thumbnails else None)
+        drawn = cancellable(lambda _: result.figure(images if thumbnails else None))
         figure, table = figure_image(drawn), result.csv
         made = drawing(
             "LatentTSNE",
@@ -244,14 +244,11 @@ class IdentityPreservation(io.ComfyNode):
         if distance:
             patcher = managed(distance.module)
             comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-        result = measure_identity(
-            trajectory,
-            images,
-            controls,
-            distance,
-            perceptual != "none",
+        device = comfy.model_management.get_torch_device()
+        wanted = perceptual != "none"
+        result = cancellable(
+            lambda report: measure_identity(trajectory, images, controls, distance, wanted, report, device),
             progress_of(trajectory.patients),
-            comfy.model_management.get_torch_device(),
         )
         drawn, table, report = result.figure(), result.csv, json.dumps(result.report())
         figure = figure_image(drawn)

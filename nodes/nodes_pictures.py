@@ -12,6 +12,7 @@ from ..medtraverse.figures.film import film
 from ..medtraverse.figures.grid import grid_table, strip, strip_frames, trajectory_grid
 from ..medtraverse.trajectory import CURVE
 from .figure_image import drawing, figure_image
+from .managed import cancellable
 from .schema import schema
 from .sockets import CATEGORY, Figure, Trajectory, checked_sockets
 from .views import shown, trajectory_view
@@ -95,14 +96,24 @@ class TrajectoryGrid(io.ComfyNode):
         pictures, seeds = first_patients(trajectory, images, max_patients)
         if trajectory.kind == CURVE:
             count = min(frames_shown, pictures.shape[2])
-            figure = strip(
-                pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, count, title
+            figure = cancellable(
+                lambda _: strip(
+                    pictures,
+                    trajectory.attributes,
+                    trajectory.colours,
+                    trajectory.points,
+                    seeds,
+                    count,
+                    title,
+                )
             )
             frames = strip_frames(pictures.shape[2], count)
             points = ("neutral", *(trajectory.points[n] for n in frames[1:]))
         else:
-            figure = trajectory_grid(
-                pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, title
+            figure = cancellable(
+                lambda _: trajectory_grid(
+                    pictures, trajectory.attributes, trajectory.colours, trajectory.points, seeds, title
+                )
             )
             points = trajectory.points
         image, table = figure_image(figure, dpi), grid_table(trajectory.attributes, points, seeds)
@@ -147,7 +158,9 @@ class TrajectoryFilm(io.ComfyNode):
         cls, trajectory: bundle.Trajectory, images: torch.Tensor, max_patients: int, there_and_back: bool
     ) -> Any:
         pictures, seeds = first_patients(trajectory, images, max_patients)
-        frames = torch.from_numpy(film(pictures, trajectory.attributes, trajectory.colours, seeds))
+        frames = torch.from_numpy(
+            cancellable(lambda _: film(pictures, trajectory.attributes, trajectory.colours, seeds))
+        )
         played = torch.cat([frames, frames.flip(0)[1:]]) if there_and_back else frames
         # The film has no viewer; by its images the curve's own viewer shows pictures instead of latents.
         return io.NodeOutput(played, ui=trajectory_view(trajectory, images))

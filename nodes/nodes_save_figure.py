@@ -9,6 +9,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..medtraverse.figures.drawing import VECTORS, Drawing, write
+from .managed import cancellable
 from .schema import schema
 from .sockets import CATEGORY, Figure, checked_sockets
 
@@ -73,14 +74,16 @@ class SaveTraversalFigure(io.ComfyNode):
                 "such as medtraverse/figure."
             ) from error
         quiet = comfy.cli_args.args.disable_metadata
-        files = write(
-            drawing,
-            Path(folder, f"{name}_{counter:05}_"),
-            vector,
-            table,
-            dpi,
-            metadata={} if quiet else None,
-            png_metadata={} if quiet else cls.graph(),
+        files = cancellable(
+            lambda _: write(
+                drawing,
+                Path(folder, f"{name}_{counter:05}_"),
+                vector,
+                table,
+                dpi,
+                metadata={} if quiet else None,
+                png_metadata={} if quiet else cls.graph(),
+            )
         )
         saved = [{"filename": file.name, "subfolder": subfolder, "type": "output"} for file in files]
         return io.NodeOutput(ui={"images": saved[:1], "files": saved[1:]})

@@ -11,6 +11,7 @@ import math
 import weakref
 from typing import Any
 
+import comfy.model_management
 import torch
 import torch.nn.functional as F
 
@@ -81,17 +82,18 @@ def coloured(latents: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
 
 def _fit(latent_format: Any, vae: Any) -> tuple[list[list[float]], list[float]]:
     """Return factors [C][3] and bias [3] from the model's latents to RGB in -1…1."""
-    latents = vae.encode(_soft_pictures())
-    pictures = vae.decode(latents)
-    x = latent_format.process_in(latents.float().cpu()).movedim(1, -1).flatten(0, -2)
-    size = latents.shape[-2:]
-    seen = (
-        F.interpolate(pictures.float().cpu().movedim(-1, 1), size, mode="area").movedim(1, -1).flatten(0, -2)
-    )
+    latents, colours = [], []
+    for picture in _soft_pictures().split(1):  # a full-size VAE on a CPU takes a second for each
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        encoded = vae.encode(picture)
+        seen = vae.decode(encoded).float().cpu().movedim(-1, 1)
+        latents.append(latent_format.process_in(encoded.float().cpu()).movedim(1, -1).flatten(0, -2))
+        colours.append(F.interpolate(seen, encoded.shape[-2:], mode="area").movedim(1, -1).flatten(0, -2))
+    x, y = torch.cat(latents), torch.cat(colours)
     design = torch.cat([x, torch.ones(len(x), 1)], dim=1).double()
     ridge = 1e-3 * len(x) * torch.eye(design.shape[1], dtype=torch.float64)
     ridge[-1, -1] = 0
-    solved = torch.linalg.solve(design.T @ design + ridge, design.T @ (2 * seen.double() - 1)).float()
+    solved = torch.linalg.solve(design.T @ design + ridge, design.T @ (2 * y.double() - 1)).float()
     return solved[:-1].tolist(), solved[-1].tolist()
 
 
