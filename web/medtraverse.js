@@ -37,6 +37,8 @@ const VIEWS = {
 }
 /** Node classes without a view of their own, whose decoded images the viewers of the same trajectory show. */
 const SOURCES = ['TrajectoryFilm']
+/** Node classes whose figure the frontend shows, and for which the bundled workflows keep room. */
+const FIGURES = ['SaveTraversalFigure', 'LatentDirectionCosine', 'IdentityPreservation']
 const HINT = 30
 const GONE = () => translate('The files of this run are gone; run again.')
 const UNKNOWN_FORMAT = () =>
@@ -74,13 +76,75 @@ function takePlace(node, box) {
 }
 
 /**
+ * Fill the room that a workflow keeps for what a run will show. On the legacy canvas a widget takes it by itself;
+ * Nodes 2.0 would leave half of the node empty.
+ * @param {HTMLElement} box
+ * @param {() => boolean} waiting
+ * @returns {ResizeObserver} to be ended with the node
+ */
+function fillRoom(box, waiting) {
+  const edge = 24
+  let turns = 0
+  let most = 0
+  const watched = new ResizeObserver(() => {
+    const body = /** @type {HTMLElement | null} */ (box.closest('[data-node-id]'))
+    if (!body || !waiting() || turns > 4) return
+    watched.observe(body)
+    const [outer, inner] = [body.getBoundingClientRect(), box.getBoundingClientRect()]
+    // A node that has grown with the box goes back.
+    most ||= body.offsetHeight
+    const below = ((outer.bottom - inner.bottom) * body.offsetHeight) / (outer.height || 1)
+    const change = body.offsetHeight > most ? most - body.offsetHeight : Math.max(0, below - edge)
+    if (Math.abs(change) < 1) return
+    turns++
+    box.style.minHeight = `${Math.round(box.offsetHeight + change)}px`
+  })
+  watched.observe(box)
+  return watched
+}
+
+/**
+ * Say in a node that its figure comes with a run.
+ * @param {ComfyNode} node
+ */
+function awaitFigure(node) {
+  addStyle()
+  const hint = make('div', { class: 'mt-hint' }, translate('Run to see the figure.'))
+  const box = make('div', { class: 'mt-view', 'data-mt-node': node.comfyClass }, hint)
+  let ran = false
+  // The frontend brings figures back by itself when a workflow is opened again.
+  const waiting = () => !ran && !node.imgs?.length
+  const widget = node.addDOMWidget('medtraverse_figure', 'MEDTRAVERSE_FIGURE', box, {
+    serialize: false,
+    hideOnZoom: true,
+    getMinHeight: () => (waiting() ? HINT : 0),
+    getMaxHeight: () => (waiting() ? 4096 : 0),
+  })
+  widget.serialize = false
+  const room = fillRoom(box, waiting)
+  const executed = node.onExecuted
+  node.onExecuted = function (output) {
+    ran = true
+    widget.hidden = true
+    box.style.display = 'none'
+    executed?.call(this, output)
+  }
+  const removed = node.onRemoved
+  node.onRemoved = function () {
+    removed?.call(this)
+    room.disconnect()
+  }
+}
+
+/**
  * Add the widget to a node that was just created, and follow its runs.
  * @param {ComfyNode} node
  * @param {Kind} kind
  */
 function attach(node, { View, view, height, width, hint: words = 'Run to look at the trajectory.' }) {
   addStyle()
-  const hint = make('div', { class: 'mt-hint' }, translate(words))
+  const hintText = translate(words)
+  const hint = make('div', { class: 'mt-hint' }, hintText)
   const box = make('div', { class: 'mt-view', 'data-mt-node': node.comfyClass }, hint)
   /** @type {Widget | null} */
   let shown = null
@@ -102,6 +166,7 @@ function attach(node, { View, view, height, width, hint: words = 'Run to look at
     getMaxHeight: () => 4096,
   })
   widget.serialize = false
+  const room = fillRoom(box, () => !shown && hint.textContent === hintText)
 
   /** @param {string} text */
   const say = (text) => {
@@ -160,6 +225,7 @@ function attach(node, { View, view, height, width, hint: words = 'Run to look at
   node.onRemoved = function () {
     removed?.call(this)
     box.dataset.mtGone = String(node.id)
+    room.disconnect()
     close()
   }
 }
@@ -228,6 +294,7 @@ app.registerExtension({
   nodeCreated(node) {
     const kind = VIEWS[node.comfyClass ?? '']
     if (kind) attach(node, kind)
+    if (FIGURES.includes(node.comfyClass ?? '')) awaitFigure(node)
     if (SOURCES.includes(node.comfyClass ?? ''))
       follow(node, {
         state: {},

@@ -7,6 +7,7 @@ import * as viewer from './viewer.js'
 
 const shared = `
 .mt-view { position: relative; box-sizing: border-box; width: 100%; height: 100%; overflow: hidden;
+  contain: inline-size;
   font: 12px/1.35 system-ui, sans-serif; color: var(--input-text, #ddd);
   background: var(--comfy-input-bg, #222); border: 1px solid var(--border-color, #4e4e4e); border-radius: 6px;
   }

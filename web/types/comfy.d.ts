@@ -19,6 +19,8 @@ export interface ComfyNode extends LGraphNode {
     options?: WidgetOptions<V>,
   ): DOMWidget<T, V>
   onExecuted?(output: Record<string, unknown>): void
+  /** pictures of the last run, on the legacy canvas */
+  imgs?: HTMLImageElement[]
   onDragOver?(event: DragEvent): boolean
   onDragDrop?(event: DragEvent): boolean | Promise<boolean>
 }
