@@ -198,16 +198,28 @@ def test_the_cache_is_bounded_and_does_not_serve_another_model(traverse, demo, p
     assert traverse(model=other, cache_mb=1, **STEPS).settings["unet"]["reused"] == 0
 
 
-def test_out_of_memory_halves_the_batch_and_loses_nothing(traverse, demo):
+def _full(kind):
+    """The error of a device whose memory is full, as torch raises it."""
+    if kind is torch.AcceleratorError:
+        error = kind("CUDA error: out of memory")
+        error.error_code = 2
+        return error
+    return kind("CUDA out of memory. Tried to allocate 1.61 GiB")
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_out_of_memory_halves_the_batch_and_loses_nothing(traverse, demo, kind):
     import comfy.model_management
 
+    if kind is torch.AcceleratorError and not hasattr(comfy.model_management, "is_oom"):
+        pytest.skip("this ComfyUI does not take an AcceleratorError for a lack of memory")
     expected = traverse(patients=2, **STEPS)
     sizes = []
 
     def limited(apply_model, arguments):
         rows = len(arguments["input"])
         if rows > 6:
-            raise comfy.model_management.OOM_EXCEPTION("CUDA out of memory")
+            raise _full(kind)
         sizes.append(rows)
         return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
 
@@ -240,16 +252,26 @@ def test_rows_of_a_call_are_a_power_of_two_by_free_memory(demo, pack, monkeypatc
     assert pack.nodes.samplers.rows_per_call(demo[0], (4, 64, 64), 100) == 100
 
 
-def test_out_of_memory_with_one_row_is_an_error(traverse, demo):
-    import comfy.model_management
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [
+        (_full(torch.OutOfMemoryError), 3),  # 4 rows, 2, 1
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), 1),
+        (RuntimeError("mat1 and mat2 must have the same dtype"), 1),
+    ],
+)
+def test_out_of_memory_with_one_row_is_an_error_and_so_is_any_other(traverse, demo, error, calls):
+    sizes = []
 
     def full(apply_model, arguments):
-        raise comfy.model_management.OOM_EXCEPTION("CUDA out of memory")
+        sizes.append(len(arguments["input"]) // 2)  # guidance doubles the rows
+        raise error
 
     model = demo[0].clone()
     model.set_model_unet_function_wrapper(full)
-    with pytest.raises(comfy.model_management.OOM_EXCEPTION):
-        traverse(model=model, **STEPS)
+    with pytest.raises(type(error)):
+        traverse(model=model, patients=4, rows_per_call=4, **STEPS)
+    assert len(sizes) == calls
 
 
 def test_cancel_ends_within_one_call(traverse, demo):
