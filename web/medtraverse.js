@@ -24,14 +24,15 @@ import { TrajectoryView } from './parts/viewer.js'
  * @property {string} [hint] what stands there before a run
  */
 
+const FIGURE = 'Run to see the figure.'
 const COMPARE = 'Run with original and image to compare them.'
 /** @type {Record<string, Kind>} by the node's class */
 const VIEWS = {
   PromptSwapKSampler: { View: TrajectoryView, view: 'trajectory', height: 300, width: 460 },
   BezierLatentInterpolate: { View: TrajectoryView, view: 'trajectory', height: 300, width: 460 },
   TrajectoryGrid: { View: TrajectoryView, view: 'trajectory', height: 380, width: 460 },
-  LatentTSNE: { View: LatentMapView, view: 'map', height: 400, width: 460 },
-  CFRTEvaluator: { View: CFRTView, view: 'cfrt', height: 240, width: 460 },
+  LatentTSNE: { View: LatentMapView, view: 'map', height: 400, width: 460, hint: FIGURE },
+  CFRTEvaluator: { View: CFRTView, view: 'cfrt', height: 240, width: 460, hint: FIGURE },
   MinimalCounterfactual: { View: CompareView, view: 'compare', height: 320, width: 520, hint: COMPARE },
   SaveMedicalImage: { View: CompareView, view: 'compare', height: 320, width: 520, hint: COMPARE },
 }
@@ -109,7 +110,7 @@ function fillRoom(box, waiting) {
  */
 function awaitFigure(node) {
   addStyle()
-  const hint = make('div', { class: 'mt-hint' }, translate('Run to see the figure.'))
+  const hint = make('div', { class: 'mt-hint' }, translate(FIGURE))
   const box = make('div', { class: 'mt-view', 'data-mt-node': node.comfyClass }, hint)
   let ran = false
   // The frontend brings figures back by itself when a workflow is opened again.
