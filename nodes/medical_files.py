@@ -13,10 +13,12 @@ from .sources import PACK
 DEMO = PACK / "demo" / "dicom"
 DEMO_CHEST, DEMO_SKIN = "MedTraverse demo chest film (phantom)", "MedTraverse demo skin image (phantom)"
 DEMO_CHESTS = "MedTraverse demo chest films (4 phantoms)"
+DEMO_TRUTHS = "MedTraverse demo chest films, true counterfactuals (8 phantoms)"
 DEMOS = {
     DEMO_CHEST: DEMO / "chest" / "chest-1.dcm",
     DEMO_SKIN: DEMO / "dermoscopy" / "dermoscopy-1.dcm",
     DEMO_CHESTS: DEMO / "chest",
+    DEMO_TRUTHS: DEMO / "chest-truth",
 }
 # A folder with more files stands in the list as a whole; the page would choke on a data set's names.
 MOST_LISTED, DEEPEST = 200, 4
@@ -97,6 +99,6 @@ def paths_of(choice: str) -> list[Path]:
 
 def is_folder(choice: str) -> bool:
     """Return whether a choice is a folder of images."""
-    return choice == DEMO_CHESTS or (
+    return choice in (DEMO_CHESTS, DEMO_TRUTHS) or (
         choice not in DEMOS and os.path.isdir(os.path.join(folder_paths.get_input_directory(), choice))
     )

@@ -3,7 +3,8 @@
     python -m demo.phantoms.dicom_files [--out demo/dicom]
 
 Four chest films (MONOCHROME1, 12 bits of 16, two windows, RLE) and one skin image (RGB, 8 bits). None of the
-patients has an attribute, and none was trained on. The same command gives the same bytes.
+patients has an attribute, and none was trained on. Beside the films lie their true counterfactuals: the same
+patients with support devices, and with a pleural effusion. The same command gives the same files.
 
 Synthetic images. Not for clinical use.
 """
@@ -25,13 +26,16 @@ OUT = Path(__file__).parents[1] / "dicom"
 CHEST_SEEDS, SKIN_SEED = (910_001, 910_002, 910_003, 910_004), 910_001
 # As the model has seen them: drawn larger, their ribs and wires come out thinner.
 SIZE = 128
+# In the order in which a traversal has them.
+FINDINGS = ("support_devices", "pleural_effusion")
 # Values of the darkest and the brightest grey: the film's are inverted.
 DARKEST, BRIGHTEST = 3600, 800
 
 
-def chest_factors(seed: int) -> chest.ChestFactors:
-    """Return the factors of a shipped chest film: a patient without any attribute."""
-    factors: chest.ChestFactors = chest.sample_factors(seed, **dict.fromkeys(chest.ATTRIBUTES, False))
+def chest_factors(seed: int, finding: str = "") -> chest.ChestFactors:
+    """Return the factors of a shipped chest film: a patient without any attribute, or with one finding."""
+    flags = {name: name == finding for name in chest.ATTRIBUTES}
+    factors: chest.ChestFactors = chest.sample_factors(seed, **flags)
     return factors
 
 
@@ -43,15 +47,15 @@ def skin_factors(seed: int) -> dermoscopy.DermoscopyFactors:
     return factors
 
 
-def chest_film(seed: int) -> "Dataset":
+def chest_film(seed: int, finding: str = "") -> "Dataset":
     """Return a chest film as a Computed Radiography Image (PS3.3, A.2)."""
     from pydicom.uid import ComputedRadiographyImageStorage, RLELossless
 
-    grey = chest.render(chest_factors(seed), SIZE).image[..., 0]
+    grey = chest.render(chest_factors(seed, finding), SIZE).image[..., 0]
     stored = np.round(DARKEST + (BRIGHTEST - DARKEST) * grey.astype(np.float64)).astype(np.uint16)
     # Beside the body the film is darker than what its window shows.
     stored[:, :1] = stored[:, -1:] = 4000
-    dataset = _dataset("chest", seed, str(ComputedRadiographyImageStorage), "CR")
+    dataset = _dataset(f"chest{finding}", seed, str(ComputedRadiographyImageStorage), "CR")
     dataset.BodyPartExamined, dataset.ViewPosition = "CHEST", "PA"
     dataset.ImageType = ["DERIVED", "PRIMARY"]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME1"
@@ -112,9 +116,15 @@ def _dataset(domain: str, seed: int, kind: str, modality: str) -> "Dataset":
 
 
 def write_all(out: Path = OUT) -> list[Path]:
-    """Write the five files, all or none; return their paths."""
-    chests, skin = out / "chest", out / "dermoscopy"
+    """Write all files, those of a folder together; return their paths."""
+    chests, truths, skin = out / "chest", out / "chest-truth", out / "dermoscopy"
+    true = {
+        f"chest-{number}-{place}.dcm": chest_film(seed, finding)
+        for number, seed in enumerate(CHEST_SEEDS, 1)
+        for place, finding in enumerate(FINDINGS, 1)
+    }
     for folder, files in (
+        (truths, true),
         (chests, {f"chest-{number}.dcm": chest_film(seed) for number, seed in enumerate(CHEST_SEEDS, 1)}),
         (skin, {"dermoscopy-1.dcm": skin_image(SKIN_SEED)}),
     ):

@@ -18,6 +18,7 @@ _spec.loader.exec_module(samples)
 
 CHEST, SKIN = "MedTraverse demo chest film (phantom)", "MedTraverse demo skin image (phantom)"
 CHESTS = "MedTraverse demo chest films (4 phantoms)"
+TRUTHS = "MedTraverse demo chest films, true counterfactuals (8 phantoms)"
 
 
 @pytest.fixture
@@ -53,12 +54,26 @@ def test_the_phantoms_are_read_as_they_were_drawn(run):
     assert torch.equal(run("LoadMedicalImage", file=CHEST)[0], run("LoadMedicalImage", file=CHESTS)[0][:1])
 
 
+def test_the_true_counterfactuals_are_those_patients_with_a_finding(run):
+    from demo.phantoms import chest
+    from demo.phantoms.dicom_files import CHEST_SEEDS, FINDINGS, chest_factors
+
+    before, after = run("LoadMedicalImage", file=CHESTS)[0], run("LoadMedicalImage", file=TRUTHS)[0]
+    pairs = [(patient, finding) for patient in range(4) for finding in FINDINGS]
+    assert len(after) == len(pairs)
+    for image, (patient, finding) in zip(after, pairs):
+        factors = chest_factors(CHEST_SEEDS[patient], finding)
+        assert getattr(factors, finding) and (image - before[patient]).abs().max() > 0.1
+        expected = chest.render(factors, 128).image
+        np.testing.assert_allclose(image[:, 1:-1].numpy(), expected[:, 1:-1], atol=2e-4)
+
+
 def test_the_shipped_files_are_those_of_the_command(tmp_path):
     from demo.phantoms.dicom_files import OUT, write_all
 
     written = {path.relative_to(tmp_path): pydicom.dcmread(path) for path in write_all(tmp_path)}
     shipped = {path.relative_to(OUT): pydicom.dcmread(path) for path in OUT.rglob("*.dcm")}
-    assert written.keys() == shipped.keys() and len(shipped) == 5
+    assert written.keys() == shipped.keys() and len(shipped) == 13
     for name, made in shipped.items():
         # the last digit of a sine may differ from one processor to another
         assert np.abs(made.pixel_array.astype(int) - written[name].pixel_array).max() <= 1
@@ -154,8 +169,8 @@ def test_the_list_has_phantoms_folders_and_files(node_classes, folders):
         (folders / "large").mkdir(exist_ok=True)
         (folders / "large" / f"{number}.png").write_bytes(b"")
     options = node_classes["LoadMedicalImage"].INPUT_TYPES()["required"]["file"][1]["options"]
-    assert options[:3] == [CHEST, SKIN, CHESTS]
-    assert options[3:] == [
+    assert options[:4] == [CHEST, SKIN, CHESTS, TRUTHS]
+    assert options[4:] == [
         "large/",
         "medical/",
         "medical/deep/",
