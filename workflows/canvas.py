@@ -22,6 +22,8 @@ VIEWS = {
     "TrajectoryGrid": 400,
     "LatentTSNE": 420,
     "CFRTEvaluator": 260,
+    "LoadMedicalImage": 260,
+    "SaveMedicalImage": 340,
 }
 VIEW_WIDTH = 460
 COLOURS = {

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from medtraverse.notice import NOTICE
 
 DEMO_MODEL = "MedTraverse demo (phantoms)"
+DEMO_CHEST, DEMO_SKIN = "MedTraverse demo chest film (phantom)", "MedTraverse demo skin image (phantom)"
+DEMO_CHESTS = "MedTraverse demo chest films (4 phantoms)"
 SUFFIX = "-paper"
 
 
@@ -105,6 +107,77 @@ class Graph:
             if second != "none":
                 self.canvas.ask(loader, "second_classifier", "Second classifier")
         return loader
+
+    def real_images(self, loader, domain, file, choose):
+        """Load images from files at the model's size; returns their node."""
+        self.canvas.group(f"{domain.name}: image", "model")
+        images = self.canvas.add(
+            "LoadMedicalImage",
+            f"{domain.name} image",
+            file=choose if self.paper else file,
+            size=512 if self.paper else 0,
+            domain=loader["domain"],
+        )
+        self.canvas.ask(images, "file", "Image", "DICOM, PNG, TIFF or JPEG", domain.name)
+        self.canvas.ask(images, "window", "Window", "Which values are shown", domain.name)
+        return images
+
+    def traverse_images(self, loader, domain, neutral, images, attributes="", **projected):
+        """Prompts, projection of images and sampler; returns prompts, projection and sampler."""
+        name = domain.name
+        self.canvas.group(f"{name}: traversal")
+        prompts = self.canvas.add(
+            "MedicalAttributePrompts",
+            f"{name} prompts",
+            clip=loader["clip"],
+            domain=loader["domain"],
+            neutral=neutral,
+            attributes=attributes,
+        )
+        start = self.canvas.add(
+            "ProjectToLatent",
+            f"{name} projection",
+            model=loader["model"],
+            vae=loader["vae"],
+            images=images["images"],
+            neutral=prompts["neutral"],
+            seed=domain.neutrals[neutral],
+            **projected,
+        )
+        size, noise = (512, "gpu") if self.paper else (0, "cpu")
+        sampler = self.canvas.add(
+            "PromptSwapKSampler",
+            f"{name} patients",
+            model=loader["model"],
+            neutral=prompts["neutral"],
+            negative=prompts["negative"],
+            attributes=prompts["attributes"],
+            width=size,
+            height=size,
+            seed=domain.neutrals[neutral],
+            patients=1,
+            noise=noise,
+            start=start["start"],
+        )
+        self.canvas.ask(prompts, "attributes", "Attributes", "With commas; empty takes all", name)
+        self.canvas.ask(start, "seed", "Seed", "Another draws other details", name)
+        self.canvas.ask(sampler, "swap_steps", "Swap steps λ", "The lower λ, the more changes", name)
+        return prompts, start, sampler
+
+    def export(self, images, source, original, trajectory, part=""):
+        """Write synthetic images as DICOM, at the size of their files."""
+        stem = self.stem.removesuffix(SUFFIX) + (f"-{part}" if part else "")
+        saved = self.canvas.add(
+            "SaveMedicalImage",
+            f"Save {part or 'synthetic'} DICOM",
+            images=images,
+            source=source,
+            original=original,
+            trajectory=trajectory,
+            filename_prefix=f"medtraverse/dicom-{stem}",
+            size="the file's",
+        )
+        self.canvas.show(saved)
 
     def traverse(self, loader, domain, neutral, patients, attributes="", name=""):
         """Prompts and sampler; returns the sampler."""
@@ -472,6 +545,43 @@ def confounded(g):
         g.save(table, name)
 
 
+def real_image(g):
+    g.about(
+        "# A real image, one patient\nAn image from a file becomes the patient: the neutral column is the "
+        "image itself, as the VAE gives it back, and every other column is the same patient with an "
+        "attribute. Fig. 1 of the paper begins so. **Drop** a DICOM file, a PNG or a JPEG on the image node. "
+        "What the file says about the patient stays in it.\n\n*Project to Latent* says how well the model "
+        "knows the image: what it draws on an image that it calls far means little. At λ = 5 anatomy may "
+        "move; look at λ = 10 and higher.\n\nThe image at λ = 15 is written as DICOM, marked as synthetic in "
+        "its header and in a corner, and compared with the original. DICOM needs pydicom: "
+        '`pip install "medtraverse[dicom]"`.',
+        "one minute on two CPU cores for the phantom model.",
+    )
+    for domain, neutral, file, attribute in (
+        (CHEXPERT, "normal", DEMO_CHEST, "pleural effusion"),
+        (ISIC, "MEL", DEMO_SKIN, "hair"),
+    ):
+        name = domain.name
+        loader = g.load(domain)
+        images = g.real_images(loader, domain, file, f"choose a {name} image")
+        _, _, sampler = g.traverse_images(loader, domain, neutral, images)
+        g.canvas.group(f"{name}: Fig. 1", "figure")
+        g.grid(
+            sampler,
+            g.decode(loader, sampler, f"{name} images"),
+            f"{name} strip",
+            name.lower(),
+            title=f"{name}: traversal of one image",
+        )
+        g.canvas.group(f"{name}: export", "figure")
+        chosen = g.select(sampler, f"{name} export", attributes=attribute, points="15")
+        decoded = g.decode(loader, chosen, f"{name} image and λ = 15")
+        swapped = g.canvas.add(
+            "ImageFromBatch", f"{name} λ = 15 alone", image=decoded, batch_index=1, length=1
+        )
+        g.export(swapped["IMAGE"], images["source"], images["images"], chosen["trajectory"], name.lower())
+
+
 BUILDERS = {
     "00-start-here": start_here,
     "01-fig1-traversal-strip": fig1,
@@ -485,6 +595,7 @@ BUILDERS = {
     "09-attribute-combination": combination,
     "10-distance-to-neutral": lpips,
     "11-confounded-training": confounded,
+    "12-real-image": real_image,
 }
 DEMO_ONLY = ("00-start-here", "11-confounded-training")
 

@@ -4,6 +4,7 @@ import io
 import json
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
@@ -99,7 +100,7 @@ class Bundled:
 
     def check(self, graph, result):
         """Every picture shows something, every table has its rows, every video moves."""
-        (patients,) = {graph[key]["inputs"]["patients"] for key in self.of(graph, "PromptSwapKSampler")}
+        patients = {graph[key]["inputs"]["patients"] for key in self.of(graph, "PromptSwapKSampler")}
         for key in (
             self.of(graph, "SaveTraversalFigure")
             + self.of(graph, "TrajectoryGrid")
@@ -130,7 +131,14 @@ class Bundled:
         for key in self.of(graph, "CFRTEvaluator"):
             report = json.loads(result.outputs[key]["medtraverse"][0])
             for item in report["attributes"].values():
-                assert item["patients"] == patients and item["cfrt"] == item["successes"] / patients
+                assert {item["patients"]} == patients
+                assert item["cfrt"] == item["successes"] / item["patients"]
+        for key in self.of(graph, "SaveMedicalImage"):
+            *dicom, pair = result.files(key, "files")
+            assert dicom and pair["filename"].endswith("_pair.png")
+            for file in dicom:
+                made = pydicom.dcmread(io.BytesIO(self.client.fetch(file)))
+                assert made.ImageType[2] == "SYNTHETIC" and made.pixel_array.std() > 1
         for key in self.of(graph, "LatentDirectionCosine"):
             report = json.loads(result.outputs[key]["medtraverse"][0])
             assert len(report["mean"]) == 6 and all(values[0] == 1 for values in report["mean"].values())
