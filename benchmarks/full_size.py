@@ -195,7 +195,9 @@ def measure(model: str, single_file: bool) -> dict[str, Any]:
             report["loading_and_sampling_s"] = round(time.monotonic() - started)
             if single_file:
                 (whole,) = (base / "output").glob("whole*.safetensors")
-                shutil.move(whole, base / "models" / "checkpoints" / "whole-cxr.safetensors")
+                checkpoints = base / "models" / "checkpoints"
+                checkpoints.mkdir(exist_ok=True)
+                shutil.move(whole, checkpoints / "whole-cxr.safetensors")
                 graph = Graph()
                 graph.traversal("whole-cxr.safetensors", "single")
                 started = time.monotonic()

@@ -34,8 +34,6 @@ PER_CONDITIONING = (
     "default",
     "strength",
 )
-# What core deals out by row, so that rows of several prompts can stand in one.
-_STACKED = (comfy.conds.CONDRegular, comfy.conds.CONDCrossAttn)
 
 
 class Role(Enum):
@@ -370,9 +368,15 @@ def _scaled_dot_product(attention, *args, **kwargs):
 def _move_prompt(cond, device):
     """Keep a prompt where the latents are: core leaves it on the CPU and sends it up in every call."""
     cond["model_conds"] = {
-        name: type(part)(part.cond.to(device)) if type(part) in _STACKED else part
+        name: type(part)(part.cond.to(device)) if _is_dealt_by_row(part) else part
         for name, part in cond.get("model_conds", {}).items()
     }
+
+
+def _is_dealt_by_row(part):
+    """Whether core deals a part of a conditioning out by row, so that rows of several can stand in one."""
+    known = type(part) in (comfy.conds.CONDRegular, comfy.conds.CONDCrossAttn)
+    return known and isinstance(part.cond, torch.Tensor) and part.cond.ndim > 0
 
 
 def _key(number):
@@ -392,7 +396,7 @@ def _plain(conds):
     if len(conds) != 1 or any(conds[0].get(key) is not None for key in PER_CONDITIONING):
         return ()
     parts = conds[0]["model_conds"]
-    if any(type(part) not in _STACKED or len(part.cond) != 1 for part in parts.values()):
+    if not all(_is_dealt_by_row(part) and len(part.cond) == 1 for part in parts.values()):
         return ()
     return tuple(sorted((name, type(part).__name__, tuple(part.cond.shape)) for name, part in parts.items()))
 
