@@ -48,6 +48,11 @@ _OTHER_MODELS = {
     "Flux": ("double_blocks.", "single_transformer_blocks."),
 }
 _XL = "Stable Diffusion XL"
+# Where the base of a U-Net alone is to be had, by the width of the text that it attends to.
+_BASES = {
+    768: ", Stable Diffusion 1.4 or 1.5",
+    1024: ", Stable Diffusion 2 or 2.1, which the Hub has under sd2-community",
+}
 _SD2_TEXT_WIDTH, _OPEN_CLIP_H_LAYERS = 1024, 24
 _VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 
@@ -172,6 +177,7 @@ def read_checkpoint(
     if vae_path is not None:
         vae, scale = read_vae(vae_path)
         parts = replace(parts, vae=vae, latent_scale=scale or parts.latent_scale)
+    _check_text_width(parts, name)
     known = _heads_asked_for(parts.unet, heads) or parts.unet_heads or _usual_heads(parts.unet)
     if known is None:
         raise ValueError(
@@ -495,6 +501,18 @@ def _heads_asked_for(weights: Mapping[str, Tensor], heads: int) -> int | tuple[i
     if not heads or not _linear(weights) or not widths or widths[0] % heads:
         return heads
     return tuple(width * heads // widths[0] for width in widths)
+
+
+def _check_text_width(parts: Checkpoint, name: str) -> None:
+    """Raises ValueError where the U-Net attends to text of another width than the text encoder gives."""
+    text = parts.text_encoder["text_model.embeddings.token_embedding.weight"].shape[-1]
+    keys = [value for key, value in parts.unet.items() if key.endswith("attn2.to_k.weight")]
+    if keys and keys[0].shape[-1] != text:
+        context = keys[0].shape[-1]
+        raise ValueError(
+            f"{name}: the U-Net attends to text of width {context}, the text encoder gives {text}; lay it "
+            f"over its own base{_BASES.get(context, '')}."
+        )
 
 
 def _said_of_prediction(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Trajectory:
     Attributes
     ----------
     latents : Tensor [rows, C, h, w]
-        float32, in ComfyUI's scale (diffusers' divided by 0.18215).
+        float32, in ComfyUI's scale (diffusers' divided by the VAE's, 0.18215 in most).
     index : LongTensor [patients, attributes, points]
         Row of each point; point 0 is the neutral one.
     seeds : tuple of int, one per patient.

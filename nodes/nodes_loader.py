@@ -33,11 +33,6 @@ from .sockets import CATEGORY, Domain
 
 AUTO = "auto"
 FROM_FILES = "from files"
-# Where the base of a U-Net alone is to be had, by the width of the text that it attends to.
-BASES = {
-    768: ", Stable Diffusion 1.4 or 1.5",
-    1024: ", Stable Diffusion 2 or 2.1, which the Hub has under sd2-community",
-}
 
 
 class MedicalCheckpointLoader(io.ComfyNode):
@@ -166,13 +161,6 @@ class MedicalCheckpointLoader(io.ComfyNode):
         )
         parts = cancellable(lambda _: files.read())
         model = build_model(parts.unet, parts.unet_heads, parts.scheduler, parts.latent_scale, name=name)
-        context = model.model.model_config.unet_config["context_dim"]
-        width = parts.text_encoder["text_model.final_layer_norm.weight"].shape[0]
-        if context != width:
-            raise ValueError(
-                f"{name}: the U-Net attends to text of width {context}, the text encoder gives {width}; lay "
-                f"it over its own base{BASES.get(context, '')}."
-            )
         embeddings = folder_paths.get_folder_paths("embeddings")
         clip = build_clip(parts, embeddings)
         decoder = build_vae(parts.vae, "vae_alone" if vae_path else "checkpoint")

@@ -223,7 +223,7 @@ def single(net, **more):
     return {
         **{f"{checkpoint.UNET}{key}": value for key, value in net.state_dict().items()},
         checkpoint.VAE + "decoder.conv_in.weight": torch.zeros(1),
-        checkpoint.TEXT + "embeddings.token_embedding.weight": torch.ones(1),
+        checkpoint.TEXT + "embeddings.token_embedding.weight": torch.ones(1, WIDTH),
         checkpoint.TEXT + "final_layer_norm.weight": torch.ones(1),
         **more,
     }
@@ -337,6 +337,18 @@ def test_a_model_of_stable_diffusion_2_is_asked_what_it_predicts(tmp_path, save)
     with pytest.raises(ValueError, match="^unet: unet does not say whether its model of Stable Diffusion 2"):
         read_checkpoint(folder, tmp_path / "run" / "unet")
     assert read_checkpoint(folder).scheduler is None
+
+
+def test_a_unet_over_another_base_is_told_where_its_own_is(save, tmp_path):
+    folder = save()
+    for width, base in (
+        (768, "Stable Diffusion 1.4 or 1.5"),
+        (1024, "2.1, which the Hub has under sd2-comm"),
+    ):
+        second(cross_attention_dim=width).save_pretrained(tmp_path / f"{width}" / "unet")
+        fault = f"^unet: the U-Net attends to text of width {width}, the text encoder gives 64; .*{base}"
+        with pytest.raises(ValueError, match=fault):
+            read_checkpoint(folder, tmp_path / f"{width}" / "unet")
 
 
 def test_heads_of_stable_diffusion_2_are_a_number_a_level(save, tmp_path):

@@ -214,7 +214,7 @@ def test_a_unet_alone_takes_the_bases_prediction_and_heads(run, models, folders,
     with pytest.raises(
         ValueError, match="unet: the U-Net attends to text of width 32, the text encoder gives 64"
     ):
-        run("MedicalCheckpointLoader", unet="trained.safetensors", heads=2, prediction="epsilon")
+        run("MedicalCheckpointLoader", unet="trained.safetensors")
 
 
 def test_heads_that_comfyui_cannot_have_are_refused(run, models, random_model):
