@@ -117,7 +117,7 @@ function awaitFigure(node) {
   const waiting = () => !ran && !node.imgs?.length
   const widget = node.addDOMWidget('medtraverse_figure', 'MEDTRAVERSE_FIGURE', box, {
     serialize: false,
-    hideOnZoom: true,
+    hideOnZoom: false,
     getMinHeight: () => (waiting() ? HINT : 0),
     getMaxHeight: () => (waiting() ? 4096 : 0),
   })
@@ -161,7 +161,7 @@ function attach(node, { View, view, height, width, hint: words = 'Run to look at
   }
   const widget = node.addDOMWidget('medtraverse_view', 'MEDTRAVERSE_VIEW', box, {
     serialize: false,
-    hideOnZoom: true,
+    hideOnZoom: false,
     getMinHeight: () => (shown ? height : HINT),
     // Before a run too, so that the room kept for the view is no empty half of the node.
     getMaxHeight: () => 4096,
