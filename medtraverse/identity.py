@@ -62,6 +62,15 @@ def ssim(images: Any, references: Any) -> Tensor:
     return _ssim(*_pairs(images, references))
 
 
+def ssim_outside(images: Any, references: Any, region: Tensor) -> Tensor:
+    """As `ssim`, over the windows whose middle lies outside a region, bool [N, H, W]; NaN where none does."""
+    a, b = _pairs(images, references)
+    likeness = _ssim_map(a, b).double().mean(dim=1)
+    edge = _WINDOW // 2
+    kept = ~region[:, edge:-edge, edge:-edge].to(likeness.device)
+    return (likeness * kept).sum(dim=(1, 2)) / kept.sum(dim=(1, 2))
+
+
 class _Batch:
     """Images [n, H, W, C] with what several comparisons share: each is computed once."""
 
@@ -93,6 +102,11 @@ def _correlation(a: _Batch, b: _Batch) -> Tensor:
 
 
 def _ssim(a: _Batch, b: _Batch) -> Tensor:
+    return _ssim_map(a, b).double().flatten(1).mean(dim=1)
+
+
+def _ssim_map(a: _Batch, b: _Batch) -> Tensor:
+    """SSIM of each window inside the image and each channel, [n, C, H - 10, W - 10]."""
     if min(a.grey.shape[2:]) < _WINDOW:
         height, width = a.grey.shape[2:]
         raise ValueError(
@@ -103,8 +117,8 @@ def _ssim(a: _Batch, b: _Batch) -> Tensor:
     common = _blur(a.grey * b.grey) - a.mean * b.mean
     mean_a, mean_b = a.mean + 0.5, b.mean + 0.5
     likeness = (2 * mean_a * mean_b + _C1) * (2 * common + _C2)
-    likeness = likeness / ((mean_a.square() + mean_b.square() + _C1) * (spread + _C2))
-    return likeness.double().flatten(1).mean(dim=1)
+    values: Tensor = likeness / ((mean_a.square() + mean_b.square() + _C1) * (spread + _C2))
+    return values
 
 
 @dataclass(frozen=True, eq=False)

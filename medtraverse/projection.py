@@ -205,6 +205,10 @@ def kept_outside(latents: torch.Tensor, neutrals: torch.Tensor) -> torch.Tensor:
     return neutrals + difference * changed_region(difference)
 
 
+class Memory:
+    """Stands for what is kept of a start, and goes with it and its parts."""
+
+
 @dataclass(frozen=True, eq=False)
 class Start:
     """Images as patients, from which trajectories start in place of noise.
@@ -223,8 +227,8 @@ class Start:
         Whether each branch is, in the end, kept to its `changed_region`.
     prompt : str, optional
         Digest of the source's conditioning; None where it has more than a prompt.
-    report : dict
-        What is known of the images, JSON-serialisable.
+    memory : Memory
+        The same for all parts of a start.
     """
 
     latents: torch.Tensor
@@ -233,14 +237,18 @@ class Start:
     mask: torch.Tensor | None = None
     automatic: bool = False
     prompt: str | None = None
-    report: dict[str, Any] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
 
     def block(self, first: int, patients: int) -> "Start":
         """Return the start of ``patients`` patients, or as many as there are, from ``first`` on."""
-        part = slice(first, first + patients)
-        shared = self.mask is None or len(self.mask) == 1
-        mask = self.mask if shared or self.mask is None else self.mask[part]
-        return replace(self, latents=self.latents[part], seeds=self.seeds[part], mask=mask)
+        return self.part(range(len(self.seeds))[first : first + patients])
+
+    def part(self, patients: Sequence[int]) -> "Start":
+        """Return the start of some patients, by their places."""
+        chosen = list(patients)
+        mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[chosen]
+        seeds = tuple(self.seeds[place] for place in chosen)
+        return replace(self, latents=self.latents[chosen], seeds=seeds, mask=mask)
 
     def masks(self) -> torch.Tensor | None:
         """Return the mask of each patient, [patients, 1, h, w]."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 
-from ..medtraverse.projection import Start
+from ..medtraverse.projection import Memory, Start
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -70,7 +70,7 @@ class EvaluationCache:
 _caches: "weakref.WeakKeyDictionary[ModelPatcher, EvaluationCache]" = weakref.WeakKeyDictionary()
 
 
-_starts: "weakref.WeakKeyDictionary[Start, weakref.WeakKeyDictionary[ModelPatcher, EvaluationCache]]" = (
+_starts: "weakref.WeakKeyDictionary[Memory, weakref.WeakKeyDictionary[ModelPatcher, EvaluationCache]]" = (
     weakref.WeakKeyDictionary()
 )
 
@@ -82,7 +82,7 @@ class SourceCache:
     """
 
     def __init__(self, start: Start, model: "ModelPatcher", branches: EvaluationCache | None):
-        held = _starts.setdefault(start, weakref.WeakKeyDictionary())
+        held = _starts.setdefault(start.memory, weakref.WeakKeyDictionary())
         self.source, self.branches = held.setdefault(model, EvaluationCache()), branches
         self.source.limit = int(psutil.virtual_memory().total * _SHARE)
         self.source.run += 1

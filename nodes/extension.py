@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .nodes_classifier import CFRTEvaluator, MedicalClassifierLoader
+from .nodes_counterfactual import MinimalCounterfactual
 from .nodes_curve import BezierLatentInterpolate, TrajectorySelect
 from .nodes_distribution import DistributionDistance
 from .nodes_loader import MedicalCheckpointLoader
@@ -20,6 +21,7 @@ NODES = [
     AttributeConditioning,
     ProjectToLatent,
     PromptSwapKSampler,
+    MinimalCounterfactual,
     BezierLatentInterpolate,
     TrajectorySelect,
     MedicalClassifierLoader,

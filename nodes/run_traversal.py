@@ -209,7 +209,8 @@ def _row_keys(settings, noise, branches, context, images=None):
     start = [(settings.noise, images.method)] if images else []
     told = noise if images is None else images.latents
     patients = [
-        (seed, tuple(drawn.shape), _digest(drawn), *start) for seed, drawn in zip(settings.seeds, told)
+        (seed, tuple(drawn.shape), _digest(drawn), *start)
+        for seed, drawn in zip(settings.seeds if images is None else images.seeds, told)
     ]
     masks = images.masks() if images else None
     free = [None if masks is None else _digest(mask) for mask in (patients if masks is None else masks)]

@@ -20,6 +20,19 @@ MOST, COLOURS = 0.5, "PuOr"
 PAIRS = 24
 
 
+def difference_colours(before: "np.ndarray | Tensor", after: "np.ndarray | Tensor") -> np.ndarray:
+    """Return the signed difference of brightness of image pairs in the figure's colours, float32 [N, H, W, 3].
+
+    Orange is darker, white the same, purple brighter; ±0.5 and beyond have the full colour.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
+
+    difference = (to_numpy(after) - to_numpy(before)).mean(axis=-1)
+    coloured = colormaps[COLOURS](Normalize(-MOST, MOST)(difference))
+    return np.asarray(coloured[..., :3], dtype=np.float32)
+
+
 def pair_figure(
     before: "np.ndarray | Tensor",
     after: "np.ndarray | Tensor",
