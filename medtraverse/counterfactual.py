@@ -160,7 +160,7 @@ class Counterfactuals:
         return [bool(target.already(row)) for target, row in zip(self.targets, self.original)]
 
     def names(self) -> list[str]:
-        """Return a line for each pair: patient, attribute, λ, and the target's probability before and after."""
+        """Return a line for each pair: seed, attribute, λ, the target's probability before and after."""
         lines = []
         for n, (seed, attribute) in enumerate(zip(self.seeds, self.attributes)):
             label = self.targets[n].label

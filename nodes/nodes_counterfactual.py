@@ -284,7 +284,7 @@ class Search:
             ]
 
         found = minimal_swaps(pairs, swaps, passing)
-        chosen = [(p, a, found[p, a] if found[p, a] is not None else min(swaps)) for p, a in pairs]
+        chosen = [(p, a, step if (step := found[p, a]) is not None else min(swaps)) for p, a in pairs]
         patients = [p for p, _ in pairs]
         return Counterfactuals(
             before[patients],
@@ -319,8 +319,8 @@ class Search:
         for p, a, step in branches:
             if (p, a, step) not in self.images:
                 wanted.setdefault((p, a), []).append(step)
-        for (p, a), steps in wanted.items():
-            groups.setdefault((a, tuple(steps)), []).append(p)
+        for (p, a), own in wanted.items():
+            groups.setdefault((a, tuple(own)), []).append(p)
         for (a, steps), patients in groups.items():
             name = self.attributes.attributes[a].name
             say(f"{name}: {len(patients)} of {len(self.start.seeds)} images at λ = {steps[0]}")
@@ -346,7 +346,8 @@ class Search:
         )
         latents, cost = traverse(self.model, conditionings, settings, self.rows_per_call, 0, None, part)
         self.rows += cost["rows"]
-        return latents[settings.plan.index()[:, 0, 1:]]
+        chosen: torch.Tensor = latents[settings.plan.index()[:, 0, 1:]]
+        return chosen
 
     def null(self, before: torch.Tensor, chosen: Sequence[tuple[int, int, int]]) -> np.ndarray:
         """Return the largest change of a pixel in a swap to the image's own prompt, at each pair's λ, [N]."""

@@ -1,6 +1,7 @@
 """PromptSwapKSampler: from a noise or an image to attributes, prompts swapped after step λ."""
 
 import math
+from typing import Any
 
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
@@ -290,7 +291,7 @@ class PromptSwapKSampler(io.ComfyNode):
         )
 
 
-def check_start(start, neutral, sampler, width, height):
+def check_start(start: Any, neutral: Any, sampler: str, width: int, height: int) -> None:
     """Raises ValueError for settings under which a start's images cannot be traversed."""
     samplers.check_start_sampler(sampler)
     prompt = fingerprint(neutral)

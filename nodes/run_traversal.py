@@ -10,7 +10,7 @@ import latent_preview
 import torch
 
 from ..medtraverse import projection
-from ..medtraverse.traversal import NEUTRAL
+from ..medtraverse.traversal import NEUTRAL, TraversalSettings
 from . import samplers
 from .evaluation_cache import SourceCache, cache_for, fingerprint
 from .guider import TraversalGuider, TraversalSampler
@@ -64,7 +64,15 @@ class ProjectedPatients:
         return path
 
 
-def traverse(model, conditionings, settings, rows_per_call=0, cache_mb=0, latent_format=None, start=None):
+def traverse(
+    model: Any,
+    conditionings: Conditionings,
+    settings: TraversalSettings,
+    rows_per_call: int = 0,
+    cache_mb: int = 0,
+    latent_format: Any = None,
+    start: projection.Start | None = None,
+) -> tuple[torch.Tensor, dict[str, Any]]:
     """Sample the latents of all rows of a traversal.
 
     Parameters

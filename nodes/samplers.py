@@ -114,7 +114,7 @@ def sampler_names():
     return [name for name, kind in SAMPLERS.items() if name in known and not kind.refusal]
 
 
-def scheduler_names():
+def scheduler_names() -> list[str]:
     """Return ``diffusers_ddim``, the paper's, and ComfyUI's own schedulers."""
     return [DIFFUSERS_DDIM, *comfy.samplers.SCHEDULER_NAMES]
 

@@ -21,7 +21,7 @@ PAIRS = 24
 
 
 def difference_colours(before: "np.ndarray | Tensor", after: "np.ndarray | Tensor") -> np.ndarray:
-    """Return the signed difference of brightness of image pairs in the figure's colours, float32 [N, H, W, 3].
+    """Return the signed difference of brightness of image pairs, coloured, float32 [N, H, W, 3].
 
     Orange is darker, white the same, purple brighter; ±0.5 and beyond have the full colour.
     """

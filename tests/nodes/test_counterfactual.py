@@ -77,7 +77,7 @@ def test_finds_the_largest_swap_step_that_passes_and_no_larger_does(
         grid = [step for step in (8, 5, 1) if passing[8 - step]]
         assert pair["found"] == bool(grid)
         if grid:
-            above = min((step for step in (8, 5, 1, 9) if step > grid[0]))
+            above = min(step for step in (8, 5, 1, 9) if step > grid[0])
             assert pair["swap_step"] == max(step for step in range(grid[0], above) if passing[8 - step])
             found = images[patient, 1 + 8 - pair["swap_step"]]
             assert (outputs[1][patient] - found).abs().max() < 1e-3
