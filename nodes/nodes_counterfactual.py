@@ -216,9 +216,7 @@ def target_columns(attributes: AttributeSet, labels: Sequence[str], label: str) 
     for attribute in attributes.attributes:
         wanted = (label,) if label else attribute.labels or (attribute.name,)
         if len(wanted) > 1:
-            raise ValueError(
-                f"label: {attribute.name!r} stands for {' and '.join(wanted)}; name the one that is the target."
-            )
+            raise ValueError(f"label: {attribute.name!r} stands for {' and '.join(wanted)}; name the target.")
         column = position(wanted[0], labels, attributes.aliases)
         if column is None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""MinimalCounterfactual on films, with the shipped classifier and with judges of which the answer is known."""
+"""MinimalCounterfactual on films: the shipped classifier, and judges of which the answer is known."""
 
 import csv
 import io
