@@ -18,7 +18,7 @@ def measurements(study, good, patients=40, seed=0):
     rows = np.arange(patients)[:, None], np.arange(2)[None]
     target = chosen if good else (chosen + 1) % labels
     for point in range(1, 1 + len(SWAPS)):
-        scores[(*rows, point, target)] = 0.9
+        scores[rows[0], rows[1], point, target] = 0.9
     if not good:
         anatomy = anatomy + rng.normal(size=anatomy.shape) * (np.arange(1 + len(SWAPS)) > 0)[:, None]
     decibels = np.full((patients, 2, 1 + len(SWAPS)), 30.0 if good else 10.0)
