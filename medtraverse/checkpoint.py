@@ -299,7 +299,7 @@ def read_unet(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], int | tu
     Heads come from the file's metadata, from a JSON of its name, or from a `config.json` beside it.
     """
     path = Path(path)
-    if "radedit" in path.as_posix().lower():
+    if any("radedit" in part.lower() for part in path.parts[-3:]):
         raise ValueError(
             "unet: RadEdit's U-Net attends to text of BioViL-T, and no text encoder here is that; choose a "
             "U-Net that was trained with CLIP."
