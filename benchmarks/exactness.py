@@ -8,8 +8,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.host import DEMO, start
+from benchmarks.host import start
 from benchmarks.methods import METHODS, Task, add_options, swap_steps_of
+from demo.training.architecture import WEIGHTS
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     add_options(parser)
     arguments = parser.parse_args(argv)
     swap_steps = swap_steps_of(parser, arguments)
-    host = start(DEMO, True)
+    host = start(WEIGHTS, True)
     task = Task(
         range(arguments.seed, arguments.seed + arguments.patients),
         host.domain.select()[:1],

@@ -20,8 +20,6 @@ import torch
 from launcher.comfyui import PACK, installation, prepare_base
 from medtraverse.domain import Domain
 
-DEMO = PACK / "demo" / "weights" / "phantom-sd"
-
 _Result = TypeVar("_Result")
 
 

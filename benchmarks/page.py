@@ -1,17 +1,23 @@
-"""The widgets on the canvas in Chromium: ``python -m benchmarks.page``.
+"""The widgets on the canvas in Chromium: ``python -m benchmarks.page [--runs N]``.
 
 Frames a second of the latent map at 37,000 points while it pans and zooms, time from "the node has ended" to
-the viewer's first picture, and the page's memory after 5 to 45 runs, beside that of the same page without the
+the viewer's first picture, and the page's memory after 5 to N runs, beside that of the same page without the
 pack's scripts. Needs Playwright and Chromium; software rendering, so a machine with a GPU does better.
 """
 
+import argparse
 import os
 import re
 import shutil
 import statistics
 import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from launcher.comfyui import start_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 POINTS = (3_700, 37_000)
 MAP = """async ([count, frames]) => {
@@ -82,29 +88,30 @@ WATCH = """() => new Promise(done => {
   if (window.bare) app.api.addEventListener('execution_success', whole)
   else app.api.addEventListener('executed', ended)
 })"""
-RUNS, LOOKED_AT = 45, (5, 15, 25, 35, 45)
+RUNS, LOOKED_AT = 45, (5, 15, 25, 35, 45)  # and after the last run
 
 
-def heap(page):
-    """The page's JavaScript heap in MB after a collection."""
+def heap(page: "Page") -> float:
+    """Return the page's JavaScript heap in MB after a collection."""
     session = page.context.new_cdp_session(page)
     session.send("HeapProfiler.collectGarbage")
-    size = session.send("Runtime.getHeapUsage")["usedSize"] / 1e6
+    size: float = session.send("Runtime.getHeapUsage")["usedSize"] / 1e6
     session.detach()
     return size
 
 
-def run_once(page, seed):
+def run_once(page: "Page", seed: int) -> float:
+    """Queue the graph with a seed; return the milliseconds to the first picture, as `WATCH` has it."""
     page.evaluate(SEED, seed)
     page.evaluate(f"() => {{ window.first = ({WATCH})() }}")
     page.get_by_role("button", name=re.compile("^Run")).first.click()
-    first = page.evaluate("() => window.first")
+    first: float = page.evaluate("() => window.first")
     page.wait_for_timeout(400)
     return first
 
 
-def opened(browser, url, bare=False):
-    """A page with the first workflow, made short; ``bare``: without the pack's scripts."""
+def opened(browser: "Browser", url: str, bare: bool = False) -> "Page":
+    """Return a page with the first workflow, made short; ``bare``: without the pack's scripts."""
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     if bare:
         page.route("**/extensions/MedTraverse/**", lambda route: route.abort())
@@ -118,19 +125,24 @@ def opened(browser, url, bare=False):
     return page
 
 
-def runs(page, first_seed):
-    """Waits for the first picture in milliseconds, and the heap in MB by number of runs."""
+def runs(page: "Page", first_seed: int, count: int) -> tuple[list[float], dict[int, float]]:
+    """Return waits for the first picture in milliseconds, and the heap in MB by number of runs."""
     page.evaluate(FEWER)
-    waits, heaps = [], {}
-    for number in range(1, RUNS + 1):
+    waits: list[float] = []
+    heaps: dict[int, float] = {}
+    for number in range(1, count + 1):
         waits.append(run_once(page, first_seed + number))
-        if number in LOOKED_AT:
+        if number in LOOKED_AT or number == count:
             heaps[number] = heap(page)
     page.close()
     return waits, heaps
 
 
-def main():
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and print a line of each."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
+    parser.add_argument("--runs", type=int, default=RUNS, help="runs of the workflow on each page")
+    arguments = parser.parse_args(argv)
     from playwright.sync_api import sync_playwright
 
     named = os.environ.get("MEDTRAVERSE_BROWSER", "")
@@ -150,13 +162,13 @@ def main():
                 f"slowest of twenty {times[int(len(times) * 0.95)]:.0f} ms",
                 flush=True,
             )
-        waits, heaps = runs(page, 7000)
+        waits, heaps = runs(page, 7000, arguments.runs)
         print(
             f"first picture {statistics.median(waits):.0f} ms after its node had ended "
             f"(greatest of {len(waits)}: {max(waits):.0f} ms)",
             flush=True,
         )
-        _, bare = runs(opened(browser, url, bare=True), 8000)
+        _, bare = runs(opened(browser, url, bare=True), 8000, arguments.runs)
         for name, sizes in (("heap", heaps), ("without the pack's scripts", bare)):
             print(
                 f"{name}: "

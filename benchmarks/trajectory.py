@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.host import DEMO, Counter, Host, Peak, matmul_rate, start, timed, unet_operations
+from benchmarks.host import Counter, Host, Peak, matmul_rate, start, timed, unet_operations
 from benchmarks.methods import METHODS, Task, add_options, swap_steps_of
 from benchmarks.sd15 import write_random_sd15
+from demo.training.architecture import WEIGHTS
 
 FIRST_SEED = 1500
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     swap_steps = swap_steps_of(parser, arguments)
     cpu = arguments.cpu or not torch.cuda.is_available()
     if arguments.size == "demo":
-        host = start(DEMO, cpu)
+        host = start(WEIGHTS, cpu)
     elif cpu:
         parser.error("--size sd15 needs a CUDA device: on a CPU one run of the reference takes hours")
     else:

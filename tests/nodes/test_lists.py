@@ -149,3 +149,16 @@ def test_what_is_wrong_with_a_domain_file_stands_among_the_choices(models, liste
             run("MedicalCheckpointLoader", domain="Knee")
     finally:
         (folder / "knee.json").unlink()
+
+
+def test_the_shipped_files_are_those_that_the_demo_names(pack):
+    """Nodes may not import the demo: its files' names stand on both floors, and this holds them together."""
+    from demo.judging.measurements import STUDIES
+    from demo.training.architecture import WEIGHTS
+
+    sources = pack.nodes.sources
+    assert WEIGHTS == sources.DEMO_WEIGHTS / "phantom-sd"
+    assert {path.stem for path in sources.DEMO_UNETS.values()} == {f"phantom-{name}" for name in STUDIES}
+    classifiers = {f"classifier-{study.classifier}" for study in STUDIES.values()}
+    assert {path.stem for path in sources.DEMO_CLASSIFIERS.values()} == classifiers
+    assert all(path.is_file() for path in (*sources.DEMO_UNETS.values(), *sources.DEMO_CLASSIFIERS.values()))
