@@ -59,11 +59,17 @@ class Captions(list[Captioned]):
 
 
 def chexpert_caption(present: Iterable[str]) -> str:
-    """The caption of a film whose labels in `present` are 1.
+    """Return the paper's caption of a chest film (section 3 of TehraniNasab, Kumar, Arbel 2025).
 
-    It is the neutral sentence if the paper uses none of them.
+    Parameters
+    ----------
+    present : iterable of str
+        Labels that are 1. Those outside `CHEXPERT_LABELS` (Atelectasis, Fracture, ...) change nothing.
 
-    Labels outside `CHEXPERT_LABELS` (Atelectasis, Fracture, ...) leave the caption as it is.
+    Returns
+    -------
+    str
+        The labels in the order of `CHEXPERT_LABELS`, or the neutral sentence where there are none.
     """
     present = set(present)
     names = [name for name in CHEXPERT_LABELS if name in present]
@@ -71,7 +77,18 @@ def chexpert_caption(present: Iterable[str]) -> str:
 
 
 def isic_caption(diagnosis: str, present: Iterable[str]) -> str:
-    """The caption of a lesion, `diagnosis` MEL or NV, with artefacts of `ISIC_ARTEFACTS`.
+    """Return the paper's caption of a lesion (section 3 of TehraniNasab, Kumar, Arbel 2025).
+
+    Parameters
+    ----------
+    diagnosis : {"MEL", "NV"}
+    present : iterable of str
+        Artefacts that are there, of `ISIC_ARTEFACTS`.
+
+    Returns
+    -------
+    str
+        The diagnosis, then the artefacts in the order of `ISIC_ARTEFACTS`.
 
     Raises
     ------
@@ -79,10 +96,10 @@ def isic_caption(diagnosis: str, present: Iterable[str]) -> str:
         Another diagnosis, for which the paper has no sentence, or an unknown artefact.
     """
     if diagnosis not in DIAGNOSES:
-        raise ValueError(f"diagnosis is {diagnosis!r}; captions exist for {' and '.join(DIAGNOSES)}")
+        raise ValueError(f"diagnosis: {diagnosis!r} has no sentence; give {' or '.join(DIAGNOSES)}.")
     present = set(present)
     if unknown := sorted(present - set(ISIC_ARTEFACTS)):
-        raise ValueError(f"artefact {unknown[0]!r} is unknown; it must be one of {', '.join(ISIC_ARTEFACTS)}")
+        raise ValueError(f"artefact: {unknown[0]!r} is unknown; give one of {', '.join(ISIC_ARTEFACTS)}.")
     names = [name for name in ISIC_ARTEFACTS if name in present]
     return f"{DIAGNOSES[diagnosis]} {'showing ' + ', '.join(names) if names else 'with no visible artifacts'}"
 
@@ -124,7 +141,7 @@ def read_chexpert(path: str | os.PathLike[str], frontal_only: bool = False) -> C
         if frontal_only and (view := cells[-1]) != "Frontal":
             if view != "Lateral":
                 raise ValueError(
-                    f"{place}, column 'Frontal/Lateral': {view!r} is neither Frontal nor Lateral"
+                    f"{place}, column 'Frontal/Lateral': {view!r} is no view; write Frontal or Lateral."
                 )
             lateral += 1
             continue
@@ -139,6 +156,11 @@ def read_isic(path: str | os.PathLike[str]) -> Captions:
     It has the columns `image`, `MEL`, `NV` and the artefacts, each 0 or 1, spelled `dark_corner` or
     `dark corner`. Rows of other diagnoses are left out and counted. Other columns, such as the authors'
     `vasc`, are not looked at.
+
+    Parameters
+    ----------
+    path : path
+        CSV file with a header.
 
     Returns
     -------
@@ -159,7 +181,7 @@ def read_isic(path: str | os.PathLike[str]) -> Captions:
         }
         diagnoses = [name for name in DIAGNOSES if state[name]]
         if len(diagnoses) > 1:
-            raise ValueError(f"{place}, columns 'MEL' and 'NV': both are 1; a lesion has one diagnosis")
+            raise ValueError(f"{place}, columns 'MEL' and 'NV': both are 1; give a lesion one diagnosis.")
         if not diagnoses:
             other += 1
             continue
@@ -170,15 +192,24 @@ def read_isic(path: str | os.PathLike[str]) -> Captions:
 
 
 def image_file(root: str | os.PathLike[str], image: str) -> Path:
-    """Find an image of a table under `root`.
+    """Find an image of a table.
 
-    CheXpert's paths begin with the data set's own folder, and `root` may be that folder or the one above;
-    some images of ISIC 2019 lie under their name with `_downsampled` added.
+    Parameters
+    ----------
+    root : path
+        CheXpert's paths begin with the data set's own folder; this is that folder or the one above.
+    image : str
+        As the table has it. Some images of ISIC 2019 lie under their name with `_downsampled` added.
+
+    Returns
+    -------
+    Path
+        Of a file that is there.
 
     Raises
     ------
     ValueError
-        None of these is there; the message lists what was looked for.
+        None of these is there; the message lists where it was looked for.
     """
     plain = Path(root, image)
     candidates = [plain, plain.with_name(f"{plain.stem}_downsampled{plain.suffix}")]
@@ -187,7 +218,7 @@ def image_file(root: str | os.PathLike[str], image: str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise ValueError(f"image {image!r} is not there; looked for {', '.join(map(str, candidates))}")
+    raise ValueError(f"image: {image!r} is not there; put it at one of {', '.join(map(str, candidates))}.")
 
 
 def _rows(path: str | os.PathLike[str], key: str, columns: list[str]) -> Iterator[tuple[str, list[str]]]:

@@ -127,9 +127,21 @@ def _rise(far: np.ndarray, start: np.ndarray, patient: int, attribute: int) -> F
 
 
 def to_text(results: Mapping[str, CFRT], attributes: Sequence[str], below: str = "") -> str:
-    """One line per result (its name, CFRT, interval, counts, mean delta of each attribute), aligned.
+    """Write results as text: name, CFRT, interval, counts, mean change of each attribute.
 
-    `below`, whole lines of text, stands between the table and the notice.
+    Parameters
+    ----------
+    results : mapping of str to CFRT
+        One line each.
+    attributes : sequence of str
+        Names, in the order of the probabilities.
+    below : str
+        Whole lines of text that stand between the table and the notice.
+
+    Returns
+    -------
+    str
+        Columns aligned, the notice last.
     """
     head = ["", "CFRT", "95 % interval", "patients", *(f"Δ {name}" for name in attributes)]
     lines = [
@@ -151,10 +163,25 @@ def to_csv(
     published: Mapping[str, float] | None = None,
     flips: "Mapping[str, FlipRate] | None" = None,
 ) -> str:
-    """The same as CSV: name, target, cfrt, low, high, successes, patients, delta_<attribute> ..., notice.
+    """Write results as CSV.
 
-    `published` (name to the paper's CFRT), if given, fills a column `cfrt_from_the_paper` before the notice;
-    `flips` (name to flip rate, of every result) fills the columns of `FlipRate.columns` after it.
+    The columns are name, target, cfrt, low, high, successes, patients, delta_<attribute> ..., notice.
+
+    Parameters
+    ----------
+    results : mapping of str to CFRT
+        One row each.
+    attributes : sequence of str
+        Names, in the order of the probabilities.
+    published : mapping of str to float, optional
+        The paper's CFRT by name, in 0..1: a column `cfrt_from_the_paper` before the notice.
+    flips : mapping of str to FlipRate, optional
+        Of every result: the columns of `FlipRate.columns`, after the paper's.
+
+    Returns
+    -------
+    str
+        Lines end by a line feed.
     """
     rows = [
         {
@@ -180,10 +207,25 @@ def patients_to_csv(
     seeds: Sequence[Any],
     flips: "Mapping[str, FlipRate] | None" = None,
 ) -> str:
-    """One row per result and patient, as CSV.
+    """Write every patient's verdict as CSV.
 
-    name, target, seed, success (0, 1), leaked attribute, delta_<attribute> ..., notice.
-    `flips`, if given, adds the columns of `FlipRate.patient_columns` before the notice.
+    The columns are name, target, seed, success (0 or 1), leaked attribute, delta_<attribute> ..., notice.
+
+    Parameters
+    ----------
+    results : mapping of str to CFRT
+        Each of the same patients.
+    attributes : sequence of str
+        Names, in the order of the probabilities.
+    seeds : sequence
+        Of the patients, in their order.
+    flips : mapping of str to FlipRate, optional
+        Of every result: the columns of `FlipRate.patient_columns` before the notice.
+
+    Returns
+    -------
+    str
+        One row per result and patient; lines end by a line feed.
     """
     rows = []
     for name, result in results.items():

@@ -58,7 +58,23 @@ class Classifier:
         self.notes = tuple(note for judge in judges for note in judge.notes)
 
     def with_others(self, others: Classifier) -> Classifier:
-        """Return one classifier that judges what both judge. Raises ValueError where both have a label."""
+        """Return one classifier that judges what both judge.
+
+        Parameters
+        ----------
+        others : Classifier
+            Of other labels.
+
+        Returns
+        -------
+        Classifier
+            Its labels are those of both, this one's first.
+
+        Raises
+        ------
+        ValueError
+            Both have a label.
+        """
         doubled = [label for label in self.labels if position(label, others.labels) is not None]
         if doubled:
             raise ValueError(
@@ -99,9 +115,14 @@ class Classifier:
     def features(
         self, images: Tensor, batch_size: int = 64, progress: Callable[[int, int], None] | None = None
     ) -> Tensor:
-        """Pooled features [N, C] before the head, float32 on the CPU.
+        """Compute the pooled features before the head.
 
-        Takes and raises what `predict` does.
+        Parameters and errors are those of `predict`.
+
+        Returns
+        -------
+        Tensor [N, C]
+            float32, on the CPU.
         """
         return self._run(self.module.features, images, batch_size, progress)
 
@@ -123,7 +144,15 @@ class Classifier:
         return in_batches(judged, len(images), batch_size, device, progress)
 
     def memory(self, count: int, batch_size: int = 64) -> int:
-        """Bytes that the judging of `count` images takes beside the weights, a generous estimate."""
+        """Return the bytes that judging takes beside the weights, a generous estimate.
+
+        Parameters
+        ----------
+        count : int
+            Images to judge.
+        batch_size : int
+            Images at a time.
+        """
         return min(count, batch_size) * self.input_size**2 * _BYTES_PER_PIXEL
 
 
@@ -210,11 +239,11 @@ def _check_images(images: Tensor, batch_size: int) -> None:
         or images.shape[-1] != 3
         or not images.is_floating_point()
     ):
-        found = (
+        given = (
             f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         )
         raise ValueError(
-            f"images: {found} is no batch of pictures; give a floating-point tensor [N, height, width, 3] "
+            f"images: {given} is no batch of pictures; give a floating-point tensor [N, height, width, 3] "
             "of RGB in 0..1."
         )
     if 0 in images.shape:

@@ -32,10 +32,10 @@ def bernstein(degree: int, t: Tensor) -> Tensor:
         Rows are non-negative and sum to 1; t = 0 and t = 1 give exact unit rows.
     """
     if degree < 0:
-        raise ValueError(f"degree is {degree}; it must be 0 or more")
+        raise ValueError(f"degree: {degree} is below 0; give 0 or more.")
     t = torch.as_tensor(t, dtype=torch.float64).reshape(-1, 1)
     if not bool(((t >= 0) & (t <= 1)).all()):
-        raise ValueError("t has values outside 0..1; a Bezier curve's parameters run from 0 to 1")
+        raise ValueError("t: it has values outside 0…1; a Bézier curve's parameters run from 0 to 1.")
     basis = t.new_zeros(len(t), degree + 1)
     basis[:, 0] = 1
     for n in range(1, degree + 1):
@@ -78,19 +78,19 @@ def interpolate(
         Unknown method or spacing, fewer than two points or frames, or points that are not finite floats.
     """
     if method not in METHODS:
-        raise ValueError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
+        raise ValueError(f"method: {method!r} is unknown; choose one of {', '.join(METHODS)}.")
     if spacing not in SPACINGS:
-        raise ValueError(f"spacing is {spacing!r}; choose one of {', '.join(SPACINGS)}")
+        raise ValueError(f"spacing: {spacing!r} is unknown; choose one of {', '.join(SPACINGS)}.")
     if int(frames) != frames or frames < 2:
-        raise ValueError(f"frames is {frames}; a curve needs a whole number of frames, 2 or more")
+        raise ValueError(f"frames: {frames} make no curve; give a whole number, 2 or more.")
     if points.ndim < 1 or len(points) < 2:
         raise ValueError(
-            f"points has shape {list(points.shape)}; a curve needs at least 2 control points [N, ...]"
+            f"points: they have shape {list(points.shape)}; give 2 control points or more, [N, ...]."
         )
     if not points.is_floating_point():
-        raise ValueError(f"points is {points.dtype}; give floating-point latents")
+        raise ValueError(f"points: they are {points.dtype}; give floating-point latents.")
     if not bool(torch.isfinite(points).all()):
-        raise ValueError("points holds NaN or infinite values; check the latents that the curve joins")
+        raise ValueError("points: they hold NaN or infinite values; check the latents that the curve joins.")
 
     precision = torch.float64 if points.dtype == torch.float64 else torch.float32
     flat = points.reshape(len(points), -1).to(precision)

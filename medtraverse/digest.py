@@ -9,9 +9,18 @@ from . import __version__
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file in hexadecimal, read in pieces.
+    """Return the SHA-256 of a file in hexadecimal, read in pieces.
 
     A file whose time and size are unchanged is not read again.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
     """
     stat = os.stat(path)
     return _sha256(os.path.abspath(path), stat.st_mtime_ns, stat.st_size)

@@ -106,8 +106,8 @@ def measure_directions(trajectories: Sequence[Trajectory], published: bool = Tru
     points = trajectories[0].points
     if any(item.kind != SWAP or item.points != points for item in trajectories):
         raise ValueError(
-            "trajectory: direction cosines need trajectories of Prompt Swap KSampler with the same "
-            "swap steps in the same order."
+            "trajectory: these are curve frames, or their swap steps differ; wire trajectories of Prompt "
+            "Swap KSampler with the same swap steps in the same order."
         )
     names = _names(trajectories)
     cosines: list[Tensor] = []
@@ -166,12 +166,14 @@ def direction_cosines(neutral: Tensor, swaps: Tensor) -> Tensor:
     """
     if swaps.ndim < 2 or neutral.shape != swaps.shape[:1] + swaps.shape[2:] or swaps.shape[1] < 1:
         raise ValueError(
-            f"neutral {list(neutral.shape)} and swaps {list(swaps.shape)} do not fit; expected [P, ...] and "
-            "[P, L, ...]"
+            f"swaps: {list(swaps.shape)} do not fit neutral {list(neutral.shape)}; give [P, L, ...] and "
+            "[P, ...]."
         )
     directions = (swaps.cpu().double() - neutral.cpu().double()[:, None]).flatten(2)
     if not bool(torch.isfinite(directions).all()):
-        raise ValueError("neutral or swaps holds NaN or infinite values; check the latents of the trajectory")
+        raise ValueError(
+            "swaps: they or neutral hold NaN or infinite values; check the latents of the trajectory."
+        )
     # by the largest entry first: squares of very short directions would underflow
     directions = directions / directions.abs().amax(dim=2, keepdim=True)
     directions = directions / directions.norm(dim=2, keepdim=True)

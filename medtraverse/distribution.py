@@ -100,7 +100,7 @@ def distribution_distance(
     except ImportError as error:
         raise ValueError(
             "extractor: FID and KID need the package torchmetrics; install the extra metrics: pip install "
-            "torchmetrics"
+            "torchmetrics."
         ) from error
 
     generated, reference = (
@@ -109,13 +109,13 @@ def distribution_distance(
     for name, rows in (("images", generated), ("reference_images", reference)):
         if rows.ndim != 2 or rows.shape[1] < 1 or not torch.isfinite(rows).all():
             raise ValueError(
-                f"{name}: their features have shape {list(rows.shape)} or are not finite; expected finite "
-                "numbers [N, C]"
+                f"{name}: their features have shape {list(rows.shape)} or are not finite; give finite "
+                "numbers [N, C]."
             )
     if generated.shape[1] != reference.shape[1]:
         raise ValueError(
-            f"images have {generated.shape[1]} features and reference_images {reference.shape[1]}; take one "
-            "extractor for both"
+            f"images: they have {generated.shape[1]} features, reference_images {reference.shape[1]}; take "
+            "one extractor for both."
         )
     _check_counts(len(generated), len(reference), kid_subsets, kid_subset_size)
     width = generated.shape[1]
@@ -146,20 +146,31 @@ def distribution_distance(
 
 
 def check_sets(images: Tensor, reference_images: Tensor, kid_subsets: int, kid_subset_size: int) -> None:
-    """Raise ValueError before any feature is computed: for what `distribution_distance` would
-    refuse, and for unlike sizes.
+    """Refuse two sets before any feature is computed: what `distribution_distance` would refuse, and more.
 
-    Resizing one set alone would be measured too, so both must be [N, H, W, 3] of one size.
+    Resizing one set alone would be measured too, so both must have one size.
+
+    Parameters
+    ----------
+    images, reference_images : Tensor [N, H, W, 3], [M, H, W, 3]
+        2 images or more each.
+    kid_subsets, kid_subset_size : int
+        As of `distribution_distance`.
+
+    Raises
+    ------
+    ValueError
+        Another shape, unlike sizes, too few images, or subsets that cannot be drawn.
     """
     for name, group in (("images", images), ("reference_images", reference_images)):
         if group.ndim != 4 or group.shape[-1] != 3:
-            raise ValueError(f"{name} has shape {list(group.shape)}; expected [N, H, W, 3]")
+            raise ValueError(f"{name}: they have shape {list(group.shape)}; give [N, H, W, 3].")
     _check_counts(len(images), len(reference_images), kid_subsets, kid_subset_size)
     a, b = images.shape[1:3], reference_images.shape[1:3]
     if a != b:
         raise ValueError(
-            f"images are {a[0]}x{a[1]} and reference_images {b[0]}x{b[1]}; bring both to one size in the "
-            "same way"
+            f"images: they are {a[0]}x{a[1]}, reference_images {b[0]}x{b[1]}; bring both to one size in the "
+            "same way."
         )
 
 
@@ -168,14 +179,15 @@ def _check_counts(images: int, references: int, kid_subsets: int, kid_subset_siz
         if count < 2:
             raise ValueError(
                 f"{name}: {count} given; a distance of distributions needs 2 or more, and hundreds to mean "
-                "something"
+                "something."
             )
     if kid_subsets < 1:
-        raise ValueError(f"kid_subsets is {kid_subsets}; take 1 or more")
+        raise ValueError(f"kid_subsets: {kid_subsets} is too few; take 1 or more.")
     fewest = min(images, references)
     if not 2 <= kid_subset_size <= fewest:
         raise ValueError(
-            f"kid_subset_size is {kid_subset_size}; take 2 to {fewest}, the size of the smaller set"
+            f"kid_subset_size: {kid_subset_size} is out of range; take 2 to {fewest}, the size of the "
+            "smaller set."
         )
 
 
@@ -194,8 +206,21 @@ class Inception:
     def features(
         self, images: Tensor, batch_size: int = 32, progress: Callable[[int, int], None] | None = None
     ) -> Tensor:
-        """Pooled features [N, 2048], float32 on the CPU, of images [N, H, W, 3] in 0..1;
-        `progress` as a classifier's.
+        """Compute pooled features of images.
+
+        Parameters
+        ----------
+        images : Tensor [N, H, W, 3]
+            In 0..1.
+        batch_size : int
+            Images at a time.
+        progress : callable, optional
+            Gets the images done and N after each batch.
+
+        Returns
+        -------
+        Tensor [N, 2048]
+            float32, on the CPU.
         """
         device = next(self.module.parameters()).device
 
@@ -208,8 +233,17 @@ class Inception:
 
 
 def load_inception(folders: Sequence[str | os.PathLike[str]] = ()) -> Inception:
-    """Load Inception v3 from torch-fidelity and its weights in one of `folders` or torch's hub
-    cache; nothing is downloaded.
+    """Load Inception v3 from torch-fidelity; nothing is downloaded.
+
+    Parameters
+    ----------
+    folders : sequence of path
+        Where its weights may lie, beside torch's hub cache.
+
+    Returns
+    -------
+    Inception
+        On the CPU.
 
     Raises
     ------
@@ -221,14 +255,14 @@ def load_inception(folders: Sequence[str | os.PathLike[str]] = ()) -> Inception:
         from torchmetrics.image.fid import NoTrainInceptionV3
     except ImportError as error:
         raise ValueError(
-            f"extractor: Inception needs the package {error.name}; pip install torchmetrics torch-fidelity"
+            f"extractor: Inception needs the package {error.name}; pip install torchmetrics torch-fidelity."
         ) from error
     path = find_weights(INCEPTION_WEIGHTS, folders)
     if path is None:
         folder = places(folders)[0]
         raise ValueError(
             f"extractor: Inception needs {INCEPTION_WEIGHTS} (from torch-fidelity's releases), not "
-            f"downloaded for you; put it into {folder}"
+            f"downloaded for you; put it into {folder}."
         )
     _plain(path)
     with torch.random.fork_rng(devices=[]):
@@ -241,7 +275,7 @@ def _plain(path: Path) -> None:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch.load has no single exception for a file that it cannot read
         raise ValueError(
-            f"extractor: {path.name} does not load as plain weights; download it again"
+            f"extractor: {path.name} does not load as plain weights; download it again."
         ) from error
 
 

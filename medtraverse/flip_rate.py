@@ -151,7 +151,18 @@ def flip_rate(
 
 
 def check_threshold(threshold: float) -> None:
-    """Raise ValueError for a threshold that no probability or every one passes."""
+    """Refuse a threshold that no probability passes, or every one.
+
+    Parameters
+    ----------
+    threshold : float
+        Between 0 and 1, both excluded.
+
+    Raises
+    ------
+    ValueError
+        It lies elsewhere.
+    """
     if not 0 < threshold < 1:
         raise ValueError(f"threshold: it is {threshold:g}; give a probability between 0 and 1, such as 0.5.")
 

@@ -29,14 +29,33 @@ _PIXELS_PER_BATCH = 2**23
 
 
 def mse(images: Any, references: Any) -> Tensor:
-    """Mean squared difference of image pairs [N, H, W, C] in 0..1: [N], float64; 0 for equal images."""
+    """Compute the mean squared difference of image pairs.
+
+    Parameters
+    ----------
+    images, references : array or tensor [N, H, W, C]
+        In 0..1.
+
+    Returns
+    -------
+    Tensor [N]
+        float64, 0 for equal images.
+    """
     return _mse(*_pairs(images, references))
 
 
 def correlation(images: Any, references: Any) -> Tensor:
-    """Pearson correlation of the pixels of image pairs [N, H, W, C] in 0..1: [N], float64.
+    """Compute Pearson's correlation of the pixels of image pairs.
 
-    NaN for a uniform image.
+    Parameters
+    ----------
+    images, references : array or tensor [N, H, W, C]
+        In 0..1.
+
+    Returns
+    -------
+    Tensor [N]
+        float64 in -1..1; NaN for a uniform image.
     """
     return _correlation(*_pairs(images, references))
 

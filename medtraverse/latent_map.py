@@ -143,18 +143,19 @@ def _checked(latents: Any, perplexity: float, pca: int) -> np.ndarray:
     points = to_numpy(latents).astype(np.float32, copy=False)
     count = len(points) if points.ndim else 0
     if count < 3:
-        raise ValueError(f"latents holds {count} points; a map needs at least 3")
+        raise ValueError(f"latents: {count} make no map; give 3 or more.")
     if not 0 <= perplexity < count:
         raise ValueError(
-            f"perplexity is {perplexity}; with {count} latents it must lie below {count} (0 chooses one)"
+            f"perplexity: {perplexity} is out of range; with {count} latents it lies below {count} "
+            "(0 chooses one)."
         )
     if pca < 2:
-        raise ValueError(f"pca is {pca}; a map in the plane needs at least 2 components")
+        raise ValueError(f"pca: {pca} components do not span a plane; give 2 or more.")
     points = points.reshape(count, -1)
     if not np.isfinite(points).all():
-        raise ValueError("latents holds NaN or infinite values; check the latents of the trajectory")
+        raise ValueError("latents: they hold NaN or infinite values; check the latents of the trajectory.")
     if (points == points[0]).all():
-        raise ValueError("all latents are the same; there is nothing to map")
+        raise ValueError("latents: all are the same; give latents that differ.")
     return points
 
 
@@ -213,5 +214,13 @@ def _by_open_tsne(
 
 
 def used_perplexity(count: int, perplexity: float) -> float:
-    """Return what `latent_map` takes: the one given, or for 0 a tenth of the latents, within 2 and 30."""
+    """Return the perplexity that `latent_map` takes.
+
+    Parameters
+    ----------
+    count : int
+        Latents.
+    perplexity : float
+        Effective number of neighbours. For 0 it is a tenth of the latents, within 2 and 30.
+    """
     return perplexity or min(max(count / 10, 2.0), 30.0)

@@ -29,7 +29,7 @@ ALEXNET, ALEXNET_SHA256 = "alexnet-owt-7be5be79.pth", "7be5be79"
 
 _SMALLEST = 32
 _PIXELS_PER_PASS = 2**19
-_INSTALL = "install the extra metrics: pip install lpips stlpips-pytorch"
+_INSTALL = "install the extra metrics: pip install lpips stlpips-pytorch."
 
 
 class PerceptualDistance:
@@ -75,7 +75,7 @@ class PerceptualDistance:
         images, references = _checked(images, "images"), _checked(references, "references")
         if images.shape != references.shape:
             raise ValueError(
-                f"images {list(images.shape)} and references {list(references.shape)} differ in shape"
+                f"references: {list(references.shape)} is not the shape of images; give {list(images.shape)}."
             )
         return self._batches(
             images, lambda part, maps: self._compare(maps, self._maps(references[part])), progress
@@ -87,15 +87,32 @@ class PerceptualDistance:
         references: np.ndarray | Tensor,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """Distance of every image [N, H, W, 3] to every reference [M, H, W, 3]: [N, M],
-        float64. As `distances` else.
+        """Compute the distance of every image to every reference.
 
         The feature maps of all references are held in memory: 2 MB each at 128 pixels a side, 40 MB at 512.
+
+        Parameters
+        ----------
+        images, references : array or tensor [N, H, W, 3], [M, H, W, 3]
+            In 0..1, of one size.
+        progress : callable, optional
+            As of `distances`.
+
+        Returns
+        -------
+        Tensor [N, M]
+            float64, 0 for equal images.
+
+        Raises
+        ------
+        ValueError
+            Unlike sizes, and as `distances`.
         """
         images, references = _checked(images, "images"), _checked(references, "references")
         if images.shape[1:] != references.shape[1:]:
             raise ValueError(
-                f"images {list(images.shape)} and references {list(references.shape)} differ in size"
+                f"references: {list(references.shape)} is not the size of images {list(images.shape)}; "
+                "bring both to one size."
             )
         held = [self._maps(reference[None]) for reference in references]
         return self._batches(
@@ -148,7 +165,7 @@ def perceptual_distance(
         Another `measure`, one asked for by name that is not at hand, or weights that are not AlexNet's.
     """
     if measure not in CHOICES:
-        raise ValueError(f"perceptual is {measure!r}; choose {', '.join(CHOICES)}")
+        raise ValueError(f"perceptual: {measure!r} is unknown; choose one of {', '.join(CHOICES)}.")
     if measure == "none":
         return None
     alexnet, shipped = find_weights(ALEXNET, folders), _shipped_weights()
@@ -163,7 +180,7 @@ def perceptual_distance(
             folder = places(folders)[0]
             raise ValueError(
                 f"perceptual: LPIPS needs {ALEXNET} (from download.pytorch.org/models), which is not "
-                f"downloaded for you; put it into {folder}"
+                f"downloaded for you; put it into {folder}."
             )
         name, path, network = LPIPS, alexnet, _lpips
     elif not shipped:
@@ -220,8 +237,8 @@ class _BlurPool(nn.Module):
 def _lpips(path: Path) -> _Network:
     if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(ALEXNET_SHA256):
         raise ValueError(
-            f"perceptual: {path.name} is damaged or not torchvision's AlexNet; its SHA-256 should begin with "
-            f"{ALEXNET_SHA256}"
+            f"perceptual: {path.name} is damaged or not torchvision's AlexNet; take the one whose SHA-256 "
+            f"begins with {ALEXNET_SHA256}."
         )
     import lpips
 
@@ -300,13 +317,13 @@ def _st_lpips(path: Path) -> _Network:
 def _checked(images: np.ndarray | Tensor, name: str) -> Tensor:
     images = torch.as_tensor(images)
     if images.ndim != 4 or images.shape[-1] != 3 or not images.numel():
-        raise ValueError(f"{name} has shape {list(images.shape)}; expected [N, H, W, 3]")
+        raise ValueError(f"{name}: they have shape {list(images.shape)}; give [N, H, W, 3].")
     if min(images.shape[1:3]) < _SMALLEST:
         raise ValueError(
-            f"{name} are {images.shape[1]}x{images.shape[2]}; a perceptual distance needs {_SMALLEST} pixels "
-            "a side or more"
+            f"{name}: they are {images.shape[1]}x{images.shape[2]}; a perceptual distance needs {_SMALLEST} "
+            "pixels a side or more."
         )
     low, high = images.min(), images.max()
     if not (low >= 0 and high <= 1):
-        raise ValueError(f"{name} has values from {low:.3g} to {high:.3g}; expected 0..1")
+        raise ValueError(f"{name}: they run from {low:.3g} to {high:.3g}; give values in 0…1.")
     return images

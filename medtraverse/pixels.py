@@ -32,7 +32,18 @@ def to_numpy(values: Any, precision: type[np.floating[Any]] = np.float32) -> np.
 
 
 def to_bytes(images: Any) -> np.ndarray:
-    """Return images in 0..1, tensor or array of any shape, as they are saved: uint8, rounded, cut off."""
+    """Return images as they are saved.
+
+    Parameters
+    ----------
+    images : array or tensor of any shape
+        In 0..1; what lies outside is cut off.
+
+    Returns
+    -------
+    ndarray
+        uint8 of the same shape, rounded.
+    """
     pixels: np.ndarray = np.round(np.clip(to_numpy(images), 0, 1) * 255).astype(np.uint8)
     return pixels
 

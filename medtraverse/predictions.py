@@ -57,14 +57,38 @@ class Predictions:
     probabilities: np.ndarray
 
     def at(self, points: Sequence[int]) -> np.ndarray:
-        """Probabilities at the given points: [patients, len(points), attributes]."""
+        """Return the probabilities at some points.
+
+        Parameters
+        ----------
+        points : sequence of int
+            Points of the table.
+
+        Returns
+        -------
+        ndarray [patients, len(points), attributes]
+            In 0..1.
+        """
         return self.probabilities[:, [self.points.index(point) for point in points]]
 
     def attribute(self, name: str) -> int:
-        """Index of an attribute; case, spaces, `-` and `_` do not matter where that leaves one candidate."""
+        """Return the index of an attribute.
+
+        Parameters
+        ----------
+        name : str
+            Case, spaces, `-` and `_` do not matter where that leaves one candidate.
+
+        Raises
+        ------
+        ValueError
+            The table has no such attribute, or several.
+        """
         index = position(name, self.attributes)
         if index is None:
-            raise ValueError(f"no attribute {name!r} in the table; it has {', '.join(self.attributes)}")
+            raise ValueError(
+                f"attribute: {name!r} is not in the table; choose one of {', '.join(self.attributes)}."
+            )
         return index
 
     def to_csv(self) -> str:
@@ -109,45 +133,74 @@ def far_points(text: str, available: Sequence[Any]) -> list[Any]:
         match = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part)
         if not match:
             raise ValueError(
-                f"far points {text!r}: {part!r} is no point or range; write e.g. 5,10,15 or 30-49"
+                f"far points {text!r}: {part!r} is no point or range; write e.g. 5,10,15 or 30-49."
             )
         first, last = int(match[1]), int(match[2] or match[1])
         absent = sorted({first, last} - set(numbers))
         if absent:
             offer = ", ".join(map(str, numbers)) or "none"
             raise ValueError(
-                f"far points {text!r}: no point {' or '.join(map(str, absent))}; available: {offer}"
+                f"far points {text!r}: there is no point {' or '.join(map(str, absent))}; "
+                f"choose from {offer}."
             )
         if first > last:
-            raise ValueError(f"far points {text!r}: write the range {part!r} as {last}-{first}")
+            raise ValueError(f"far points {text!r}: the range {part!r} runs backwards; write {last}-{first}.")
         chosen += [number for number in sorted(numbers) if first <= number <= last]
     if not chosen:
-        raise ValueError("far points are empty; write e.g. 5,10,15 (swap steps) or 30-49 (frames)")
+        raise ValueError("far points: the list is empty; write e.g. 5,10,15 (swap steps) or 30-49 (frames).")
     twice = [number for number, count in Counter(chosen).items() if count > 1]
     if twice:
-        raise ValueError(f"far points {text!r}: point {twice[0]} is given twice")
+        raise ValueError(f"far points {text!r}: point {twice[0]} is given twice; give each once.")
     return [numbers[number] for number in chosen]
 
 
 def published_far_points(available: Sequence[Any], kind: str) -> list[Any]:
-    """The paper's far part: swap steps 5, 10, 15 of a "swap", frames 30-49 of a "curve".
+    """Return the paper's far part: swap steps 5, 10, 15, or frames 30-49.
 
-    Where those are missing the other ones are taken, as some tables of swaps name the neutral `0` and some of
-    frames name it `neutral`; but points that count 1, 2, 3 are frames, of which 5, 10 and 15 lie near the
-    neutral. Raises ValueError when neither is there.
+    Parameters
+    ----------
+    available : sequence
+        Points that are there.
+    kind : {"swap", "curve"}
+        Whose far part is looked for first. Where it is missing the other one is taken, as some tables of
+        swaps name the neutral `0` and some of frames name it `neutral`; but points that count 1, 2, 3 are
+        frames, of which 5, 10 and 15 lie near the neutral.
+
+    Returns
+    -------
+    list
+        Points of `available`.
+
+    Raises
+    ------
+    ValueError
+        Neither far part is there.
     """
     which = published_kind(available, kind)
     if which:
         return far_points(_PUBLISHED[which], available)
     offer = ", ".join(map(str, available)) or "none"
     raise ValueError(
-        "the paper's far part (swap steps 5,10,15 or frames 30-49) is not there; name the far points; "
-        f"available: {offer}"
+        "far points: the paper's (swap steps 5,10,15 or frames 30-49) are not all there; name some of "
+        f"{offer}."
     )
 
 
 def published_kind(available: Sequence[Any], kind: str) -> str | None:
-    """Whose far part of the paper is there: "swap" or "curve", `kind` first; None where neither is."""
+    """Tell whose far part of the paper is there.
+
+    Parameters
+    ----------
+    available : sequence
+        Points that are there.
+    kind : {"swap", "curve"}
+        Looked for first.
+
+    Returns
+    -------
+    str or None
+        "swap" or "curve"; None where neither is there.
+    """
     complete = {int(str(label)) for label in available if str(label).isdecimal()}
     wanted = {"swap": {5, 10, 15}, "curve": set(range(30, 50))}
     if kind == "curve" and {1, 2, 3} <= complete:
@@ -160,6 +213,16 @@ def published_kind(available: Sequence[Any], kind: str) -> str | None:
 
 def read_table(path: str | os.PathLike[str]) -> Predictions:
     """Read a table of predictions (CSV, comma-separated, UTF-8, one header row).
+
+    Parameters
+    ----------
+    path : path
+        Columns `seed`, `neutral_<attribute>` or `0_<attribute>`, and `<point>_<attribute>`, in 0..1.
+
+    Returns
+    -------
+    Predictions
+        Patients in the order of the rows, attributes and points in that of the columns.
 
     Raises
     ------

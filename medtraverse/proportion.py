@@ -9,7 +9,27 @@ from .pixels import to_numpy
 
 
 def checked_probabilities(probabilities: Any, neutral: Any, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as float64 arrays after checking them and the target; see `cfrt` for shapes and errors."""
+    """Check a classifier's probabilities and the index of the target.
+
+    Parameters
+    ----------
+    probabilities : array or tensor [patients, points, attributes]
+        In 0..1.
+    neutral : array or tensor [patients, attributes]
+        In 0..1.
+    target : int
+        Index of an attribute, from 0.
+
+    Returns
+    -------
+    tuple of ndarray
+        Both as float64, in the shapes given.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, no patient or point, NaN, values outside 0..1, or no such attribute.
+    """
     far, start = (to_numpy(values, np.float64).astype(np.float64) for values in (probabilities, neutral))
     if far.ndim != 3 or start.shape != (far.shape[0], far.shape[2]):
         raise ValueError(
@@ -33,7 +53,22 @@ def checked_probabilities(probabilities: Any, neutral: Any, target: int) -> tupl
 
 
 def wilson(successes: int, patients: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a proportion (Wilson 1927), within 0..1."""
+    """Compute the 95 % Wilson score interval of a proportion.
+
+    Parameters
+    ----------
+    successes, patients : int
+        0 <= successes <= patients, one patient or more.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end, in 0..1.
+
+    References
+    ----------
+    E. B. Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+    """
     z = 1.959963984540054
     share, weight = successes / patients, z * z / patients
     centre = (share + weight / 2) / (1 + weight)

@@ -19,18 +19,45 @@ def published() -> dict[str, Any]:
 
 
 def published_cfrt(kind: str, domain: str, neutral: str) -> dict[str, float]:
-    """Published CFRT per attribute for "swap" or "curve"; empty where the paper has none."""
+    """Return the paper's CFRT per attribute.
+
+    Parameters
+    ----------
+    kind : {"swap", "curve"}
+    domain, neutral : str
+        Names of a domain and of its neutral prompt.
+
+    Returns
+    -------
+    dict of str to float
+        In 0..1; empty where the paper has none.
+    """
     values: dict[str, float] = published()["cfrt"].get(kind, {}).get(domain, {}).get(neutral, {})
     return values
 
 
 def published_curve(measure: str, domain: str, neutral: str) -> dict[str, dict[int, float]]:
-    """Published means per attribute as {attribute: {swap step: value}}; empty where the paper has none.
+    """Return the paper's means per attribute and swap step.
 
-    `measure` is "direction cosine" (Fig. 5) or "lpips to neutral"; anything else raises ValueError.
+    Parameters
+    ----------
+    measure : {"direction cosine", "lpips to neutral"}
+        Of Fig. 5, or of the distance to the neutral image.
+    domain, neutral : str
+        Names of a domain and of its neutral prompt.
+
+    Returns
+    -------
+    dict of str to dict of int to float
+        Empty where the paper has none.
+
+    Raises
+    ------
+    ValueError
+        Another measure.
     """
     if measure not in ("direction cosine", "lpips to neutral"):
-        raise ValueError(f"measure is {measure!r}; choose direction cosine or lpips to neutral.")
+        raise ValueError(f"measure: {measure!r} is unknown; choose direction cosine or lpips to neutral.")
     steps = published()["swap steps"]
     values = published()[measure].get(domain, {}).get(neutral, {})
     return {attribute: dict(zip(steps, row, strict=True)) for attribute, row in values.items()}

@@ -70,7 +70,18 @@ class Trajectory:
         }
 
     def check_rows(self, rows: Sized) -> None:
-        """Raise ValueError when values given per row, [rows, …], are not as many as the trajectory's rows."""
+        """Refuse values that are not one per row.
+
+        Parameters
+        ----------
+        rows : sized
+            Values of the rows, [rows, …], such as their images.
+
+        Raises
+        ------
+        ValueError
+            They are more or fewer than the trajectory's rows.
+        """
         if len(rows) != len(self.latents):
             raise ValueError(
                 f"images: {len(rows)} do not match the trajectory's {len(self.latents)} latents; "
@@ -172,7 +183,13 @@ def _position(name: str, names: tuple[str, ...], what: str) -> int:
 
 
 def control_points(latents: torch.Tensor) -> Trajectory:
-    """Return a trajectory whose only patient and attribute runs through latents [N, C, h, w], in order."""
+    """Return a trajectory that runs through latents in order, of one patient and one attribute.
+
+    Parameters
+    ----------
+    latents : Tensor [N, C, h, w]
+        In the order in which the curve runs through them.
+    """
     index = torch.arange(len(latents)).reshape(1, 1, -1)
     return Trajectory(
         latents.float().cpu(),

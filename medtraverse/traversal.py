@@ -19,10 +19,24 @@ TRAIN_STEPS = 1000
 
 
 def parse_swap_steps(text: str, steps: int) -> tuple[int, ...]:
-    """Read ``"45,40,…"`` into a tuple of swap steps.
+    """Read swap steps such as ``"45,40,…"``.
 
-    Raises ValueError when it is empty, repeats a step, is not made of whole numbers, or holds one outside
-    ``0…steps - 2`` (a swap after the last step would change nothing).
+    Parameters
+    ----------
+    text : str
+        Whole numbers, separated by commas.
+    steps : int
+        Denoising steps. A swap step lies in ``0…steps - 2``: a swap after the last step would change nothing.
+
+    Returns
+    -------
+    tuple of int
+        In the order given.
+
+    Raises
+    ------
+    ValueError
+        The list is empty, repeats a step, is not made of whole numbers, or holds one out of range.
     """
     parts = [part.strip() for part in str(text).split(",") if part.strip()]
     if not parts:
@@ -47,11 +61,24 @@ def parse_swap_steps(text: str, steps: int) -> tuple[int, ...]:
 
 
 def ddim_timesteps(steps: int, train_steps: int = TRAIN_STEPS) -> list[int]:
-    """Return diffusers' DDIM timesteps, descending: 981, 961, …, 1 for 50 steps.
+    """Return diffusers' DDIM timesteps, their spacing "leading", their offset 1.
 
-    The spacing is "leading", the offset 1.
+    Parameters
+    ----------
+    steps : int
+        1 to `train_steps` - 1.
+    train_steps : int
+        Of the training.
 
-    Raises ValueError unless ``1 <= steps < train_steps``.
+    Returns
+    -------
+    list of int
+        Descending: 981, 961, …, 1 for 50 steps.
+
+    Raises
+    ------
+    ValueError
+        `steps` is out of range.
     """
     if not 1 <= steps < train_steps:
         raise ValueError(
@@ -92,7 +119,13 @@ class Plan:
         return torch.cat([torch.tensor([NEUTRAL]), branches]).repeat(self.patients)
 
     def swap_step(self, steps: int) -> torch.Tensor:
-        """Return the swap step of every row, long [rows]; ``steps`` (never reached) for neutral rows."""
+        """Return the swap step of every row, long [rows].
+
+        Parameters
+        ----------
+        steps : int
+            Denoising steps. A neutral row has this number, which is never reached.
+        """
         branches = torch.tensor(self.swap_steps).repeat(self.attributes)
         return torch.cat([torch.tensor([steps]), branches]).repeat(self.patients)
 
@@ -103,10 +136,20 @@ class Plan:
         return torch.cat([first.expand(-1, self.attributes, 1), first + branches], dim=2)
 
     def sources(self, step: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return whose evaluation at ``step`` serves each row: ``(conditional, unconditional)``, long [rows].
+        """Return whose evaluation serves each row at a step.
 
         Up to its swap a row is served by its patient's neutral row. In the first step after the swap its
         latent is still the neutral one, so the unconditional evaluation is shared for one step more.
+
+        Parameters
+        ----------
+        step, steps : int
+            The step, 0…steps - 1, and their number.
+
+        Returns
+        -------
+        tuple of Tensor
+            Rows that serve the conditional and the unconditional evaluation, long [rows] each.
         """
         own = torch.arange(self.rows)
         neutral = self.patient() * self.rows_per_patient
@@ -116,7 +159,15 @@ class Plan:
         return conditional, unconditional
 
     def evaluations(self, steps: int, guidance: bool = True) -> int:
-        """Return the number of U-Net rows that a run of ``steps`` single-evaluation steps needs."""
+        """Return the number of U-Net rows that a run needs.
+
+        Parameters
+        ----------
+        steps : int
+            Of one evaluation each.
+        guidance : bool
+            Whether the unconditional half is computed too.
+        """
         # Patients share nothing, so one is counted: a hundred thousand have millions of rows.
         patient, total = replace(self, patients=1), 0
         for step in range(steps):
@@ -187,7 +238,15 @@ class TraversalSettings:
         return Plan(self.patients, len(self.prompts), self.swap_steps)
 
     def block(self, first: int, patients: int) -> "TraversalSettings":
-        """Return the settings of ``patients`` patients, or as many as there are, from ``first`` on."""
+        """Return the settings of some of the patients.
+
+        Parameters
+        ----------
+        first : int
+            The first of them, from 0.
+        patients : int
+            Their number, or as many as there are from `first` on.
+        """
         return replace(self, seed=self.seed + first, patients=min(patients, self.patients - first))
 
     def report(self) -> dict[str, Any]:

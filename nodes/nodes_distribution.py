@@ -145,12 +145,12 @@ class DistributionDistance(io.ComfyNode):
     ) -> tuple[LoadedClassifier | LoadedInception, str, str | None]:
         """Return what computes features, its name, and the SHA-256 of a classifier's file."""
         if extractor not in EXTRACTORS:
-            raise ValueError(f"extractor is {extractor!r}; choose {' or '.join(EXTRACTORS)}")
+            raise ValueError(f"extractor: {extractor!r} is unknown; choose {' or '.join(EXTRACTORS)}.")
         if extractor == "classifier":
             if image_classifier is None:
                 raise ValueError(
                     "image_classifier: none is wired; wire Load Medical Classifier, or choose the extractor "
-                    "inception"
+                    "inception."
                 )
             return image_classifier, f"classifier {image_classifier.name}", image_classifier.classifier.sha256
         inception = LoadedInception(load_inception(metric_folders()))

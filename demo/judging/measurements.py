@@ -198,7 +198,7 @@ class Store:
         if resume and note.exists() and note.read_text() != text:
             raise ValueError(
                 f"out: {folder} holds measurements of another model or other settings; "
-                "give another folder, or leave out --resume"
+                "give another folder, or leave out --resume."
             )
         folder.mkdir(parents=True, exist_ok=True)
         if not resume:

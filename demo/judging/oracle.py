@@ -59,7 +59,7 @@ def read_dermoscopy(image: np.ndarray) -> dict[str, float]:
 def read(image: np.ndarray, domain: str) -> dict[str, float]:
     """`read_chest` or `read_dermoscopy`, by the name of the domain."""
     if domain not in DOMAINS:
-        raise ValueError(f"domain is {domain!r}; choose one of {', '.join(DOMAINS)}")
+        raise ValueError(f"domain: {domain!r} is unknown; choose one of {', '.join(DOMAINS)}.")
     return {"chest": read_chest, "dermoscopy": read_dermoscopy}[domain](image)
 
 
@@ -85,12 +85,12 @@ def spread(vectors: np.ndarray) -> np.ndarray:
     vectors = np.asarray(vectors, float)
     if vectors.ndim != 2 or len(vectors) < 20:
         raise ValueError(
-            f"vectors have the shape {vectors.shape}; a spread needs [N, A] of 20 patients or more"
+            f"vectors: they have shape {list(vectors.shape)}; give [N, A] of 20 patients or more."
         )
     low, high = np.nanpercentile(vectors, [16, 84], axis=0)
     if not (high > low).all():
         raise ValueError(
-            f"entry {int(np.argmin(high - low))} of the anatomy does not vary between these patients"
+            f"vectors: entry {int(np.argmin(high - low))} does not vary between these patients; give others."
         )
     between: np.ndarray = (high - low) / 2
     return between
@@ -209,9 +209,9 @@ def _auc(scores: np.ndarray, present: np.ndarray) -> float:
 def _checked(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image, np.float32)
     if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] != image.shape[1]:
-        raise ValueError(f"image has the shape {image.shape}; it must be [H, W, 3] and square")
+        raise ValueError(f"image: it has shape {list(image.shape)}; give a square [H, W, 3].")
     if not (np.isfinite(image).all() and image.min() >= -0.01 and image.max() <= 1.01):
-        raise ValueError(f"image runs from {image.min():.3g} to {image.max():.3g}; it must lie in 0..1")
+        raise ValueError(f"image: it runs from {image.min():.3g} to {image.max():.3g}; give values in 0…1.")
     if len(image) != SIZE:
         from PIL import Image
 

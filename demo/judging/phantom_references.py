@@ -71,7 +71,9 @@ def training_images(folder: Path, unet: Path | None, domain: str) -> list[Traine
     if unet is not None:
         made = _log(unet.with_suffix(".json"))["phantoms"]
         if made is None:
-            raise ValueError(f"{unet.name} was not trained on phantoms that can be drawn again")
+            raise ValueError(
+                f"unet: {unet.name} was not trained on phantoms that can be drawn again; give one that was."
+            )
         if (made["layout"] == "chexpert") == (domain == "chest"):
             sets.append(
                 (layouts.FIRST_SEED + layouts.STRIDE * made["seed"], made["count"], made["correlation"])
@@ -81,7 +83,9 @@ def training_images(folder: Path, unet: Path | None, domain: str) -> list[Traine
 
 def _log(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"{path} is missing; it says what the weights were trained on")
+        raise ValueError(
+            f"model: {path} is missing, which says what the weights were trained on; put it beside them."
+        )
     log: dict[str, Any] = json.loads(path.read_text())
     return log
 

@@ -95,7 +95,7 @@ def sample_factors(seed: int, **overrides: Any) -> ChestFactors:
         If an override names no factor, or the seed is negative.
     """
     if seed < 0:
-        raise ValueError(f"seed is {seed}; a patient seed is 0 or above")
+        raise ValueError(f"seed: {seed} is below 0; give 0 or above.")
     rng = np.random.default_rng([seed, 0xC8E57])
     u = rng.uniform
     anatomy: dict[str, Any] = {
@@ -154,7 +154,8 @@ def sample_factors(seed: int, **overrides: Any) -> ChestFactors:
     unknown = sorted(set(overrides) - set(factors.__dataclass_fields__))
     if unknown:
         raise ValueError(
-            f"unknown factor {', '.join(unknown)}; the factors are {', '.join(factors.__dataclass_fields__)}"
+            f"overrides: {', '.join(unknown)} is no factor; "
+            f"choose from {', '.join(factors.__dataclass_fields__)}."
         )
     return dataclasses.replace(factors, **overrides)
 
@@ -168,7 +169,7 @@ def render(factors: ChestFactors, size: int = 128) -> Rendered:
         If ``size`` is under 64, where wires would be thinner than a pixel.
     """
     if size < 64:
-        raise ValueError(f"size is {size}; phantoms are drawn at 64 pixels or more")
+        raise ValueError(f"size: {size} is too small; give 64 pixels or more.")
     f, (x0, y0), px = factors, _grid(size), 2.0 / size
     c, s = np.cos(f.rotation), np.sin(f.rotation)
     x, y = (x0 - f.shift) * c + y0 * s, y0 * c - (x0 - f.shift) * s

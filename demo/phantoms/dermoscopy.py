@@ -56,9 +56,11 @@ class DermoscopyFactors:
 
     def __post_init__(self) -> None:
         if self.diagnosis not in DIAGNOSES:
-            raise ValueError(f"diagnosis is {self.diagnosis!r}; choose one of {', '.join(DIAGNOSES)}")
+            raise ValueError(
+                f"diagnosis: {self.diagnosis!r} is unknown; choose one of {', '.join(DIAGNOSES)}."
+            )
         if self.ruler_edge not in EDGES:
-            raise ValueError(f"ruler_edge is {self.ruler_edge!r}; choose one of {', '.join(EDGES)}")
+            raise ValueError(f"ruler_edge: {self.ruler_edge!r} is unknown; choose one of {', '.join(EDGES)}.")
 
 
 class Rendered(NamedTuple):
@@ -73,9 +75,12 @@ def sample_factors(seed: int, **overrides: Any) -> DermoscopyFactors:
 
     All factors are drawn whatever is overridden, so the same seed with another flag is the same patient.
     """
-    unknown = set(overrides) - {f.name for f in fields(DermoscopyFactors)}
+    names = [field.name for field in fields(DermoscopyFactors)]
+    unknown = set(overrides) - set(names)
     if unknown:
-        raise ValueError(f"unknown dermoscopy factor: {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"overrides: {', '.join(sorted(unknown))} is no factor; choose from {', '.join(names)}."
+        )
     rng = np.random.default_rng((seed, _SAMPLER))
     melanoma = bool(rng.random() < 0.5)
     drawn: dict[str, Any] = {"seed": seed, "diagnosis": "MEL" if melanoma else "NV"}
@@ -307,7 +312,7 @@ def render(factors: DermoscopyFactors, size: int = 128) -> Rendered:
         The image and the coverage of its thin structures (hairs, ruler ticks, bubble rims).
     """
     if size < 64:
-        raise ValueError(f"size is {size}; thin structures need at least 64 pixels")
+        raise ValueError(f"size: {size} is too small for thin structures; give 64 pixels or more.")
     x, y = _grid(size)
     image = _skin(factors, size)
     thin = np.zeros((size, size), np.float32)

@@ -114,9 +114,9 @@ def write_chexpert(
         A parameter out of range, or a folder that holds another set.
     """
     if not 0 <= correlation <= 1:
-        raise ValueError(f"correlation is {correlation}; it must lie in 0..1")
+        raise ValueError(f"correlation: {correlation} is out of range; give 0 to 1.")
     if not 0 <= unmentioned <= 1:
-        raise ValueError(f"unmentioned is {unmentioned}; it must lie in 0..1")
+        raise ValueError(f"unmentioned: {unmentioned} is out of range; give 0 to 1.")
     root = Path(out) / "CheXpert-v1.0"
 
     def rows() -> Iterator[Row]:
@@ -180,9 +180,9 @@ def chest_factors(patient: int, correlation: float = 0.0) -> chest.ChestFactors:
 
 def _patients(count: int, seed: int) -> range:
     if not 1 <= count <= STRIDE:
-        raise ValueError(f"count is {count}; a set has 1 to {STRIDE:,} patients")
+        raise ValueError(f"count: {count} is out of range; a set has 1 to {STRIDE:,} patients.")
     if not 0 <= seed < 20:
-        raise ValueError(f"seed is {seed}; sets are numbered 0 to 19")
+        raise ValueError(f"seed: {seed} is out of range; sets are numbered 0 to 19.")
     return range(FIRST_SEED + seed * STRIDE, FIRST_SEED + seed * STRIDE + count)
 
 
@@ -226,10 +226,10 @@ def _write(
     if note.exists():
         if note.read_text() != stamp:
             raise ValueError(
-                f"{note.parent}: holds another set ({note.name} says which); give an empty folder"
+                f"{note.parent}: holds another set ({note.name} says which); give an empty folder."
             )
     elif table.exists() or (root.exists() and any(root.iterdir())):
-        raise ValueError(f"{root}: holds files, but no {note.name} that says of what; give an empty folder")
+        raise ValueError(f"{root}: holds files, but no {note.name} that says of what; give an empty folder.")
     lines: list[Sequence[str | int]] = []
     for image, factors, cells in rows:  # the first row checks the parameters, before anything is written
         if not lines:
@@ -277,7 +277,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.layout == "isic":
             for name in ("correlation", "unmentioned"):
                 if getattr(given, name):
-                    raise ValueError(f"{name} is {getattr(given, name)}; only the layout chexpert has one")
+                    raise ValueError(
+                        f"{name}: {getattr(given, name)} is given, but isic has none; leave it out."
+                    )
             table = write_isic(given.out, given.count, given.seed, given.size)
         else:
             table = write_chexpert(

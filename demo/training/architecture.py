@@ -115,8 +115,8 @@ def write_tokenizer(folder: Path) -> None:
     source = next((s for s in sources if (s / "merges.txt").exists()), None)
     if source is None:
         raise FileNotFoundError(
-            f"CLIP's vocabulary is in neither {sources[0]} nor {sources[1]}; "
-            "check out the weights or set up ComfyUI"
+            f"vocabulary: CLIP's is in neither {sources[0]} nor {sources[1]}; "
+            "check out the weights or set up ComfyUI."
         )
     folder.mkdir(parents=True, exist_ok=True)
     if source.resolve() == folder.resolve():
@@ -144,7 +144,7 @@ def half_precision(name: str, part: Network) -> Network:
     part = part.to(torch.float16)
     bad = [key for key, value in part.state_dict().items() if not torch.isfinite(value).all()]
     if bad:
-        raise ValueError(f"{name}: {bad[0]} is not finite in fp16; train with a lower learning rate")
+        raise ValueError(f"{name}: {bad[0]} is not finite in fp16; train with a lower learning rate.")
     return part
 
 

@@ -265,7 +265,7 @@ class Run:
         if state.get("identity", self.identity) != self.identity:
             raise ValueError(
                 f"checkpoint: {self.path} belongs to a training with {state['identity']}, "
-                f"not {self.identity}; begin anew or give the same settings"
+                f"not {self.identity}; begin anew or give the same settings."
             )
         for name, network in self.networks.items():
             network.load_state_dict(state[name])

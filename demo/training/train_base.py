@@ -76,7 +76,7 @@ def require_device(device: str) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise SystemExit(f"--device is {device}, but this PyTorch sees no CUDA GPU; use --device cpu")
+        raise SystemExit(f"--device: {device} is given, but this PyTorch sees no CUDA GPU; use --device cpu.")
 
 
 def _sets(args: argparse.Namespace) -> list[PhantomSet]:
@@ -128,7 +128,7 @@ def load_vae(args: argparse.Namespace) -> AutoencoderKL:
 
     path = args.cache / "vae-final.pt"
     if not path.exists():
-        raise SystemExit(f"{path} is not there; run `python -m demo.training.train_base vae` first")
+        raise SystemExit(f"--cache: {path} is not there; run `python -m demo.training.train_base vae` first.")
     vae = build_vae()
     vae.load_state_dict(torch.load(path, weights_only=True))
     return vae.eval()
@@ -139,7 +139,9 @@ def _export(args: argparse.Namespace) -> None:
 
     path = args.cache / "unet-final.pt"
     if not path.exists():
-        raise SystemExit(f"{path} is not there; run `python -m demo.training.train_base unet` first")
+        raise SystemExit(
+            f"--cache: {path} is not there; run `python -m demo.training.train_base unet` first."
+        )
     state = torch.load(path, weights_only=True, map_location="cpu")
     unet, text = build_unet(), build_text_encoder()
     unet.load_state_dict(state["unet"])

@@ -71,11 +71,12 @@ def cfrt_figure(
         No results, or names and colours that are not as many as the results have.
     """
     if not results:
-        raise ValueError("results is empty; give at least one CFRT")
+        raise ValueError("results: there are none; give at least one CFRT.")
     for name, result in results.items():
         if result.deltas.shape[1] != len(attributes):
             raise ValueError(
-                f"{name!r} has {result.deltas.shape[1]} attributes, but {len(attributes)} names are given"
+                f"attributes: {len(attributes)} names are given, but {name!r} has {result.deltas.shape[1]}; "
+                "give one name for each."
             )
     colours = check_colours(colours, list(results))
     published = {name: value for name, value in (published or {}).items() if name in results}

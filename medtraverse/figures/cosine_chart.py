@@ -46,8 +46,8 @@ def cosine_figure(
     cosines = np.asarray(cosines, dtype=np.float64)
     if cosines.ndim != 3 or cosines.shape[::2] != (len(attributes), len(swap_steps)) or not cosines.size:
         raise ValueError(
-            f"cosines has shape {list(cosines.shape)}; expected [attributes, patients, swap steps] with "
-            f"{len(attributes)} attributes and {len(swap_steps)} swap steps"
+            f"cosines: they have shape {list(cosines.shape)}; give [attributes, patients, swap steps] with "
+            f"{len(attributes)} attributes and {len(swap_steps)} swap steps."
         )
     colours = check_colours(colours, attributes)
     steps = np.asarray(swap_steps, dtype=float)

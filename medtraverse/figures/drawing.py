@@ -37,9 +37,7 @@ class Drawing:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, str]:
-        """Texts for `save`: the settings as JSON under "medtraverse", their digests as
-        JSON under "medtraverse sha256".
-        """
+        """Return JSON texts for `save`: settings as "medtraverse", digests as "medtraverse sha256"."""
         return {SETTINGS: json.dumps(self.settings), HASHES: json.dumps(hashes(self.settings))}
 
 
@@ -81,7 +79,7 @@ def write(
         Another `vector`.
     """
     if vector not in VECTORS:
-        raise ValueError(f"vector is {vector!r}; choose {', '.join(VECTORS)}")
+        raise ValueError(f"vector: {vector!r} is unknown; choose one of {', '.join(VECTORS)}.")
     stem = Path(stem)
     texts = dict(drawing.metadata() if metadata is None else metadata)
     with whole_files(stem.parent) as apart:

@@ -46,7 +46,7 @@ def film(
     images = to_numpy(images)
     if images.ndim != 6 or images.shape[-1] != 3:
         raise ValueError(
-            f"images has shape {list(images.shape)}; expected [patients, attributes, frames, H, W, 3]"
+            f"images: they have shape {list(images.shape)}; give [patients, attributes, frames, H, W, 3]."
         )
     colours = [NEUTRAL, *check_colours(colours, attributes)]
     patients, columns, frames, height, width = images.shape[:5]

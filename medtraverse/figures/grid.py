@@ -57,12 +57,12 @@ def trajectory_grid(
     images = to_numpy(images)
     if images.ndim != 6 or images.shape[-1] not in (1, 3) or not images.size:
         raise ValueError(
-            f"images has shape {list(images.shape)}; expected [patients, attributes, points, H, W, 3]"
+            f"images: they have shape {list(images.shape)}; give [patients, attributes, points, H, W, 3]."
         )
     for axis, (name, labels) in enumerate((("seeds", seeds), ("attributes", attributes), ("points", points))):
         if len(labels) != images.shape[axis]:
             raise ValueError(
-                f"{name} has {len(labels)} entries, but images {list(images.shape)} has {images.shape[axis]}"
+                f"{name}: {len(labels)} are given for images {list(images.shape)}; give {images.shape[axis]}."
             )
     colours = check_colours(colours, attributes)
     patients, rows, columns, height, width = images.shape[:5]
@@ -114,11 +114,27 @@ def strip(
     title: str = "",
     note: str = "",
 ) -> "Figure":
-    """Frames of a curve chosen evenly, first and last included, as a `trajectory_grid` (Fig. 6).
+    """Draw frames of a curve, chosen evenly, first and last included, as a `trajectory_grid` (Fig. 6).
 
-    `frames` is [P, A, F, H, W, 3] in 0..1 with the neutral image first; `points` are the F frame numbers;
-    `count` columns, 2 or more, at most F. Raises ValueError as `trajectory_grid` does, and for a count that
-    cannot be.
+    Parameters
+    ----------
+    frames : array or tensor [P, A, F, H, W, 3]
+        In 0..1, the neutral image first.
+    attributes, colours, seeds, title, note
+        As of `trajectory_grid`.
+    points : sequence of str
+        The F frame numbers.
+    count : int
+        Columns, 2 to F.
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    ValueError
+        As `trajectory_grid`, and for a count out of range.
     """
     if len(frames.shape) != 6:
         return trajectory_grid(frames, attributes, colours, points, seeds, title, note)
@@ -128,15 +144,42 @@ def strip(
 
 
 def strip_frames(total: int, count: int) -> list[int]:
-    """Which of `total` frames a `strip` of `count` columns shows. ValueError unless count is 2 to total."""
+    """Choose the frames that a `strip` shows.
+
+    Parameters
+    ----------
+    total : int
+        Frames that are there.
+    count : int
+        Columns, 2 to `total`.
+
+    Returns
+    -------
+    list of int
+        Rising, from 0 to `total` - 1.
+
+    Raises
+    ------
+    ValueError
+        `count` is out of range.
+    """
     if not 2 <= count <= total:
-        raise ValueError(f"count is {count}; choose 2 to {total} of the {total} frames")
+        raise ValueError(f"count: {count} is out of range; choose 2 to {total} of the {total} frames.")
     return [int(frame) for frame in np.linspace(0, total - 1, count).round()]
 
 
 def grid_table(attributes: Sequence[str], points: Sequence[str], seeds: Sequence[int]) -> str:
-    """What each cell of a grid shows, as CSV: row and column (from 1, at the top left), seed,
-    attribute, point, notice.
+    """Write what each cell of a grid shows, as CSV.
+
+    Parameters
+    ----------
+    attributes, points : sequence of str
+    seeds : sequence of int
+
+    Returns
+    -------
+    str
+        Row and column, from 1 at the top left, seed, attribute, point, notice.
     """
     rows = [(seed, attribute) for seed in seeds for attribute in attributes]
     return csv_text(

@@ -55,12 +55,12 @@ def identity_figure(
     values, others = np.asarray(values, dtype=np.float64), np.asarray(others, dtype=np.float64)
     if values.ndim != 3 or values.shape[1:] != (len(attributes), len(steps)) or not values.shape[0]:
         raise ValueError(
-            f"values has shape {list(values.shape)}; expected [patients, attributes, points] with "
-            f"{len(attributes)} attributes and {len(steps)} points"
+            f"values: they have shape {list(values.shape)}; give [patients, attributes, points] with "
+            f"{len(attributes)} attributes and {len(steps)} points."
         )
     if others.shape != values.shape:
         raise ValueError(
-            f"others has shape {list(others.shape)}; expected that of values, {list(values.shape)}"
+            f"others: they have shape {list(others.shape)}; give that of values, {list(values.shape)}."
         )
     colours = check_colours(colours, attributes)
     places = np.asarray(steps, dtype=float)

@@ -57,17 +57,19 @@ def latent_map_figure(
     expected = (len(seeds), len(attributes), len(points), 2)
     if coordinates.shape != expected or not coordinates.size:
         raise ValueError(
-            f"coordinates has shape {list(coordinates.shape)}; seeds, attributes and points ask for "
-            f"{list(expected)}"
+            f"coordinates: they have shape {list(coordinates.shape)}; seeds, attributes and points ask for "
+            f"{list(expected)}."
         )
     if not np.isfinite(coordinates).all():
-        raise ValueError("coordinates holds NaN or infinite values")
+        raise ValueError(
+            "coordinates: they hold NaN or infinite values; check the latents of the trajectory."
+        )
     colours = check_colours(colours, attributes)
     if images is not None:
         images = np.asarray(images.detach().cpu().float() if hasattr(images, "detach") else images)
         if images.ndim != 6 or images.shape[:3] != expected[:3] or images.shape[-1] not in (1, 3):
             raise ValueError(
-                f"images has shape {list(images.shape)}; expected {[*expected[:3], 'H', 'W', 3]}"
+                f"images: they have shape {list(images.shape)}; give {[*expected[:3], 'H', 'W', 3]}."
             )
     last = len(points) - 1
     if shown is None:
@@ -75,7 +77,7 @@ def latent_map_figure(
         shown = (0, last) if crowded else (0, last // 2, last)
     shown = sorted(set(shown))
     if any(not 0 <= point <= last for point in shown):
-        raise ValueError(f"shown is {shown}; points are numbered 0 to {last}")
+        raise ValueError(f"shown: {shown} is not there; points are numbered 0 to {last}.")
 
     figure: Figure = sheet(WIDTH, HEIGHT, title, note)
     room = np.array([WIDTH - 2 * EDGE, HEIGHT - HEADER - FOOTER - LEGEND])

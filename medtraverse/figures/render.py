@@ -63,11 +63,28 @@ def _own_pixels(figure: "Figure | None") -> Iterator[None]:
 
 
 def to_image(figure: "Figure", dpi: float = 100) -> np.ndarray:
-    """Render a figure: float32 [H, W, 3] in 0..1, contiguous, height and width in pixels = inches x dpi."""
+    """Render a figure.
+
+    Parameters
+    ----------
+    figure : matplotlib Figure
+    dpi : float
+        Dots per inch, above 0.
+
+    Returns
+    -------
+    ndarray [H, W, 3]
+        float32 in 0..1, contiguous; height and width are inches times `dpi`.
+
+    Raises
+    ------
+    ValueError
+        `dpi` is not positive.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     if not dpi > 0:
-        raise ValueError(f"dpi is {dpi}; it must be positive")
+        raise ValueError(f"dpi: {dpi} is not positive; give dots per inch, such as 200.")
     drawn_at = figure.dpi
     figure.set_dpi(dpi)
     try:
@@ -107,7 +124,7 @@ def save(
     form = path.suffix.lower().lstrip(".")
     if form not in FORMATS:
         raise ValueError(
-            f"{path.name!r} has no suffix among .{', .'.join(FORMATS)}, which choose the format of a figure"
+            f"path: {path.name!r} names no format of a figure; end it in .{', .'.join(FORMATS)}."
         )
     texts = {str(key): str(value) for key, value in (metadata or {}).items()}
     lines = "\n".join([NOTICE, *(f"{key}: {value}" for key, value in texts.items())])

@@ -21,9 +21,15 @@ HEADER, FOOTER = 0.6, 0.42
 
 
 def sheet(width: float, height: float, title: str = "", note: str = "") -> "Figure":
-    """An empty figure of this size in inches, with title, footer and an optional note right of the footer.
+    """Return an empty figure with title, footer and an optional note right of the footer.
 
     Leave the top `HEADER` (if there is a title) and the bottom `FOOTER` inches free.
+
+    Parameters
+    ----------
+    width, height : float
+        Inches.
+    title, note : str
     """
     from matplotlib.figure import Figure
 
@@ -38,7 +44,14 @@ def sheet(width: float, height: float, title: str = "", note: str = "") -> "Figu
 
 
 def axes_in(figure: "Figure", left: float, bottom: float, width: float, height: float) -> "Axes":
-    """Axes at a place given in inches from the lower left corner."""
+    """Add axes to a figure.
+
+    Parameters
+    ----------
+    figure : matplotlib Figure
+    left, bottom, width, height : float
+        Inches, from the lower left corner.
+    """
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
@@ -51,8 +64,14 @@ def clear_frame(axes: "Axes") -> None:
 
 
 def line_sheet(title: str, note: str, names: Iterable[str]) -> "tuple[Figure, Axes]":
-    """A figure and its axes for a line of each name against the swap step; as high as the legend that
-    `legend_beside` puts on the right.
+    """Return a figure and its axes for lines against the swap step.
+
+    Parameters
+    ----------
+    title, note : str
+        As of `sheet`.
+    names : iterable of str
+        Of the lines. The figure is as high as the legend that `legend_beside` puts on the right.
     """
     width, legend = 11.6, 2.6
     lines = sum(len(_wrapped(name)) for name in names) + 2
@@ -66,8 +85,9 @@ def line_sheet(title: str, note: str, names: Iterable[str]) -> "tuple[Figure, Ax
 
 
 def legend_beside(axes: "Axes") -> None:
-    """Put the legend right of the axes, where it covers no line; lines labelled
-    `FROM_THE_PAPER` share one entry.
+    """Put the legend right of the axes, where it covers no line.
+
+    Lines labelled `FROM_THE_PAPER` share one entry.
     """
     from matplotlib.lines import Line2D
 
@@ -95,15 +115,27 @@ def _wrapped(name: str) -> list[str]:
 
 
 def check_colours(colours: Iterable[str], attributes: Sized) -> list[str]:
-    """The colours as a list, one per attribute; ValueError when they are too few or no colours."""
+    """Return the colours as a list.
+
+    Parameters
+    ----------
+    colours : iterable of str
+        One per attribute, as matplotlib reads them.
+    attributes : sized
+
+    Raises
+    ------
+    ValueError
+        They are too few or too many, or one is no colour.
+    """
     from matplotlib.colors import is_color_like
 
     colours = list(colours)
     if len(colours) != len(attributes):
         raise ValueError(
-            f"colours has {len(colours)} entries for {len(attributes)} attributes; give one per attribute"
+            f"colours: {len(colours)} are given for {len(attributes)} attributes; give one per attribute."
         )
     wrong = [colour for colour in colours if not is_color_like(colour)]
     if wrong:
-        raise ValueError(f"colours holds {wrong[0]!r}, which is no colour; write #RRGGBB")
+        raise ValueError(f"colours: {wrong[0]!r} is no colour; write #RRGGBB.")
     return colours

@@ -133,7 +133,7 @@ def to_api(workflow: Record, object_info: Record) -> Record:
         graph = {scope.path(node): _api_node(scope, node, object_info[node["type"]]) for scope, node in nodes}
     except RecursionError:
         raise ValueError(
-            "workflow: links of reroutes, bypassed nodes or subgraphs run in a circle."
+            "workflow: links of reroutes, bypassed nodes or subgraphs run in a circle; take one of them out."
         ) from None
     for node in graph.values():  # as the browser does: links of nodes that are gone
         node["inputs"] = {
@@ -347,7 +347,7 @@ class _Scope:
         self.outer, self.instance = outer, instance or {}
         self.prefix = f"{outer.path(self.instance)}:" if outer else ""
         if self.prefix.count(":") > 50:
-            raise ValueError("workflow: a subgraph contains itself.")
+            raise ValueError("workflow: a subgraph contains itself; open it and take that one out.")
         self.nodes: dict[str, Record] = {str(node["id"]): node for node in graph["nodes"]}
         self.links: dict[Any, tuple[str, int]] = {}
         self.inside: dict[str, _Scope] = {}

@@ -232,7 +232,9 @@ def seed_jobs(graph: Record, seeds: range, object_info: Record) -> dict[str, Rec
     blocks = [graph[key]["inputs"].get("patients", 1) for key in samplers] or [1]
     block = blocks[0]
     if not isinstance(block, int) or block < 1 or blocks != [block] * len(blocks):
-        raise ValueError("--seeds: give every Prompt Swap KSampler the same number of patients, by --set.")
+        raise ValueError(
+            "--seeds: the samplers have unlike numbers of patients; give each the same number, by --set."
+        )
     jobs = {}
     for first in range(seeds.start, seeds.stop, block):
         last = min(first + block, seeds.stop) - 1

@@ -190,7 +190,7 @@ def test_chexpert_captions_are_distinct_and_ordered(present):
         ([film(1), film(2, Pleural_Effusion="yes")], r"line 3, column 'Pleural Effusion': yes is none of"),
         ([film(1), film(2), film(1)], r"line 4, column 'Path': CheXpert-v1.0/.* is already on line 2"),
         ([film(1), film(2)[:-1]], r"line 3: 18 cells, but the header has 19"),
-        ([film(1, "Oblique")], r"line 2, column 'Frontal/Lateral': 'Oblique' is neither"),
+        ([film(1, "Oblique")], r"line 2, column 'Frontal/Lateral': 'Oblique' is no view"),
         ([["", *film(1)[1:]]], r"line 2, column 'Path': is empty"),
         ([], r"train.csv: has no rows"),
     ],
@@ -226,9 +226,9 @@ def test_missing_and_doubled_columns_are_named(tmp_path):
     (tmp_path / "d.csv").write_bytes(b"image,\xff\n")
     with pytest.raises(ValueError, match="d.csv: is no UTF-8 CSV"):
         read_isic(tmp_path / "d.csv")
-    with pytest.raises(ValueError, match="diagnosis is 'BCC'"):
+    with pytest.raises(ValueError, match="diagnosis: 'BCC' "):
         isic_caption("BCC", ())
-    with pytest.raises(ValueError, match="artefact 'glare' is unknown"):
+    with pytest.raises(ValueError, match="artefact: 'glare' is unknown"):
         isic_caption("NV", ["glare"])
 
 
@@ -243,7 +243,7 @@ def test_images_are_found_where_the_releases_put_them(tmp_path):
         == inside
     )
     assert image_file(tmp_path, "ISIC_0000002.jpg").name == "ISIC_0000002_downsampled.jpg"
-    with pytest.raises(ValueError, match="'ISIC_0000003.jpg' is not there; looked for"):
+    with pytest.raises(ValueError, match="'ISIC_0000003.jpg' is not there; put it at one of"):
         image_file(tmp_path, "ISIC_0000003.jpg")
 
 

@@ -66,7 +66,7 @@ def test_no_movement_is_nan():
 @pytest.mark.parametrize(
     ("neutral", "swaps", "message"),
     [
-        (torch.zeros(2, 4), torch.zeros(3, 9, 4), r"neutral \[2, 4\] and swaps \[3, 9, 4\]"),
+        (torch.zeros(2, 4), torch.zeros(3, 9, 4), r"swaps: \[3, 9, 4\] do not fit neutral \[2, 4\]"),
         (torch.zeros(2, 4), torch.zeros(2, 0, 4), "do not fit"),
         (torch.zeros(2, 4), torch.zeros(2), "do not fit"),
         (torch.zeros(2, 4), torch.full((2, 3, 4), torch.inf), "NaN or infinite"),
@@ -132,5 +132,5 @@ def test_the_papers_means_stand_below_their_own_attribute():
 def test_trajectories_that_do_not_go_together_are_named():
     item = bundle((1,), "none", ("a",), 1)
     for other in (replace(item, kind="curve"), replace(item, points=("neutral", "45", "25", "6"))):
-        with pytest.raises(ValueError, match=r"trajectory: direction cosines need .* same swap steps"):
+        with pytest.raises(ValueError, match=r"trajectory: .* swap steps differ; wire .* same swap steps"):
             measure_directions([item, other])

@@ -106,11 +106,11 @@ def test_fewer_images_than_features_are_warned_of():
     [
         ({"features": normal(0, 1)}, "images: 1 given"),
         ({"reference_features": normal(0, 1)}, "reference_images: 1 given"),
-        ({"features": normal(0, 20, 5)}, "images have 5 features and reference_images 6"),
+        ({"features": normal(0, 20, 5)}, "images: they have 5 features, reference_images 6"),
         ({"features": torch.full((20, 6), torch.nan)}, "images: their features .* not finite"),
-        ({"kid_subsets": 0}, "kid_subsets is 0"),
-        ({"kid_subset_size": 1}, "kid_subset_size is 1; take 2 to 20"),
-        ({"kid_subset_size": 21}, "kid_subset_size is 21; take 2 to 20"),
+        ({"kid_subsets": 0}, "kid_subsets: 0 "),
+        ({"kid_subset_size": 1}, "kid_subset_size: 1 is out of range; take 2 to 20"),
+        ({"kid_subset_size": 21}, "kid_subset_size: 21 is out of range; take 2 to 20"),
     ],
 )
 def test_bad_features_are_named(change, message):
@@ -124,8 +124,8 @@ def test_bad_features_are_named(change, message):
     ("a", "b", "message"),
     [
         ((1, 8, 8, 3), (3, 8, 8, 3), "images: 1 given"),
-        ((3, 8, 8, 1), (3, 8, 8, 3), r"images has shape \[3, 8, 8, 1\]"),
-        ((3, 8, 8, 3), (3, 8, 9, 3), "images are 8x8 and reference_images 8x9"),
+        ((3, 8, 8, 1), (3, 8, 8, 3), r"images: they have shape \[3, 8, 8, 1\]"),
+        ((3, 8, 8, 3), (3, 8, 9, 3), "images: they are 8x8, reference_images 8x9"),
     ],
 )
 def test_sets_that_do_not_go_together_are_named(a, b, message):

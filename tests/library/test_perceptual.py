@@ -84,7 +84,7 @@ def test_lpips_is_the_packages_own_on_the_weights_that_it_finds(empty_hub, monke
 @needs_lpips
 def test_weights_that_are_not_alexnets_are_refused(tmp_path):
     (tmp_path / ALEXNET).write_bytes(b"half a download")
-    with pytest.raises(ValueError, match="perceptual: .* should begin with 7be5be79"):
+    with pytest.raises(ValueError, match="perceptual: .* begins with 7be5be79"):
         perceptual_distance("auto", [tmp_path])
 
 
@@ -151,7 +151,7 @@ def test_what_is_not_there_is_left_out_or_named(monkeypatch):
         match="perceptual: the package stlpips-pytorch is not installed; install the extra metrics",
     ):
         perceptual_distance("st-lpips")
-    with pytest.raises(ValueError, match="perceptual is 'vgg'; choose auto, none, lpips, st-lpips"):
+    with pytest.raises(ValueError, match="perceptual: 'vgg' is unknown; .* auto, none, lpips, st-lpips"):
         perceptual_distance("vgg")
 
 
@@ -169,20 +169,20 @@ def test_loading_leaves_the_random_state():
         (
             torch.zeros(1, 31, 40, 3),
             torch.zeros(1, 31, 40, 3),
-            "images are 31x40; a perceptual distance needs 32",
+            "images: they are 31x40; a perceptual distance needs 32",
         ),
         (
             torch.zeros(1, 40, 40, 1),
             torch.zeros(1, 40, 40, 1),
-            r"images has shape .* expected \[N, H, W, 3\]",
+            r"images: they have shape .* give \[N, H, W, 3\]",
         ),
         (
             torch.zeros(1, 40, 40, 3),
             torch.full((1, 40, 40, 3), 2.0),
-            "references has values from 2 to 2; expected 0..1",
+            "references: they run from 2 to 2; give values in 0…1",
         ),
-        (torch.zeros(1, 40, 40, 3), torch.full((1, 40, 40, 3), torch.nan), "references has values from nan"),
-        (torch.zeros(1, 40, 40, 3), torch.zeros(2, 40, 40, 3), "differ in shape"),
+        (torch.zeros(1, 40, 40, 3), torch.full((1, 40, 40, 3), torch.nan), "references: they run from nan"),
+        (torch.zeros(1, 40, 40, 3), torch.zeros(2, 40, 40, 3), "references: .* is not the shape of images"),
     ],
 )
 def test_bad_images_are_named(distance, a, b, message):

@@ -126,8 +126,8 @@ def test_curve_frames_are_scored_on_frames_30_to_49(run, frames, classifier):
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"far_points": "2"}, "far points '2': no point 2"),
-        ({"far_points": ""}, "far part .* is not there; name the far points"),
+        ({"far_points": "2"}, "far points '2': there is no point 2"),
+        ({"far_points": ""}, "far points: the paper's .* are not all there; name some of"),
         ({"images": torch.zeros(3, 128, 128, 3)}, "images: 3 do not match"),
     ],
 )

@@ -76,7 +76,7 @@ def test_without_a_perceptual_distance_the_output_says_so(run, pack, trajectory,
     assert set(json.loads(output[1])["own neutral"]["support devices"]) == {"ssim", "mse", "correlation"}
     for choice, fault in (
         ("lpips", "perceptual: the package lpips"),
-        ("ssim", "perceptual is 'ssim'; choose auto"),
+        ("ssim", "perceptual: 'ssim' is unknown; choose one of auto"),
     ):
         with pytest.raises(ValueError, match=fault):
             run("IdentityPreservation", trajectory=trajectory, images=images, perceptual=choice)
@@ -142,9 +142,9 @@ def test_a_set_has_no_distance_to_itself(run, phantoms, classifier):
     ("change", "fault"),
     [
         ({"images": torch.zeros(1, 128, 128, 3)}, "images: 1 given"),
-        ({"kid_subset_size": 50}, "kid_subset_size is 50; take 2 to 48"),
-        ({"images": torch.zeros(60, 64, 64, 3)}, "images are 64x64 and reference_images 128x128"),
-        ({"extractor": "vgg"}, "extractor is 'vgg'; choose classifier or inception"),
+        ({"kid_subset_size": 50}, "kid_subset_size: 50 is out of range; take 2 to 48"),
+        ({"images": torch.zeros(60, 64, 64, 3)}, "images: they are 64x64, reference_images 128x128"),
+        ({"extractor": "vgg"}, "extractor: 'vgg' is unknown; choose classifier or inception"),
         ({"image_classifier": None}, "image_classifier: none is wired"),
         ({"extractor": "inception"}, "extractor: Inception needs"),
     ],

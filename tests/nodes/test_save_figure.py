@@ -132,7 +132,7 @@ def test_graph_and_settings_stay_out_where_the_user_wants_no_metadata(output, sa
         ({"filename_prefix": "../../outside"}, "filename_prefix: '../../outside' leads out"),
         ({"filename_prefix": "/etc/figure"}, "filename_prefix: .* leads out"),
         ({"filename_prefix": " "}, "filename_prefix: it is empty"),
-        ({"vector": "eps"}, "vector is 'eps'; choose svg, pdf, none"),
+        ({"vector": "eps"}, "vector: 'eps' is unknown; choose one of svg, pdf, none"),
     ],
 )
 def test_bad_inputs_are_named_and_nothing_is_written(output, save, cosine, tmp_path, change, fault):

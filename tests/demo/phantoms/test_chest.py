@@ -67,7 +67,7 @@ def test_devices_are_bright_and_in_the_thin_mask(seed):
 
 
 def test_factors_that_are_not_there_are_refused():
-    with pytest.raises(ValueError, match="unknown factor hairs"):
+    with pytest.raises(ValueError, match="overrides: hairs is no factor"):
         sample_factors(0, hairs=True)
-    with pytest.raises(ValueError, match="seed is -1"):
+    with pytest.raises(ValueError, match="seed: -1 "):
         sample_factors(-1)

@@ -154,13 +154,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["chexpert", "--count", "0"], "count is 0"),
-        (["chexpert", "--count", "1", "--seed", "20"], "seed is 20"),
-        (["chexpert", "--count", "1", "--correlation", "1.5"], "correlation is 1.5"),
-        (["isic", "--count", "1", "--correlation", "0.5"], "only the layout chexpert"),
-        (["chexpert", "--count", "1", "--unmentioned", "-0.1"], "unmentioned is -0.1"),
-        (["isic", "--count", "1", "--unmentioned", "0.5"], "only the layout chexpert"),
-        (["isic", "--count", "1", "--size", "32"], "size is 32"),
+        (["chexpert", "--count", "0"], "count: 0 is"),
+        (["chexpert", "--count", "1", "--seed", "20"], "seed: 20 is"),
+        (["chexpert", "--count", "1", "--correlation", "1.5"], "correlation: 1.5 is"),
+        (["isic", "--count", "1", "--correlation", "0.5"], "but isic has none"),
+        (["chexpert", "--count", "1", "--unmentioned", "-0.1"], "unmentioned: -0.1 is"),
+        (["isic", "--count", "1", "--unmentioned", "0.5"], "but isic has none"),
+        (["isic", "--count", "1", "--size", "32"], "size: 32 is"),
     ],
 )
 def test_bad_command_lines_are_named(tmp_path, capsys, arguments, message):

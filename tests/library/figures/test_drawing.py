@@ -76,7 +76,7 @@ def test_what_breaks_off_leaves_the_old_files_and_nothing_else(tmp_path, monkeyp
     old = {path: path.read_bytes() for path in write(drawing(), tmp_path / "a", "svg")}
     with pytest.raises(ValueError, match="nonsense"):
         write(drawing(r"$\nonsense$"), tmp_path / "a", "svg")
-    with pytest.raises(ValueError, match="vector is 'eps'; choose svg, pdf, none"):
+    with pytest.raises(ValueError, match="vector: 'eps' is unknown; choose one of svg, pdf, none"):
         write(drawing(), tmp_path / "a", "eps")
     unwritable = Drawing(sheet(4, 3), "\ud800", {})
     with pytest.raises(UnicodeEncodeError):

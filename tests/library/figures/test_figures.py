@@ -356,24 +356,27 @@ def test_published_numbers():
     [
         (
             lambda: trajectory_grid(tints()[0], NAMES, COLOURS, POINTS, SEEDS),
-            "expected .patients, attributes",
+            "give .patients, attributes",
         ),
-        (lambda: trajectory_grid(tints(), NAMES, COLOURS, POINTS[1:], SEEDS), "points has 3 entries"),
-        (lambda: trajectory_grid(tints(), NAMES, COLOURS, POINTS, SEEDS[1:]), "seeds has 2 entries"),
-        (lambda: trajectory_grid(tints(), NAMES, COLOURS[1:], POINTS, SEEDS), "colours has 1 entries for 2"),
+        (lambda: trajectory_grid(tints(), NAMES, COLOURS, POINTS[1:], SEEDS), "points: 3 are given"),
+        (lambda: trajectory_grid(tints(), NAMES, COLOURS, POINTS, SEEDS[1:]), "seeds: 2 are given"),
+        (lambda: trajectory_grid(tints(), NAMES, COLOURS[1:], POINTS, SEEDS), "colours: 1 are given for 2"),
         (
             lambda: trajectory_grid(tints(), NAMES, ("green", "grün"), POINTS, SEEDS),
-            "'grün', which is no colour",
+            "'grün' is no colour",
         ),
-        (lambda: strip(tints(), NAMES, COLOURS, tuple("0123"), SEEDS, 5), "count is 5; choose 2 to 4"),
+        (lambda: strip(tints(), NAMES, COLOURS, tuple("0123"), SEEDS, 5), "count: 5 is .*; choose 2 to 4"),
         (lambda: cosine_figure(np.ones((2, 3, 8)), range(45, 0, -5), NAMES, COLOURS), "9 swap steps"),
-        (lambda: latent_map_figure(plane()[:2], NAMES, COLOURS, POINTS, SEEDS), "coordinates has shape"),
+        (lambda: latent_map_figure(plane()[:2], NAMES, COLOURS, POINTS, SEEDS), "coordinates: they have"),
         (lambda: latent_map_figure(plane() * np.nan, NAMES, COLOURS, POINTS, SEEDS), "NaN"),
-        (lambda: latent_map_figure(plane(), NAMES, COLOURS, POINTS, SEEDS, tints(5)), "images has shape"),
+        (lambda: latent_map_figure(plane(), NAMES, COLOURS, POINTS, SEEDS, tints(5)), "images: they have"),
         (lambda: latent_map_figure(plane(), NAMES, COLOURS, POINTS, SEEDS, tints(), [4]), "numbered 0 to 3"),
-        (lambda: cfrt_figure({}, NAMES, COLOURS), "results is empty"),
-        (lambda: cfrt_figure({"a": scores()[0]}, ["one"], ["#000000"]), "has 2 attributes, but 1 names"),
-        (lambda: to_image(figure_of("cosine"), 0), "dpi is 0"),
+        (lambda: cfrt_figure({}, NAMES, COLOURS), "results: there are none"),
+        (
+            lambda: cfrt_figure({"a": scores()[0]}, ["one"], ["#000000"]),
+            "attributes: 1 names are given",
+        ),
+        (lambda: to_image(figure_of("cosine"), 0), "dpi: 0 is"),
     ],
 )
 def test_bad_input_is_named(call, message):

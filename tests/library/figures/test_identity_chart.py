@@ -85,9 +85,9 @@ def test_a_trajectory_of_the_neutral_alone_still_draws():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": STEPS[:-1]}, "values has shape .* 8 points"),
-        ({"others": np.zeros((4, 2, 8))}, "others has shape"),
-        ({"colours": COLOURS[:1]}, "colours has 1 entries"),
+        ({"steps": STEPS[:-1]}, "values: they have shape .* 8 points"),
+        ({"others": np.zeros((4, 2, 8))}, "others: they have shape"),
+        ({"colours": COLOURS[:1]}, "colours: 1 are given"),
     ],
 )
 def test_bad_input_is_named(change, message):
