@@ -24,6 +24,7 @@ VIEWS = {
     "CFRTEvaluator": 260,
     "LoadMedicalImage": 260,
     "SaveMedicalImage": 340,
+    "MinimalCounterfactual": 360,
 }
 VIEW_WIDTH = 460
 COLOURS = {

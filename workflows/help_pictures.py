@@ -36,6 +36,8 @@ SHOWN = {
         "DistributionDistance",
     ),
     "10-distance-to-neutral": ("IdentityPreservation",),
+    "12-real-image": ("LoadMedicalImage", "ProjectToLatent", "SaveMedicalImage"),
+    "13-minimal-counterfactuals": ("MinimalCounterfactual",),
 }
 WIDTH = 560
 ENDED = """() => { for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])

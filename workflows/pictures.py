@@ -22,12 +22,19 @@ SHOWN = (
     "06-fig6-bezier-isic",
 )
 THUMBNAIL, README_WIDTH, TITLE = (512, 512), 1100, 0.5  # pixels, pixels, inches
+# Height of what is shown of a figure, in widths of it.
+TALLEST = 1.13
 
 
 def thumbnail(figures):
     """Return the figures, one under the other without their titles, fitted to the thumbnail on white."""
     figures = [
         figure.crop((0, int(TITLE * figure.info.get("dpi", (100,))[0]), *figure.size)).convert("RGB")
+        for figure in figures
+    ]
+    # of a tall figure the top, where it can still be seen
+    figures = [
+        figure.crop((0, 0, figure.width, min(figure.height, int(TALLEST * figure.width))))
         for figure in figures
     ]
     width = max(figure.width for figure in figures)

@@ -8,6 +8,8 @@ import pydicom
 import pytest
 from PIL import Image
 
+from workflows.graphs import DEMO_CHESTS, DEMO_TRUTHS
+
 
 class Graph(dict):
     """A graph in API format, built node by node.
@@ -91,6 +93,13 @@ class Bundled:
         graph = json.loads(path.read_text(encoding="utf-8"))
         for key in self.of(graph, "PromptSwapKSampler"):
             graph[key]["inputs"].update(self.FEWER | inputs)
+        for key in self.of(graph, "MinimalCounterfactual"):
+            graph[key]["inputs"].update(steps=18, swap_steps="15,10,5")
+        # one of the shipped patients, and its two true counterfactuals
+        few = {DEMO_CHESTS: 1, DEMO_TRUTHS: 2}
+        for key in self.of(graph, "LoadMedicalImage"):
+            shown = graph[key]["inputs"]
+            shown["count"] = few.get(shown["file"], shown["count"])
         return graph
 
     @staticmethod
