@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .classifiers.chosen_labels import resolve_labels
 from .classifiers.formats import read_judge
 from .classifiers.judge import Judge, Settings
+from .classifiers.self_check import channels_of, check_input
 from .digest import sha256_of
 from .labels import position
 from .steady_batches import in_batches
@@ -35,6 +36,8 @@ class Classifier:
         Name of each column of `predict`.
     columns : sequence of int, optional
         Which of the judges' outputs those are. Default: all.
+    doubts : sequence of str
+        Said behind the judges' own notes.
 
     Attributes
     ----------
@@ -45,17 +48,26 @@ class Classifier:
         Digests of the weight files, joined by commas.
     notes : tuple of str
         What the user should know about how the files were read.
+    grey : bool
+        Whether no network takes more than one channel.
     module : torch.nn.Module
         Maps images [N, H, W, 3] in 0..1 to probabilities [N, L].
     """
 
-    def __init__(self, judges: Sequence[Judge], labels: Sequence[str], columns: Sequence[int] | None = None):
+    def __init__(
+        self,
+        judges: Sequence[Judge],
+        labels: Sequence[str],
+        columns: Sequence[int] | None = None,
+        doubts: Sequence[str] = (),
+    ):
         self.judges = tuple(judges)
         self.module = _Panel(judges, columns).eval().requires_grad_(False)
         self.labels = tuple(labels)
         self.input_size = max(max(judge.input_size) for judge in judges)
         self.sha256 = ",".join(sha256_of(file) for judge in judges for file in judge.weights)
-        self.notes = tuple(note for judge in judges for note in judge.notes)
+        self.notes = (*(note for judge in judges for note in judge.notes), *doubts)
+        self.grey = all(channels_of(judge) == 1 for judge in judges)
 
     def with_others(self, others: Classifier) -> Classifier:
         """Return one classifier that judges what both judge.
@@ -107,10 +119,17 @@ class Classifier:
         Raises
         ------
         ValueError
-            If `images` has another shape or type, is empty, not finite or outside 0..1, or `batch_size` is
-            below 1.
+            If `images` has another shape or type, is empty, not finite or outside 0..1, `batch_size` is below
+            1, or a probability is not finite.
         """
-        return self._run(self.module, images, batch_size, progress)
+        probabilities = self._run(self.module, images, batch_size, progress)
+        broken = int((~torch.isfinite(probabilities)).any(1).sum())
+        if broken:
+            raise ValueError(
+                f"classifier: it gives no number (NaN) for {broken} of {len(images)} images; its weights are "
+                "broken, or its input range is not that of its training."
+            )
+        return probabilities
 
     def features(
         self, images: Tensor, batch_size: int = 64, progress: Callable[[int, int], None] | None = None
@@ -212,7 +231,8 @@ def load_classifier(
             )
         labels = None
     named, columns = resolve_labels(labels, judges, [file.name for file in paths])
-    return Classifier([judge.to(device) for judge in judges], named, columns)
+    doubts = [doubt for judge, file in zip(judges, paths) for doubt in check_input(judge, file.name)]
+    return Classifier([judge.to(device) for judge in judges], named, columns, doubts)
 
 
 class _Panel(nn.Module):

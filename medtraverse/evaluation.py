@@ -90,7 +90,7 @@ class Evaluation:
             kind=self.trajectory.kind,
         )
 
-    def doubts(self, image_size: Sequence[int], input_size: int) -> list[str]:
+    def doubts(self, image_size: Sequence[int], input_size: int, loses_colour: bool = False) -> list[str]:
         """Say what is suspicious in the classifier's verdicts; see `classifiers.self_check`.
 
         Parameters
@@ -99,6 +99,8 @@ class Evaluation:
             Height and width of the judged images.
         input_size : int
             Side that the classifier sees, in pixels.
+        loses_colour : bool
+            Whether the images have colour and the classifier takes one channel.
         """
         neutral = np.zeros(self.probabilities.shape[:3], dtype=bool)
         neutral[:, :, 0] = True
@@ -108,6 +110,7 @@ class Evaluation:
             neutral.ravel(),
             (int(image_size[0]), int(image_size[1])),
             (input_size, input_size),
+            loses_colour=loses_colour,
         )
 
     def report(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ..medtraverse import classifier as judging
 from ..medtraverse import trajectory as bundle
 from ..medtraverse.classifiers.chosen_labels import parse_labels
 from ..medtraverse.classifiers.judge import ACTIVATIONS
+from ..medtraverse.classifiers.self_check import has_colour
 from ..medtraverse.evaluation import evaluate
 from ..medtraverse.flip_rate import THRESHOLD
 from . import sources
@@ -290,7 +291,8 @@ class CFRTEvaluator(io.ComfyNode):
             far_points,
             threshold,
         )
-        doubts = result.doubts(images.shape[1:3], image_classifier.classifier.input_size)
+        judging_grey = image_classifier.classifier.grey and has_colour(images[:16])
+        doubts = result.doubts(images.shape[1:3], image_classifier.classifier.input_size, judging_grey)
         for doubt in doubts:
             logging.warning("MedTraverse: %s", doubt)
         drawn = result.figure()

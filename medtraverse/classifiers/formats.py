@@ -74,6 +74,12 @@ def read_judge(path: Path, settings: Settings | None = None) -> Judge:
             f"{path.name}, and choose the new file."
         ) from None
     settings = replace(settings, sidecar=read_sidecar(path))
+    if any(key.endswith("logit_scale") for key in state):
+        raise ValueError(
+            f"classifier: {path.name} holds the weights of a CLIP model alone, which show neither its heads "
+            "nor its words; give its whole folder, with config.json or open_clip_config.json and the "
+            "tokenizer."
+        )
     if is_efficientnet(state):
         return read_efficientnet(state, path, metadata_of(path), settings)
     thresholds = {key: state.pop(key) for key in list(state) if key.split(".")[-1] == THRESHOLDS}

@@ -121,7 +121,7 @@ def read_clip(folder: Path, settings: Settings | None = None) -> Judge:
     read = _open_clip if (folder / OPEN_CLIP).is_file() else _transformers
     try:
         model, embed_images, embed_texts, function, scale, bias, kind = read(folder)
-    except (OSError, RuntimeError, KeyError, ImportError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(
             f"classifier: {folder.name} does not load as a CLIP model ({reason}); copy the whole folder."
@@ -188,13 +188,18 @@ def _pooled(result: Any) -> Tensor:
 
 
 def _open_clip(folder: Path) -> _Clip:
-    import open_clip
+    text = _own_text_config(folder)
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ValueError(
+            f"classifier: {folder.name} is a model of open_clip, which is not installed; run: python -m pip "
+            "install open-clip-torch"
+        ) from error
     from PIL import Image
 
-    _refuse_remote(folder)
-
     place = f"local-dir:{folder}"
-    model, transform = open_clip.create_model_from_pretrained(place)
+    model, transform = open_clip.create_model_from_pretrained(place, **({"text_cfg": text} if text else {}))
     tokenizer = open_clip.get_tokenizer(place)
     model.eval()
 
@@ -212,13 +217,53 @@ def _open_clip(folder: Path) -> _Clip:
     )
 
 
-def _refuse_remote(folder: Path) -> None:
-    """Raises ValueError for a text tower that open_clip would fetch, or that brings code of its own."""
-    text = json.loads((folder / OPEN_CLIP).read_text(encoding="utf-8"))["model_cfg"].get("text_cfg", {})
-    elsewhere = [key for key in ("hf_model_name", "hf_tokenizer_name") if text.get(key)]
-    if elsewhere or set(text.get("tokenizer_kwargs") or {}) - {"clean", "strip_sep_token"}:
+def _own_text_config(folder: Path) -> dict[str, Any] | None:
+    """Return the text encoder's part of open_clip's config, its architecture taken from the folder itself.
+
+    BiomedCLIP and its like name a text encoder of transformers, which open_clip would fetch. Its weights are
+    in the folder's own. Only its `config.json` is needed beside, there or in a folder of the encoder's name.
+
+    Returns None where open_clip has the text encoder itself. Raises ValueError for what would be fetched, or
+    brings code of its own.
+    """
+    models = _json(folder / OPEN_CLIP).get("model_cfg", {})
+    text, vision = dict(models.get("text_cfg", {})), models.get("vision_cfg", {})
+    name = str(text.get("hf_model_name") or "")
+    outside = (
+        [str(vision.get("timm_model_name", ""))] if ":" in str(vision.get("timm_model_name", "")) else []
+    )
+    outside += sorted(set(text.get("tokenizer_kwargs") or {}) - {"clean", "strip_sep_token"})
+    if text.get("hf_tokenizer_name") and not (folder / "tokenizer_config.json").is_file():
+        outside.append(f"the tokenizer of {text['hf_tokenizer_name']}")
+    if outside:
         raise ValueError(
-            f"classifier: {folder.name} takes its text encoder or tokenizer from elsewhere "
-            f"({', '.join(elsewhere) or 'tokenizer_kwargs'}), which is never fetched or run; give a CLIP "
-            "folder of transformers, or of open_clip with its own text encoder."
+            f"classifier: {folder.name} asks for {', '.join(outside)}, which is not in the folder, and "
+            "nothing is fetched or run; copy it into the folder, or give a CLIP folder of transformers."
         )
+    if not any(path.suffix in (".safetensors", ".bin", ".pth") for path in folder.iterdir()):
+        raise ValueError(f"classifier: {folder.name} holds no weights; copy the whole folder.")
+    if not name:
+        return None
+    places = (folder, folder / name.rstrip("/").rsplit("/", 1)[-1])
+    configs = {place: _json(place / "config.json") for place in places if (place / "config.json").is_file()}
+    own = next((place for place, config in configs.items() if "hidden_size" in config), None)
+    if own is None:
+        raise ValueError(
+            f"classifier: {folder.name} has the text encoder {name}, and the weights do not show its "
+            f"attention heads; copy config.json of {name} into the folder."
+        )
+    if "auto_map" in configs[own]:
+        raise ValueError(
+            f"classifier: {folder.name} needs Python code of its own, which is never run; give a CLIP folder "
+            "of transformers."
+        )
+    return {**text, "hf_model_name": str(own), "hf_model_pretrained": False}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"classifier: {path.parent.name}/{path.name} cannot be read ({error}); copy it again."
+        ) from error

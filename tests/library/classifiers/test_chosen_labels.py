@@ -157,7 +157,36 @@ def test_folders_that_name_other_places_are_refused(tmp_path):
         (timm_folder / "config.json").write_text(json.dumps({"num_classes": 2, **config}))
         with pytest.raises(ValueError, match="does not build by itself"):
             read_judge(timm_folder)
-    for text in ({"hf_model_name": "somebody/bert"}, {"tokenizer_kwargs": {"trust_remote_code": True}}):
-        (clip_folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"text_cfg": text}}))
-        with pytest.raises(ValueError, match="from elsewhere"):
+    for models, message in (
+        ({"text_cfg": {"hf_tokenizer_name": "somebody/bert"}}, "asks for the tokenizer of somebody/bert"),
+        ({"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}}, "asks for trust_remote_code"),
+        ({"vision_cfg": {"timm_model_name": "hf-hub:somebody/vit"}}, "asks for hf-hub:somebody/vit"),
+        ({"text_cfg": {}}, "holds no weights"),
+    ):
+        (clip_folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": models}))
+        with pytest.raises(ValueError, match=message):
             read_judge(clip_folder, Settings(labels=("a = one | none",)))
+    (clip_folder / "open_clip_model.safetensors").write_bytes(b"")
+    named = {"model_cfg": {"text_cfg": {"hf_model_name": "somebody/bert"}}}
+    (clip_folder / "open_clip_config.json").write_text(json.dumps(named))
+    (clip_folder / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    with pytest.raises(
+        ValueError, match=r"do not show its attention heads; copy config\.json of somebody/bert"
+    ):
+        read_judge(clip_folder, Settings(labels=("a = one | none",)))
+    (clip_folder / "bert").mkdir()
+    foreign = {"hidden_size": 8, "auto_map": {"AutoModel": "modeling.Model"}}
+    (clip_folder / "bert" / "config.json").write_text(json.dumps(foreign))
+    with pytest.raises(ValueError, match="code of its own, which is never run"):
+        read_judge(clip_folder, Settings(labels=("a = one | none",)))
+    (clip_folder / "open_clip_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"open_clip_config\.json cannot be read"):
+        read_judge(clip_folder, Settings(labels=("a = one | none",)))
+
+
+def test_the_weights_of_a_clip_model_alone_are_named(tmp_path):
+    torch.save(
+        {"visual.conv1.weight": torch.zeros(2, 2), "logit_scale": torch.ones(())}, tmp_path / "clip.pt"
+    )
+    with pytest.raises(ValueError, match="weights of a CLIP model alone"):
+        read_judge(tmp_path / "clip.pt")

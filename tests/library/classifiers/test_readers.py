@@ -317,3 +317,92 @@ def test_open_clip_judges_by_prompts_as_open_clip_does(tmp_path, images):
         )
     wanted = torch.stack([logits[:, :2].softmax(1)[:, 0], logits[:, 2:].softmax(1)[:, 0]], 1)
     assert (judged(judge, images) - wanted).abs().max() <= 1e-5
+
+
+@pytest.fixture(scope="module")
+def biomedclip(tmp_path_factory):
+    """A folder of BiomedCLIP's layout, saved by open_clip: timm's ViT beside a BERT of transformers."""
+    open_clip = pytest.importorskip("open_clip")
+    from open_clip.push_to_hf_hub import save_for_hf
+    from transformers import BertConfig, BertTokenizerFast
+
+    folder, bert = tmp_path_factory.mktemp("biomedclip"), tmp_path_factory.mktemp("bert")
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "pleural",
+        "effusion",
+        "normal",
+        "ink",
+        "clean",
+        "skin",
+    ]
+    (bert / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(bert / "vocab.txt")).save_pretrained(bert)
+    BertConfig(
+        vocab_size=len(words),
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=64,
+        max_position_embeddings=32,
+    ).save_pretrained(bert)
+    towers = {
+        "embed_dim": 16,
+        "vision_cfg": {
+            "timm_model_name": "vit_tiny_patch16_224",
+            "timm_model_pretrained": False,
+            "timm_pool": "",
+            "timm_proj": "linear",
+            "image_size": 224,
+        },
+        "text_cfg": {
+            "hf_model_name": str(bert),
+            "hf_tokenizer_name": str(bert),
+            "hf_proj_type": "mlp",
+            "hf_pooler_type": "cls_last_hidden_state_pooler",
+            "hf_model_pretrained": False,
+            "context_length": 16,
+        },
+    }
+    torch.manual_seed(8)
+    model = open_clip.CustomTextCLIP(**json.loads(json.dumps(towers)))
+    open_clip.factory.set_model_preprocess_cfg(model, {"mean": [0.5] * 3, "std": [0.25] * 3})
+    tokenizer = open_clip.tokenizer.HFTokenizer(str(bert), context_length=16)
+    save_for_hf(model, tokenizer, towers, folder)
+    return folder, bert
+
+
+def test_biomedclip_judges_offline_as_open_clip_does(biomedclip, images, monkeypatch):
+    import open_clip
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder, bert = biomedclip
+    with torch.inference_mode():
+        model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+        model.eval()
+        tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(
+            ["pleural effusion", "normal", "ink", "clean skin"]
+        )
+        seen = torch.stack([transform(picture) for picture in pictures(images)])
+        logits = model.logit_scale.exp() * (
+            model.encode_image(seen, normalize=True) @ model.encode_text(tokens, normalize=True).T
+        )
+    wanted = torch.stack([logits[:, :2].softmax(1)[:, 0], logits[:, 2:].softmax(1)[:, 0]], 1)
+    # As it is downloaded: the text encoder is a name on the Hub, of which the folder has the config.
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["hf_model_name"] = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = (
+        "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
+    )
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    settings = Settings(labels=("effusion = pleural effusion | normal", "ink = ink | clean skin"))
+    with pytest.raises(ValueError, match="copy config.json of microsoft/BiomedNLP"):
+        read_clip(folder, settings)
+    (folder / "config.json").write_bytes((bert / "config.json").read_bytes())
+    judge = read_clip(folder, settings)
+    assert (judged(judge, images) - wanted).abs().max() <= 1e-5
+    assert judge.labels == ("effusion", "ink") and judge.input_size == (224, 224)
