@@ -44,6 +44,8 @@ ISIC = Domain(
     ("choose the ISIC classifier", "none", "hair, gel bubble, ruler, ink"),
     "MedTraverse demo ISIC (phantoms)",
 )
+HUGGING_FACE = Domain("CheXpert", {"normal": 1500}, ("choose your Hugging Face folder", "none", ""), "")
+TORCHXRAYVISION = Domain("PRISM", {"normal": 1500}, ("choose your torchxrayvision weights", "none", ""), "")
 CONFOUNDED = replace(CHEXPERT, unet="MedTraverse demo CheXpert, confounded (phantoms)")
 
 
@@ -53,6 +55,7 @@ class Graph:
     def __init__(self, canvas, paper):
         self.canvas, self.paper = canvas, paper
         self.stem = canvas.name
+        self.own = self.stem in OWN_FILES
 
     def about(self, text, cost):
         """The first group: what the workflow shows, what to change, what it costs."""
@@ -63,6 +66,10 @@ class Graph:
             "guidance 7.5, λ = 45 … 5, and noise drawn on "
             "the GPU, which the authors' seeds need. Without CUDA set *noise* to *cpu*: other patients."
             if self.paper
+            else "**Choose** your checkpoint and your classifier in the blue nodes: until then a run stops "
+            "there and says so. A U-Net alone goes into *unet*, over its base. All else is the paper's, at "
+            "your checkpoint's own size, with noise drawn on the CPU."
+            if self.own
             else "Runs as it is, on the small phantom model that ships with the pack. "
             "**For a model of your own** choose it in the blue node"
             + (
@@ -83,9 +90,13 @@ class Graph:
             "unet": f"choose the U-Net fine-tuned on {domain.name}",
         }
         demo = {"checkpoint": DEMO_MODEL, "unet": domain.unet}
-        loader = self.canvas.add(
-            "MedicalCheckpointLoader", f"{name} model", **(files if self.paper else demo), domain=domain.name
-        )
+        own = {"checkpoint": "choose your checkpoint", "unet": "from checkpoint"}
+        chosen = files if self.paper else own if self.own else demo
+        loader = self.canvas.add("MedicalCheckpointLoader", f"{name} model", **chosen, domain=domain.name)
+        if self.own:
+            self.canvas.ask(loader, "checkpoint", "Checkpoint", "")
+            self.canvas.ask(loader, "unet", "Fine-tuned U-Net", "If it lies alone")
+            self.canvas.ask(loader, "domain", "Domain", "Prompts, attributes, colours")
         if self.paper:
             self.canvas.ask(loader, "checkpoint", "Stable Diffusion 1.5", "The base under the U-Net", name)
             self.canvas.ask(loader, "unet", "Fine-tuned U-Net", "", name)
@@ -93,7 +104,7 @@ class Graph:
 
     def classifier(self, domain):
         chosen, second, labels = (
-            domain.classifiers if self.paper else (f"MedTraverse demo {domain.name}", "none", "")
+            domain.classifiers if self.paper or self.own else (f"MedTraverse demo {domain.name}", "none", "")
         )
         loader = self.canvas.add(
             "MedicalClassifierLoader",
@@ -103,7 +114,9 @@ class Graph:
             labels=labels,
             input_size=512 if self.paper else 0,
         )
-        if self.paper:
+        if self.own:
+            self.canvas.ask(loader, "labels", "Labels", "Empty takes the file's")
+        if self.paper or self.own:
             self.canvas.ask(loader, "classifier", "Classifier", "Judges each image")
             if second != "none":
                 self.canvas.ask(loader, "second_classifier", "Second classifier")
@@ -186,7 +199,7 @@ class Graph:
         )
         self.canvas.show(saved)
 
-    def traverse(self, loader, domain, neutral, patients, attributes="", name=""):
+    def traverse(self, loader, domain, neutral, patients, attributes="", name="", **settings):
         """Prompts and sampler; returns the sampler."""
         name = name or (f"{domain.name} {neutral}" if len(domain.neutrals) > 1 else domain.name)
         self.canvas.group(f"{name}: traversal")
@@ -211,6 +224,7 @@ class Graph:
             seed=domain.neutrals[neutral],
             patients=patients,
             noise=noise,
+            **settings,
         )
         self.canvas.ask(prompts, "attributes", "Attributes", "With commas; empty takes all", name)
         if self.stem == "00-start-here":
@@ -638,6 +652,45 @@ def minimal_counterfactuals(g):
     g.export(found["counterfactuals"], images["source"], found["originals"], derivation=found["table"])
 
 
+def own_classifier(g, domain, what, attributes=""):
+    """CFRT of swaps, with a user's own checkpoint and a classifier of another library."""
+    g.about(
+        f"# CFRT with {what}\nThe share of patients in whom the target attribute rose more than every other, "
+        "averaged over λ = 5, 10 and 15, the only ones that are sampled. A label of the classifier is an "
+        "attribute's whatever its case, spaces, hyphens and underscores, or by the domain's other words for "
+        "it (*Effusion* is pleural effusion). One that the classifier does not know is told before anything "
+        "is sampled. What is doubtful in its answers stands below the table.",
+        "50 + 117 U-Net rows for each attribute of a patient, twice under guidance: minutes on a GPU.",
+    )
+    loader = g.load(domain)
+    classifier = g.classifier(domain)
+    sampler = g.traverse(loader, domain, "normal", 20, attributes, swap_steps="15,10,5")
+    g.canvas.group("CFRT", "measure")
+    images = g.decode(loader, sampler, "Images")
+    g.grid(sampler, images, "Swap grid", "grid", title="Neutral and far swaps", max_patients=3)
+    g.save(
+        g.canvas.add(
+            "CFRTEvaluator",
+            "CFRT of swaps",
+            trajectory=sampler["trajectory"],
+            images=images,
+            image_classifier=classifier["classifier"],
+        ),
+        "cfrt",
+    )
+
+
+def hugging_face(g):
+    own_classifier(g, HUGGING_FACE, "a Hugging Face classifier")
+
+
+def torchxrayvision(g):
+    """torchxrayvision has no Support Devices; PRISM's domain has the paper's template for its labels."""
+    own_classifier(
+        g, TORCHXRAYVISION, "a torchxrayvision classifier", "pleural effusion, cardiomegaly, edema"
+    )
+
+
 BUILDERS = {
     "00-start-here": start_here,
     "01-fig1-traversal-strip": fig1,
@@ -653,14 +706,21 @@ BUILDERS = {
     "11-confounded-training": confounded,
     "12-real-image": real_image,
     "13-minimal-counterfactuals": minimal_counterfactuals,
+    "14-cfrt-huggingface": hugging_face,
+    "15-cfrt-torchxrayvision": torchxrayvision,
 }
 DEMO_ONLY = ("00-start-here", "11-confounded-training")
+# Nothing that ships can stand in for their files; there is no second form of them.
+OWN_FILES = ("14-cfrt-huggingface", "15-cfrt-torchxrayvision")
 
 
 def names():
     """Return all stems, each workflow on the shipped model before its twin with the paper's settings."""
     return [
-        name + suffix for name in BUILDERS for suffix in ("", SUFFIX) if not suffix or name not in DEMO_ONLY
+        name + suffix
+        for name in BUILDERS
+        for suffix in ("", SUFFIX)
+        if not suffix or name not in (*DEMO_ONLY, *OWN_FILES)
     ]
 
 

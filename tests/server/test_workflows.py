@@ -9,10 +9,10 @@ import pytest
 
 from launcher.comfyui import PACK
 from medtraverse.remote.node_inputs import choices
-from workflows.graphs import SUFFIX, names
+from workflows.graphs import OWN_FILES, SUFFIX, names
 
 API = PACK / "workflows" / "api"
-DEMO = [name for name in names() if not name.endswith(SUFFIX)]
+DEMO = [name for name in names() if not name.endswith(SUFFIX) and name not in OWN_FILES]
 PAPER = [name for name in names() if name.endswith(SUFFIX)]
 
 
