@@ -10,7 +10,7 @@ from typing import TypeVar
 import folder_paths
 
 from ..medtraverse.checkpoint import is_unet_folder, is_vae_folder
-from ..medtraverse.classifiers.formats import is_classifier_folder
+from ..medtraverse.classifiers.formats import SUFFIXES, is_classifier_folder
 from ..medtraverse.domain import Domain, load_domains
 from ..medtraverse.weights import PYTORCH, SAFETENSORS
 
@@ -28,7 +28,7 @@ DEMO_CLASSIFIERS = {
 }
 FROM_CHECKPOINT = "from checkpoint"
 CLASSIFIER_FOLDER = "classifiers"
-CLASSIFIER_SUFFIXES = (*SAFETENSORS, *PYTORCH)
+CLASSIFIER_SUFFIXES = SUFFIXES
 METRICS_FOLDER = "metrics"
 Choice = TypeVar("Choice")
 READ_IN_FOLDERS = (*SAFETENSORS, *PYTORCH, ".json")

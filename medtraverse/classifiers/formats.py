@@ -14,13 +14,15 @@ from .efficientnet import is_efficientnet, read_efficientnet
 from .huggingface import CONFIG, read_huggingface
 from .judge import ACTIVATIONS, Judge, Settings
 from .timm_folder import read_timm
-from .torchvision_state import family_of, read_torchvision
+from .torchvision_state import at_root, family_of, read_torchvision
 from .torchxrayvision_state import THRESHOLDS, is_torchxrayvision, read_torchxrayvision
 from .zero_shot import OPEN_CLIP, read_clip
 
 ZERO_SHOT_TYPES = ("clip", "siglip", "siglip2", "chinese_clip", "altclip")
 # What trainers call the network inside theirs.
 INNER = ("module.", "model.", "net.", "network.", "backbone.", "encoder_model.", "classifier_model.", "base.")
+# CheXNet's and other old training scripts write model.pth.tar, which is no archive.
+SUFFIXES = (*SAFETENSORS, *PYTORCH, ".tar")
 SIDECAR_KEYS: dict[str, type | tuple[type, ...]] = {
     "labels": list,
     "image_size": int,
@@ -57,11 +59,10 @@ def read_judge(path: Path, settings: Settings | None = None) -> Judge:
     path = Path(path)
     if path.is_dir():
         return _read_folder(path, settings)
-    if path.suffix.lower() not in (*SAFETENSORS, *PYTORCH):
+    if path.suffix.lower() not in SUFFIXES:
         raise ValueError(
             f"classifier: {path.name} ends in {path.suffix or 'no suffix'!r}; give a .safetensors, .pth, "
-            ".pt, .ckpt "
-            "or .bin file, or a folder of transformers or timm."
+            ".pt, .ckpt, .bin or .pth.tar file, or a folder of transformers or timm."
         )
     try:
         state = read_tensors(path, "classifier")
@@ -83,7 +84,7 @@ def read_judge(path: Path, settings: Settings | None = None) -> Judge:
     if is_efficientnet(state):
         return read_efficientnet(state, path, metadata_of(path), settings)
     thresholds = {key: state.pop(key) for key in list(state) if key.split(".")[-1] == THRESHOLDS}
-    state = without_wrappers(_inner(state), INNER)
+    state = at_root(without_wrappers(_inner(state), INNER))
     if thresholds:
         state[THRESHOLDS] = next(iter(thresholds.values()))
     if is_torchxrayvision(state):
@@ -145,4 +146,4 @@ def _inner(state: dict[str, Tensor]) -> dict[str, Tensor]:
     kept = {
         key: value for key, value in state.items() if not key.startswith(beside) and "pos_weight" not in key
     }
-    return kept if family_of(without_wrappers(kept, INNER)) else state
+    return kept if family_of(at_root(without_wrappers(kept, INNER))) else state

@@ -33,6 +33,22 @@ def family_of(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
+def at_root(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict without what a wrapper calls its network, such as `densenet121.` or `resnet.`.
+
+    A head beside the network keeps its name. Layers of old DenseNets (`norm.1`) get their new names.
+    """
+    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): v for key, v in state.items()}
+    for pattern, _, _ in FAMILIES.values():
+        matches = [match for key in state if (match := re.search(rf"(?:^|(?<=\.)){pattern}", key))]
+        places = {match.string[: match.start()] for match in matches}
+        if places:
+            # several: a teacher, or averaged weights beside; which of them is wanted is not known
+            place = places.pop() if len(places) == 1 else ""
+            return {key.removeprefix(place): value for key, value in state.items()}
+    return state
+
+
 def build(state: Mapping[str, Tensor], name: str) -> tuple[str, nn.Module, nn.Module]:
     """Return the architecture's name, the network with those weights, and its head.
 

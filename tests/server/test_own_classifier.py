@@ -146,3 +146,114 @@ def test_a_label_that_no_classifier_judges_is_told_before_sampling(client, graph
         json.loads(again.outputs[score.id]["medtraverse"][0])["attributes"]["pleural effusion"]["target"]
         == "pleural effusion"
     )
+
+
+def timm_folder(folder):
+    timm = pytest.importorskip("timm")
+    from timm.models import save_for_hf
+
+    network = timm.create_model("resnet10t", num_classes=2, pretrained=False)
+    save_for_hf(
+        network, folder / "timm", model_config={"label_names": ["Support Devices", "Pleural Effusion"]}
+    )
+    return "timm"
+
+
+def clip_folder(folder):
+    """CLIP as open_clip keeps it: weights beside its config."""
+    open_clip = pytest.importorskip("open_clip")
+    towers = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8, "head_width": 32},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
+    }
+    (folder / "clip").mkdir()
+    torch.save(open_clip.CLIP(**towers).state_dict(), folder / "clip" / "open_clip_pytorch_model.bin")
+    (folder / "clip" / "open_clip_config.json").write_text(json.dumps({"model_cfg": towers}))
+    return "clip"
+
+
+def torchvision_weights(folder):
+    network = torchvision.models.resnet18(weights=None, num_classes=2)
+    torch.save({"model": torch.nn.DataParallel(network).state_dict()}, folder / "resnet.bin")
+    sidecar = {"labels": ["support devices", "pleural effusion"], "image_size": 64}
+    (folder / "resnet.json").write_text(json.dumps(sidecar))
+    return "resnet.bin"
+
+
+PROMPTS = "pleural effusion = pleural effusion | normal; support devices = a pacemaker | normal"
+
+
+@pytest.mark.parametrize(
+    ("made", "labels"),
+    [(timm_folder, ""), (clip_folder, PROMPTS), (torchvision_weights, "")],
+    ids=["timm", "open_clip", "torchvision"],
+)
+def test_each_form_of_the_table_is_offered_and_judges(client, graph, base, made, labels):
+    folder = base / "models" / "classifiers" / "forms"
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(2)
+    judge = graph.add(
+        "MedicalClassifierLoader",
+        classifier=f"forms/{made(folder)}",
+        second_classifier="none",
+        labels=labels,
+        input_size=0,
+    )
+    sampled, images = decoded(graph)
+    score = graph.add(
+        "CFRTEvaluator", trajectory=sampled[1], images=images[0], image_classifier=judge[0], far_points="1,2"
+    )
+    report = json.loads(client.run(graph).outputs[score.id]["medtraverse"][0])
+    assert set(report["attributes"]) == {"support devices", "pleural effusion"}
+    assert len(report["labels"]) == 2 and len(report["classifier_sha256"]) == 64
+
+
+def script(file):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(file))
+
+
+def whole(file):
+    torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)), file)
+
+
+def clip_weights(file):
+    torch.save({"visual.proj": torch.zeros(2, 2), "logit_scale": torch.ones(())}, file)
+
+
+def other(file):
+    torch.save({"stem.conv.weight": torch.zeros(2, 2), "head.weight": torch.zeros(2, 2)}, file)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (script, "is a TorchScript archive, which holds code and is never run here; save its weights"),
+        (
+            whole,
+            r"Python objects \(torch.nn.modules.container.Sequential\) beside its tensors, which are never",
+        ),
+        (clip_weights, "holds the weights of a CLIP model alone"),
+        (other, r"is none of torchvision's DenseNet, .* \(its keys begin with stem.conv.weight"),
+    ],
+    ids=["TorchScript", "pickle", "CLIP", "other"],
+)
+def test_what_is_not_read_is_refused_by_a_true_sentence(client, graph, base, write, message):
+    folder = base / "models" / "classifiers" / "refused"
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / f"{write.__name__}.pt")
+    judge = graph.add(
+        "MedicalClassifierLoader",
+        classifier=f"refused/{write.__name__}.pt",
+        second_classifier="none",
+        labels="",
+        input_size=0,
+    )
+    sampled, images = decoded(graph)
+    graph.add(
+        "CFRTEvaluator", trajectory=sampled[1], images=images[0], image_classifier=judge[0], far_points="1,2"
+    )
+    with pytest.raises(NodeFailed, match=message) as failed:
+        client.run(graph)
+    assert failed.value.node_id == judge.id
+    assert "weights_only=False" not in str(failed.value) and "\x1b" not in str(failed.value)

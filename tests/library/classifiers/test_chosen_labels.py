@@ -1,6 +1,7 @@
 """Which outputs are used and what they are called, and which reader a file goes to."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -190,3 +191,36 @@ def test_the_weights_of_a_clip_model_alone_are_named(tmp_path):
     )
     with pytest.raises(ValueError, match="weights of a CLIP model alone"):
         read_judge(tmp_path / "clip.pt")
+
+
+def test_chexnets_form_is_read(tmp_path):
+    """Its wrapper calls the network densenet121, its head is a sequence, its layers have old names."""
+    torch.manual_seed(0)
+    network = torchvision.models.densenet121(weights=None, num_classes=14).eval()
+    state = {}
+    for key, value in network.state_dict().items():
+        key = re.sub(r"(denselayer\d+\.(?:norm|conv))([12]\.)", r"\1.\2", key)
+        key = key.replace("classifier.", "classifier.0.")
+        state[f"module.densenet121.{key}"] = value
+    torch.save({"state_dict": state, "epoch": 4}, tmp_path / "model.pth.tar")
+    images = torch.rand(2, 64, 64, 3)
+    judge = read_judge(tmp_path / "model.pth.tar", Settings(size=64))
+    with torch.inference_mode():
+        inputs = judge.prepare(images)
+        assert torch.equal(judge.probabilities(inputs), torch.sigmoid(network(inputs)))
+    assert judge.kind == "torchvision densenet121"
+
+
+def test_a_head_beside_the_network_is_read(tmp_path):
+    torch.manual_seed(0)
+    body, head = torchvision.models.resnet18(weights=None), nn.Linear(512, 3)
+    body.fc = nn.Identity()
+    wrapped = nn.ModuleDict({"cnn": body, "output": head}).eval()
+    torch.save(
+        {"state_dict": {f"net.{k}": v for k, v in wrapped.state_dict().items()}}, tmp_path / "last.ckpt"
+    )
+    judge = read_judge(tmp_path / "last.ckpt", Settings(size=64))
+    images = torch.rand(2, 64, 64, 3)
+    with torch.inference_mode():
+        inputs = judge.prepare(images)
+        torch.testing.assert_close(judge.probabilities(inputs), torch.sigmoid(head(body(inputs))))
