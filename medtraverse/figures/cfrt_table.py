@@ -22,10 +22,13 @@ from .sheet import (
     axes_in,
     check_colours,
     clear_frame,
+    hyphenated,
     sheet,
 )
 
 ROW, NAMES, BARS, COLUMN, HEADS = 0.62, 2.3, 4.6, 1.1, 0.75
+# of a word at the head of a column: most letters, and inches a letter
+LONGEST, LETTER = 13, 0.108
 # from the bars to the table of changes; with the published values and without
 WITH_PUBLISHED, OURS_ALONE = 2.5, 1.45
 # columns of numbers right of the bars, in units of the bars' axis
@@ -84,16 +87,17 @@ def cfrt_figure(
     below = 0.95 if published else 0.8
     inner = ROW * len(results)
     gap = WITH_PUBLISHED if published else OURS_ALONE
-    width = NAMES + BARS + gap + COLUMN * len(attributes) + 0.35
+    changes = _column(attributes) * len(attributes)
+    width = NAMES + BARS + gap + changes + 0.35
     if flips:
         width += FLIP_GAP + RATE + FIRST + ALREADY
     figure = sheet(width, HEADER + HEADS + inner + below + FOOTER, title, note)
     bars = axes_in(figure, NAMES, FOOTER + below, BARS, inner)
     _bars(bars, results, colours, published)
-    table = axes_in(figure, NAMES + BARS + gap, FOOTER + below, COLUMN * len(attributes), inner)
+    table = axes_in(figure, NAMES + BARS + gap, FOOTER + below, changes, inner)
     _deltas(table, results, attributes)
     if flips:
-        left = NAMES + BARS + gap + COLUMN * len(attributes) + FLIP_GAP
+        left = NAMES + BARS + gap + changes + FLIP_GAP
         beside = axes_in(figure, left, FOOTER + below, RATE + FIRST + ALREADY, inner)
         _flips(beside, [flips[name] for name in results], "λ" if kind == "swap" else "frame")
     return figure
@@ -201,9 +205,8 @@ def _deltas(axes: Any, results: Mapping[str, CFRT], attributes: Sequence[str]) -
                 (result.target - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=2, clip_on=False
             )
         )
-    axes.set_xticks(
-        range(len(attributes)), [name.replace(" ", "\n") for name in attributes], fontsize=LABEL - 1
-    )
+    heads = ["\n".join(_words(name)) for name in attributes]
+    axes.set_xticks(range(len(heads)), heads, fontsize=LABEL - 1)
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelcolor=INK)
     axes.set_yticks([])
@@ -249,6 +252,16 @@ def _flips(axes: Any, flips: Sequence[FlipRate], mark: str) -> None:
         va="top",
         annotation_clip=False,
     )
+
+
+def _words(name: str) -> list[str]:
+    return hyphenated(name.replace("_", " "), LONGEST)
+
+
+def _column(attributes: Sequence[str]) -> float:
+    """Width of a column, in inches, that its longest word needs."""
+    longest = max((len(word) for name in attributes for word in _words(name)), default=0)
+    return max(COLUMN, LETTER * longest)
 
 
 def _signed(value: float) -> str:

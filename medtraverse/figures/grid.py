@@ -8,7 +8,7 @@ import numpy as np
 
 from ..pixels import to_numpy
 from ..table import csv_text
-from .sheet import FOOTER, HEADER, INK, LABEL, MUTED, NEUTRAL, axes_in, check_colours, sheet
+from .sheet import FOOTER, HEADER, INK, LABEL, MUTED, NEUTRAL, axes_in, check_colours, hyphenated, sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -193,12 +193,18 @@ def grid_table(attributes: Sequence[str], points: Sequence[str], seeds: Sequence
 
 
 def _name_row(axes: "Axes", middle: float, attribute: str, colour: str, seed: int) -> None:
-    lines = wrap(attribute, 12) or [""]
+    lines = wrap(" ".join(hyphenated(attribute, 10)), 12, break_on_hyphens=False) or [""]
     spacing = 0.23
     top = middle - spacing * len(lines) / 2
     for i, line in enumerate(lines):
         axes.text(
-            -NAMES + 0.32, top + i * spacing, line, fontsize=LABEL, fontweight="bold", color=INK, va="center"
+            -NAMES + 0.32,
+            top + i * spacing,
+            line,
+            fontsize=LABEL,
+            fontweight="bold",
+            color=INK,
+            va="center",
         )
     axes.text(
         -NAMES + 0.32,

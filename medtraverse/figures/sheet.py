@@ -114,6 +114,15 @@ def _wrapped(name: str) -> list[str]:
     return wrap(name, 18) or [""]
 
 
+def hyphenated(text: str, most: int) -> list[str]:
+    """Return the words of a text; one of more than `most` letters in two halves, the first with a hyphen."""
+    parts: list[str] = []
+    for word in text.split():
+        half = -(-len(word) // 2)
+        parts += [word] if len(word) <= most else [f"{word[:half]}-", word[half:]]
+    return parts
+
+
 def check_colours(colours: Iterable[str], attributes: Sized) -> list[str]:
     """Return the colours as a list.
 
