@@ -8,6 +8,7 @@ until a file is loaded, and take whatever it holds. So keys and shapes are compa
 model of plain layers.
 """
 
+import logging
 from typing import Any
 
 import comfy.diffusers_convert
@@ -24,9 +25,12 @@ import comfy.utils
 import torch
 
 from ..medtraverse.checkpoint import END, EXCLAMATION, level_widths, sampling_settings, unet_depths
+from .live import say
 from .provenance import patches_digest
 
 ORIGIN = "medtraverse.origin"
+# CLIP-L, OpenCLIP-H and OpenCLIP-bigG, which have a head for 64 channels; of another encoder nobody knows it.
+KNOWN_TEXT_WIDTHS = (768, 1024, 1280)
 
 
 def origin(model: Any) -> dict[str, Any] | None:
@@ -204,10 +208,19 @@ def build_clip(parts, embedding_directory=None, disable_dynamic=False):
     encoder, model = ("clip_h", comfy.supported_models.SD20) if open_clip else ("clip_l", None)
     if open_clip and not parts.text_whole:
         weights, layers = _with_idle_layer(weights, layers), layers + 1
+    heads = parts.text_heads or max(1, width // 64)
+    if parts.text_heads is None and width not in KNOWN_TEXT_WIDTHS:
+        line = (
+            f"checkpoint: no file says how many attention heads the text encoder has, which is {width} wide; "
+            f"{heads} are taken. If it has others, put a JSON of the file's name beside it, with the "
+            "config.json of both parts as unet and text_encoder."
+        )
+        logging.warning("MedTraverse: %s", line)
+        say(line)
     config = {
         "hidden_size": width,
         "num_hidden_layers": layers,
-        "num_attention_heads": parts.text_heads or max(1, width // 64),
+        "num_attention_heads": heads,
         "intermediate_size": weights["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
         "hidden_act": parts.text_activation,
         "max_position_embeddings": weights["text_model.embeddings.position_embedding.weight"].shape[0],

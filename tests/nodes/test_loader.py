@@ -136,7 +136,7 @@ def test_a_diffusers_folder_and_a_single_file_are_the_same_model(run, folder, mo
     assert again[3].size == 512
 
 
-def test_a_file_saved_by_core_is_the_same_model_once_its_heads_are_known(run, folder, models, demo):
+def test_a_file_saved_by_core_is_the_same_model_once_its_heads_are_known(run, folder, models, demo, caplog):
     import comfy.sd
 
     model, clip, vae, _ = demo
@@ -152,6 +152,18 @@ def test_a_file_saved_by_core_is_the_same_model_once_its_heads_are_known(run, fo
         for loaded in (demo, again)
     ]
     assert torch.equal(*made)
+    assert "heads the text encoder has, which is 64 wide; 1 are taken" in caplog.text
+    configs = {
+        part: json.loads((folder / part / "config.json").read_text()) for part in ("unet", "text_encoder")
+    }
+    file.with_suffix(".json").write_text(json.dumps(configs))
+    caplog.clear()
+    named = run("MedicalCheckpointLoader", checkpoint=file.name)
+    assert "heads" not in caplog.text
+    encoded = [
+        clip.encode_from_tokens_scheduled(clip.tokenize("chest"))[0][0] for clip in (demo[1], named[1])
+    ]
+    assert torch.equal(*encoded)
     file.with_suffix(".json").unlink()
     other = run("MedicalCheckpointLoader", checkpoint=file.name, heads=8)
     assert not torch.allclose(
