@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import numpy as np
 
 from demo.judging import oracle
 from demo.judging.measurements import STUDIES, Readers, Store, Study, settings_of
-from demo.judging.projection_measurements import REMOVALS, SWAPS, collect
+from demo.judging.phantom_references import through_vae
+from demo.judging.plain_sampler import Model, load_model
+from demo.judging.projection_measurements import REMOVALS, SWAPS, collect, draw
 from demo.judging.scores import Figure, share_figure, successes, to_text
 from demo.phantoms.phantom_set import CACHE
 from demo.training.architecture import WEIGHTS
@@ -30,11 +33,16 @@ from medtraverse.whole_file import write_text
 DOMAINS = ("chexpert", "isic")
 FOUND = {15: 0.85, 10: 0.95, 5: 0.95}
 MOVED = {25: 0.28, 15: 0.5}
+# Patients that are drawn for the spread between them alone.
+OTHERS, OTHERS_FROM = 100, 50_000
 OUTSIDE = {"chexpert": 21.0, "isic": 18.0}
 
 
 def mean_figure(group: str, name: str, values: Any, **more: Any) -> Figure:
-    """The mean of finite values as a line of the table, with twice its standard error as interval."""
+    """The mean of finite values as a line of the table, with its 95 % interval from the standard error.
+
+    An image that has not changed at all has a PSNR of ∞ and does not count.
+    """
     values = np.asarray(values, float).ravel()
     values = values[np.isfinite(values)]
     if not values.size:
@@ -43,8 +51,13 @@ def mean_figure(group: str, name: str, values: Any, **more: Any) -> Figure:
     return Figure(group, name, mean, values.size, interval=(mean - error, mean + error), **more)
 
 
-def attribute_figures(study: Study, data: dict[str, Any], prefix: str = "") -> list[Figure]:
-    """What the swaps at `SWAPS` do; with the prefix "region_" kept to the automatic region."""
+def attribute_figures(
+    study: Study, data: dict[str, Any], between: np.ndarray, prefix: str = ""
+) -> list[Figure]:
+    """What the swaps at `SWAPS` do; with the prefix "region_" kept to the automatic region.
+
+    `between` [A] is the spread of anatomy between patients, from `demo.judging.oracle.spread`.
+    """
     kept = ", kept to the automatic region" if prefix else ""
     group, labels, chosen = f"{study.domain}: attributes added{kept}", study.labels, data["chosen"]
     patients = np.arange(len(chosen))[:, None]
@@ -70,18 +83,13 @@ def attribute_figures(study: Study, data: dict[str, Any], prefix: str = "") -> l
             won = successes(values[rows][:, far], values[rows][:, 0], target).won
             figures.append(share_figure(group, f"CFRT {label}, λ 5,10,15, by {judge}", won, low=0.98))
     anatomy = data[f"{prefix}anatomy"]
-    try:
-        between = oracle.spread(anatomy[:, 0, 0])
-    except ValueError as error:  # too few patients
-        figures.append(Figure(group, "anatomy moved", None, len(chosen), note=str(error)))
-    else:
-        moved = oracle.moved(anatomy[:, :, 1:], anatomy[:, :, :1], between)
-        for step in SWAPS:
-            name = f"anatomy moved at λ = {step}, as a share of the spread"
-            limit = MOVED.get(step, np.inf)
-            figures.append(mean_figure(group, name, moved[:, :, SWAPS.index(step)], high=limit))
-        stranger = oracle.moved(np.roll(anatomy[:, 0, 0], -1, axis=0), anatomy[:, 0, 0], between)
-        figures.append(mean_figure(group, "the same to another patient", stranger))
+    moved = oracle.moved(anatomy[:, :, 1:], anatomy[:, :, :1], between)
+    for step in SWAPS:
+        name = f"anatomy moved at λ = {step}, as a share of the spread"
+        limit = MOVED.get(step, np.inf)
+        figures.append(mean_figure(group, name, moved[:, :, SWAPS.index(step)], high=limit))
+    stranger = oracle.moved(np.roll(anatomy[:, 0, 0], -1, axis=0), anatomy[:, 0, 0], between)
+    figures.append(mean_figure(group, "the same to another patient", stranger))
     for step in SWAPS:
         name = f"PSNR outside the true region at λ = {step}, dB"
         low = OUTSIDE[study.name] if step == 15 else -np.inf
@@ -117,7 +125,7 @@ def removal_figures(study: Study, data: dict[str, Any]) -> list[Figure]:
     return figures
 
 
-def domain_figures(study: Study, data: dict[str, Any]) -> list[Figure]:
+def domain_figures(study: Study, data: dict[str, Any], between: np.ndarray) -> list[Figure]:
     """All figures of a domain."""
     group = f"{study.domain}: reconstruction and control"
     return [
@@ -129,15 +137,23 @@ def domain_figures(study: Study, data: dict[str, Any]) -> list[Figure]:
             high=1e-5,
             note="0 but for rounding",
         ),
-        *attribute_figures(study, data),
-        *attribute_figures(study, data, "region_"),
+        *attribute_figures(study, data, between),
+        *attribute_figures(study, data, between, "region_"),
         *removal_figures(study, data),
     ]
 
 
+def spread(study: Study, model: Model, readers: Readers) -> dict[str, Any]:
+    """Spread of each entry of the anatomy between `OTHERS` patients without a finding, through the VAE."""
+    others = np.concatenate(
+        [draw(study, [number]).without for number in range(OTHERS_FROM, OTHERS_FROM + OTHERS)]
+    )
+    anatomy = readers.read(study.phantoms, (), through_vae(model, others))
+    return {"spread": [float(value) for value in oracle.spread(anatomy)]}
+
+
 def evaluate(args: argparse.Namespace) -> tuple[list[Figure], dict[str, int]]:
     """Measure; return the figures, and how many patients of each domain they rest on."""
-    from demo.judging.plain_sampler import load_model
     from medtraverse.classifier import load_classifier
 
     figures: list[Figure] = []
@@ -169,7 +185,8 @@ def evaluate(args: argparse.Namespace) -> tuple[list[Figure], dict[str, int]]:
                 method=args.method,
             )
             counts[name] = len(data["number"])
-            figures += domain_figures(study, data)
+            between = store.kept(f"spread-{OTHERS}.json", partial(spread, study, model, readers))
+            figures += domain_figures(study, data, np.array(between["spread"]))
     return figures, counts
 
 

@@ -225,6 +225,18 @@ def test_says_how_well_the_model_knows_an_image(project, run, films, demo):
         assert {"latent_norm", "model_error", "doubt"} <= set(item)
 
 
+def test_an_image_far_from_what_the_model_knows_is_called_so(project, run):
+    """A phantom at the model's size, and noise, which no VAE gives back."""
+    from demo.judging.phantom_references import draw_with
+
+    phantom = torch.from_numpy(draw_with("chest", "", 8_100_005)).float() / 255
+    noise = torch.rand(128, 128, 3, generator=torch.Generator().manual_seed(1))
+    classifier = run("MedicalClassifierLoader")[0]
+    outputs = project(images=torch.stack([phantom, noise]), image_classifier=classifier)
+    said = [item["far"] for item in json.loads(outputs[2])["images"]]
+    assert said[0] == "" and said[1].startswith("image 2 is far from what this model knows: the VAE gives it")
+
+
 @pytest.mark.parametrize(
     ("inputs", "fault"),
     [

@@ -55,7 +55,8 @@ def measurements(study, good, patients=40, seed=0):
 def test_a_perfect_method_meets_every_goal_and_one_that_leaks_misses_them(name):
     study = STUDIES[name]
     good, bad = (
-        evaluate_projection.domain_figures(study, measurements(study, each)) for each in (True, False)
+        evaluate_projection.domain_figures(study, measurements(study, each), np.ones(6))
+        for each in (True, False)
     )
     assert len(good) == len(bad) and all(figure.met is not False for figure in good)
     # a leak is no longer one where it is the other attribute's turn: all but these lines miss
@@ -63,13 +64,6 @@ def test_a_perfect_method_meets_every_goal_and_one_that_leaks_misses_them(name):
     gone = [figure for figure in good if figure.name.startswith("gone at")]
     assert len(gone) == 2 * len(REMOVALS) and all(figure.value == 1 for figure in gone)
     assert all(figure.value == 0 for figure in bad if figure.name.startswith("gone at"))
-
-
-def test_few_patients_have_no_spread_and_the_table_says_so():
-    study = STUDIES["chexpert"]
-    figures = evaluate_projection.domain_figures(study, measurements(study, True, patients=5))
-    moved = [figure for figure in figures if figure.name.startswith("anatomy moved")]
-    assert moved and all(figure.value is None and "20 patients" in figure.note for figure in moved)
 
 
 def test_a_patient_is_drawn_with_and_without_and_the_rest_is_outside():
