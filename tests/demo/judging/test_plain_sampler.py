@@ -3,8 +3,17 @@
 import pytest
 import torch
 
-from demo.judging.plain_sampler import ddim_step, draw_noise, guided_noise, load_model, traverse
+from demo.judging.plain_sampler import (
+    ddim_step,
+    draw_noise,
+    guided_noise,
+    load_model,
+    traverse,
+    traverse_images,
+)
 from demo.training.architecture import WEIGHTS, build_scheduler, build_unet
+from medtraverse.projection import path_noise
+from medtraverse.traversal import ddim_timesteps
 
 NEUTRAL, ATTRIBUTE = "Normal chest X-ray with no significant findings", "Chest X-ray showing Support Devices"
 STEPS, SWAP = 6, 2
@@ -118,3 +127,26 @@ def test_the_unet_leaves_room_for_four():
     assert 2 * sum(p.numel() for p in unet.parameters()) == pytest.approx(9.5e6, rel=0.01)
     assert counter.get_total_flops() == pytest.approx(0.604e9, rel=0.01)
     assert sum(path.stat().st_size for path in WEIGHTS.parent.rglob("*") if path.is_file()) < 60e6
+
+
+def test_from_an_image_each_step_adds_the_source_s_error(model):
+    """z' = S(z, ε of the target) + p' − S(p, ε of the source), one row at a time; and the null control."""
+    alphas, steps, guidance = build_scheduler().alphas_cumprod.double(), 4, 7.5
+    source, target = "Normal chest X-ray with no significant findings", "Chest X-ray showing Pleural Effusion"
+    z0 = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(3))
+    ours = traverse_images(model, [source], [[target, source]], z0, [5], (1,), steps, guidance)
+    times = ddim_timesteps(steps)
+    reached = [float(alphas[time]) for time in times] + [float(alphas[0])]
+    draws = path_noise([5], steps, model.latent_shape)[0]
+    path = [a**0.5 * z0 + (1 - a) ** 0.5 * noise for a, noise in zip(reached, draws)] + [z0]
+    words = {text: model.encode([text]) for text in ("", source, target)}
+
+    def step(z, k, text):
+        e = guided_noise(model.noise(z, times[k], words[text]), model.noise(z, times[k], words[""]), guidance)
+        return ddim_step(z, e, reached[k], reached[k + 1])
+
+    z = path[0]
+    for k in range(steps):
+        z = step(z, k, source if k <= 1 else target) + path[k + 1] - step(path[k], k, source)
+    assert (ours[0, 0, 1] - z[0]).abs().max() < 1e-4
+    assert (ours[0, 1, 1] - z0[0]).abs().max() < 1e-5 and (ours[:, :, 0] - z0).abs().max() < 1e-6
