@@ -4,7 +4,9 @@ All run in one process.
 """
 
 import argparse
+import atexit
 import json
+import shutil
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -67,8 +69,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     elif cpu:
         parser.error("--size sd15 needs a CUDA device: on a CPU one run of the reference takes hours")
     else:
-        with tempfile.TemporaryDirectory(prefix="medtraverse-sd15-") as folder:
-            host = start(write_random_sd15(Path(folder)), cpu)
+        # Weights may be read from the files until the end.
+        folder = tempfile.mkdtemp(prefix="medtraverse-sd15-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        host = start(write_random_sd15(Path(folder)), cpu)
     task = Task(
         range(FIRST_SEED, FIRST_SEED + 1), host.domain.attributes[:1], swap_steps[:1], arguments.steps
     )
