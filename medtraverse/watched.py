@@ -8,7 +8,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 Report = Callable[[int, int], None]
 
-_POLL_SECONDS, _END_SECONDS = 0.2, 1.0
+_POLL_SECONDS, _END_SECONDS = 0.2, 0.3
 
 
 def watched(work: Callable[[Report], Result], progress: Report) -> Result:

@@ -93,7 +93,7 @@ class TrajectoryGrid(io.ComfyNode):
         title: str,
         dpi: int,
     ) -> Any:
-        pictures, seeds = first_patients(trajectory, images, max_patients)
+        pictures, seeds = cancellable(lambda _: first_patients(trajectory, images, max_patients))
         if trajectory.kind == CURVE:
             count = min(frames_shown, pictures.shape[2])
             figure = cancellable(
@@ -157,7 +157,7 @@ class TrajectoryFilm(io.ComfyNode):
     def execute(
         cls, trajectory: bundle.Trajectory, images: torch.Tensor, max_patients: int, there_and_back: bool
     ) -> Any:
-        pictures, seeds = first_patients(trajectory, images, max_patients)
+        pictures, seeds = cancellable(lambda _: first_patients(trajectory, images, max_patients))
         frames = torch.from_numpy(
             cancellable(lambda _: film(pictures, trajectory.attributes, trajectory.colours, seeds))
         )
