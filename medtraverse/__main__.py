@@ -274,8 +274,6 @@ def _add_convert(commands: Any) -> None:
     )
 
     def run(arguments: argparse.Namespace) -> None:
-        from pathlib import Path
-
         from .classifiers.torchxrayvision_pickle import convert
 
         out = arguments.out or Path(arguments.file).with_suffix(".safetensors")

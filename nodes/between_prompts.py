@@ -6,7 +6,6 @@ find his weights moved away, or move them from under a run.
 
 import asyncio
 import logging
-import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,6 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from . import views
+from .live import running_server
 
 # A page waits this long for an image that a prompt has come in front of, then asks again.
 SECONDS = 30
@@ -65,8 +65,7 @@ def serve_decoded_images() -> None:
 
     The answer is a PNG, or 202 while prompts are in the way, or 204 where the image cannot be decoded.
     """
-    # A server has imported its module long before; to import it elsewhere takes a server's surroundings.
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    server = running_server()
     if server is None:
         return
     try:

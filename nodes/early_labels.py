@@ -12,6 +12,7 @@ from typing import Any
 from ..medtraverse.evaluation import judged_columns
 from ..medtraverse.labels import position
 from ..medtraverse.prompts import AttributeSet
+from .live import running_server
 from .nodes_classifier import MedicalClassifierLoader
 
 Graph = Mapping[str, Mapping[str, Any]]
@@ -54,9 +55,7 @@ def check_labels(
 
 def asked_outputs() -> Collection[str] | None:
     """Return the ids of the output nodes that the running prompt is for; None outside a server."""
-    from server import PromptServer
-
-    queue = getattr(getattr(PromptServer, "instance", None), "prompt_queue", None)
+    queue = getattr(running_server(), "prompt_queue", None)
     if queue is None:
         return None
     running = list(queue.currently_running.values())

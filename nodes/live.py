@@ -1,8 +1,9 @@
 """What a node shows while it samples: the first patient's neutral path and branches, a line of text."""
 
 import math
+import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_execution.utils import get_executing_context
@@ -24,6 +25,14 @@ def progress_text(settings: TraversalSettings, step: int) -> str:
     joined = [str(swap) for swap in settings.swap_steps if step > swap]
     text = f"{patients} · step {step + 1}/{settings.steps} · neutral"
     return f"{text} and λ {', '.join(joined)} of {', '.join(settings.attributes)}" if joined else text
+
+
+def running_server() -> Any:
+    """Return ComfyUI's server if this process is one, else None.
+
+    A server has imported its module long before; to import it elsewhere takes a server's surroundings.
+    """
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
 def say(text: str) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import sys
 from typing import Any
 
 from PIL import Image
@@ -11,6 +10,7 @@ from PIL import Image
 from ..medtraverse.medical_image import MedicalImage, UnreadableImageError, Window, fitted, read_medical_image
 from ..medtraverse.pixels import to_bytes
 from . import medical_files
+from .live import running_server
 
 ADDRESS = "/medtraverse/medical_image"
 SIDE = 384
@@ -19,7 +19,7 @@ _served: set[int] = set()
 
 def serve_previews() -> None:
     """Let ComfyUI's server answer at `ADDRESS`; nothing where no server runs."""
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    server = running_server()
     if server is None or id(server) in _served:
         return
     _served.add(id(server))

@@ -41,6 +41,7 @@ from ..medtraverse.pixels import to_numpy
 from ..medtraverse.trajectory import Trajectory
 from . import medical_files
 from .live import say
+from .output_place import output_place
 from .schema import schema
 from .sockets import CATEGORY, Domain, Source, checked_sockets
 from .sockets import Trajectory as TrajectorySocket
@@ -472,19 +473,7 @@ def _befores(original: Any, count: int, size: tuple[int, int]) -> np.ndarray | N
 
 def _place(prefix: str, width: int, height: int) -> tuple[str, str, int]:
     """Return folder, name and number of the next file. Raises ValueError outside the output folder."""
-    if not prefix.strip():
-        raise ValueError("filename_prefix: it is empty; give a name such as medtraverse/synthetic.")
-    try:
-        folder, name, _, _, _ = folder_paths.get_save_image_path(
-            prefix, folder_paths.get_output_directory(), width, height
-        )
-    except OSError:
-        raise
-    except Exception as error:  # core has none of its own for this
-        raise ValueError(
-            f"filename_prefix: {prefix!r} leads out of ComfyUI's output folder; give a name such as "
-            "medtraverse/synthetic."
-        ) from error
+    folder, name, _, _ = output_place(prefix, width, height, "medtraverse/synthetic")
     # core counts names that end in an underscore; these have more behind their number
     taken = [
         int(part[:5])

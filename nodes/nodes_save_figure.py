@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import comfy.cli_args
-import folder_paths
 from comfy_api.latest import io
 
 from ..medtraverse.figures.drawing import VECTORS, Drawing, write
 from .managed import cancellable
+from .output_place import output_place
 from .schema import schema
 from .sockets import CATEGORY, Figure, checked_sockets
 
@@ -59,20 +59,8 @@ class SaveTraversalFigure(io.ComfyNode):
     @classmethod
     @checked_sockets
     def execute(cls, drawing: Drawing, filename_prefix: str, vector: str, table: bool, dpi: int) -> Any:
-        if not filename_prefix.strip():
-            raise ValueError("filename_prefix: it is empty; give a name such as medtraverse/figure.")
         width, height = (round(inches * dpi) for inches in drawing.figure.get_size_inches())
-        try:
-            folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-                filename_prefix, folder_paths.get_output_directory(), width, height
-            )
-        except OSError:
-            raise
-        except Exception as error:  # core has none of its own for this
-            raise ValueError(
-                f"filename_prefix: {filename_prefix!r} leads out of ComfyUI's output folder; give a name "
-                "such as medtraverse/figure."
-            ) from error
+        folder, name, counter, subfolder = output_place(filename_prefix, width, height, "medtraverse/figure")
         quiet = comfy.cli_args.args.disable_metadata
         files = cancellable(
             lambda _: write(

@@ -136,11 +136,8 @@ class Graph:
         self.canvas.ask(images, "window", "Window", "Which values are shown", domain.name)
         return images
 
-    def project(self, loader, domain, neutral, images, attributes="", **more):
-        """Prompts and projection of images; returns both."""
-        name = domain.name
-        self.canvas.group(f"{name}: projection")
-        prompts = self.canvas.add(
+    def prompts(self, loader, neutral, attributes, name):
+        return self.canvas.add(
             "MedicalAttributePrompts",
             f"{name} prompts",
             clip=loader["clip"],
@@ -148,6 +145,28 @@ class Graph:
             neutral=neutral,
             attributes=attributes,
         )
+
+    def sampler(self, loader, prompts, name, **settings):
+        """The sampler at the size, and with the noise, of the paper's settings or of the demo's."""
+        size, noise = (512, "gpu") if self.paper else (0, "cpu")
+        return self.canvas.add(
+            "PromptSwapKSampler",
+            f"{name} patients",
+            model=loader["model"],
+            neutral=prompts["neutral"],
+            negative=prompts["negative"],
+            attributes=prompts["attributes"],
+            width=size,
+            height=size,
+            noise=noise,
+            **settings,
+        )
+
+    def project(self, loader, domain, neutral, images, attributes="", **more):
+        """Prompts and projection of images; returns both."""
+        name = domain.name
+        self.canvas.group(f"{name}: projection")
+        prompts = self.prompts(loader, neutral, attributes, name)
         start = self.canvas.add(
             "ProjectToLatent",
             f"{name} projection",
@@ -166,20 +185,8 @@ class Graph:
         """Prompts, projection of images and sampler; returns the sampler."""
         name = domain.name
         prompts, start = self.project(loader, domain, neutral, images)
-        size, noise = (512, "gpu") if self.paper else (0, "cpu")
-        sampler = self.canvas.add(
-            "PromptSwapKSampler",
-            f"{name} patients",
-            model=loader["model"],
-            neutral=prompts["neutral"],
-            negative=prompts["negative"],
-            attributes=prompts["attributes"],
-            width=size,
-            height=size,
-            seed=domain.neutrals[neutral],
-            patients=1,
-            noise=noise,
-            start=start["start"],
+        sampler = self.sampler(
+            loader, prompts, name, seed=domain.neutrals[neutral], patients=1, start=start["start"]
         )
         self.canvas.ask(sampler, "swap_steps", "Swap steps λ", "The lower λ, the more changes", name)
         return sampler
@@ -203,28 +210,9 @@ class Graph:
         """Prompts and sampler; returns the sampler."""
         name = name or (f"{domain.name} {neutral}" if len(domain.neutrals) > 1 else domain.name)
         self.canvas.group(f"{name}: traversal")
-        prompts = self.canvas.add(
-            "MedicalAttributePrompts",
-            f"{name} prompts",
-            clip=loader["clip"],
-            domain=loader["domain"],
-            neutral=neutral,
-            attributes=attributes,
-        )
-        size, noise = (512, "gpu") if self.paper else (0, "cpu")
-        sampler = self.canvas.add(
-            "PromptSwapKSampler",
-            f"{name} patients",
-            model=loader["model"],
-            neutral=prompts["neutral"],
-            negative=prompts["negative"],
-            attributes=prompts["attributes"],
-            width=size,
-            height=size,
-            seed=domain.neutrals[neutral],
-            patients=patients,
-            noise=noise,
-            **settings,
+        prompts = self.prompts(loader, neutral, attributes, name)
+        sampler = self.sampler(
+            loader, prompts, name, seed=domain.neutrals[neutral], patients=patients, **settings
         )
         self.canvas.ask(prompts, "attributes", "Attributes", "With commas; empty takes all", name)
         if self.stem == "00-start-here":

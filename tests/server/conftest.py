@@ -42,26 +42,32 @@ class Graph(dict):
             neutral_prompt="",
             negative_prompt="",
         )
-        sampled = self.add(
+        return loaded, self.sampler(loaded[0], prompts)
+
+    def sampler(self, model, prompts, **inputs):
+        """Add a sampler of few steps, with other inputs where they are given."""
+        few = {
+            "width": 0,
+            "height": 0,
+            "seed": 1500,
+            "patients": 1,
+            "steps": 4,
+            "cfg": 7.5,
+            "sampler": "ddim",
+            "scheduler": "diffusers_ddim",
+            "swap_steps": "2,1",
+            "noise": "cpu",
+            "rows_per_call": 0,
+            "cache_mb": -1,
+        }
+        return self.add(
             "PromptSwapKSampler",
-            model=loaded[0],
+            model=model,
             neutral=prompts[0],
             negative=prompts[1],
             attributes=prompts[2],
-            width=0,
-            height=0,
-            seed=1500,
-            patients=1,
-            steps=4,
-            cfg=7.5,
-            sampler="ddim",
-            scheduler="diffusers_ddim",
-            swap_steps="2,1",
-            noise="cpu",
-            rows_per_call=0,
-            cache_mb=-1,
+            **few | inputs,
         )
-        return loaded, sampled
 
 
 class Node:

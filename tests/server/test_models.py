@@ -77,24 +77,8 @@ def traversal(graph, checkpoint, unet="from checkpoint", lora="", prompt="Normal
         neutral_prompt=prompt,
         negative_prompt="",
     )
-    sampled = graph.add(
-        "PromptSwapKSampler",
-        model=model,
-        neutral=prompts[0],
-        negative=prompts[1],
-        attributes=prompts[2],
-        width=64,
-        height=64,
-        seed=3,
-        patients=1,
-        steps=3,
-        cfg=3.0,
-        sampler="ddim",
-        scheduler="diffusers_ddim",
-        swap_steps="1,0",
-        noise="cpu",
-        rows_per_call=0,
-        cache_mb=0,
+    sampled = graph.sampler(
+        model, prompts, width=64, height=64, seed=3, steps=3, cfg=3.0, swap_steps="1,0", cache_mb=0
     )
     images = graph.add("VAEDecode", samples=sampled[0], vae=loaded[2])
     graph.add("PreviewImage", images=images[0])
