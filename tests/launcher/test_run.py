@@ -215,7 +215,7 @@ def ready_made(bare, pytest_script):
 @pytest.mark.parametrize(
     ("failing", "returncode", "ran"),
     [
-        ("none", 0, ["tests/library -n 2", "tests/nodes -n 2", "tests/server -n 0"]),
+        ("none", 0, ["tests/library -n 2", "tests/nodes -n 2", "tests/server -n 2 --dist loadfile"]),
         ("tests/nodes", 1, ["tests/library -n 2", "tests/nodes -n 2"]),
         ("tests/library", 1, ["tests/library -n 2"]),
     ],
