@@ -559,7 +559,8 @@ export const css = `
 .mt-cfrt-scale { height: 18px; margin-top: 4px; font-size: 10px; color: var(--descrip-text, #999); }
 .mt-cfrt-scale .mt-cfrt-track { background: none; height: 12px; }
 .mt-cfrt-scale .mt-cfrt-track span { position: absolute; transform: translateX(-50%); }
-.mt-cfrt-bar { display: block; width: 100%; padding: 0; border: 1px solid transparent; border-radius: 4px; background: none;
+.mt-cfrt-bar { display: block; width: 100%; padding: 0; border: 1px solid transparent; border-radius: 4px;
+  background: none;
   color: inherit; font: inherit; text-align: left; cursor: pointer; }
 .mt-cfrt-bar:hover { background: color-mix(in srgb, var(--fg-color, #fff) 8%, transparent); }
 .mt-cfrt-bar[aria-expanded=true] { border-color: var(--border-color, #4e4e4e); }

@@ -401,7 +401,8 @@ export class CompareView {
     const over = this.places().find(
       (place) => x >= place.x && x < place.x + place.width && y >= place.y && y < place.y + place.height,
     )
-    this.zoom(event.deltaY < 0 ? 1.25 : 0.8, over ? [(x - over.x) / over.width, (y - over.y) / over.height] : [0.5, 0.5])
+    const place = over ? [(x - over.x) / over.width, (y - over.y) / over.height] : [0.5, 0.5]
+    this.zoom(event.deltaY < 0 ? 1.25 : 0.8, place)
   }
 
   /**

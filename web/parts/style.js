@@ -28,5 +28,6 @@ const shared = `
 /** Put the style sheet into the page, once. */
 export function addStyle() {
   if (document.getElementById('mt-style')) return
-  document.head.append(make('style', { id: 'mt-style' }, [shared, viewer.css, map.css, cfrt.css, compare.css].join('\n')))
+  const sheets = [shared, viewer.css, map.css, cfrt.css, compare.css]
+  document.head.append(make('style', { id: 'mt-style' }, sheets.join('\n')))
 }
