@@ -17,13 +17,13 @@ from PIL import Image
 
 from demo.judging.measurements import STUDIES, Study
 from demo.judging.phantom_references import UNSEEN_SEED, draw_with
-from demo.judging.plain_sampler import draw_noise, load_model, traverse
 from demo.training.architecture import WEIGHTS
 from medtraverse.domain import load_domains
 from medtraverse.figures.grid import trajectory_grid
 from medtraverse.figures.render import to_image
 from medtraverse.notice import NOTICE
 from medtraverse.pixels import to_bytes, write_jpeg
+from medtraverse.plain_traversal import draw_noise, load_model, traverse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -284,9 +284,9 @@ def evaluate(args) -> list:
         training_images,
         unseen_neutrals,
     )
-    from demo.judging.plain_sampler import load_model
     from demo.training.train_classifier import measure as measure_classifier
     from medtraverse.classifier import load_classifier
+    from medtraverse.plain_traversal import load_model
 
     figures, measured = [], {}
     with Readers(args.workers) as readers:

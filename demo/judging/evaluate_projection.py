@@ -21,12 +21,12 @@ import numpy as np
 from demo.judging import oracle
 from demo.judging.measurements import STUDIES, Readers, Store, Study, settings_of
 from demo.judging.phantom_references import through_vae
-from demo.judging.plain_sampler import Model, load_model
 from demo.judging.projection_measurements import REMOVALS, SWAPS, collect, draw
 from demo.judging.scores import Figure, share_figure, successes, to_text
 from demo.phantoms.phantom_set import CACHE
 from demo.training.architecture import WEIGHTS
 from medtraverse.notice import NOTICE
+from medtraverse.plain_traversal import Model, load_model
 from medtraverse.projection import METHODS, OWN_NOISE
 from medtraverse.whole_file import write_text
 

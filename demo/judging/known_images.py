@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from demo.judging.measurements import STUDIES
-from demo.judging.plain_sampler import load_model
 from demo.judging.projection_measurements import draw, familiar
 from demo.training.architecture import WEIGHTS
 from medtraverse.classifier import load_classifier
 from medtraverse.familiarity import MEASURES, write_known
 from medtraverse.notice import NOTICE
+from medtraverse.plain_traversal import load_model
 
 # After the patients of `demo.judging.evaluate_projection`.
 FIRST = 100_000

@@ -20,16 +20,16 @@ import numpy as np
 import torch
 
 from demo.judging import oracle
-from demo.judging.plain_sampler import draw_noise, traverse
 from medtraverse.curve import interpolate
 from medtraverse.digest import sha256_of
 from medtraverse.domain import load_domains
 from medtraverse.pixels import to_bytes
+from medtraverse.plain_traversal import draw_noise, traverse
 from medtraverse.whole_file import whole_file, write_text
 
 if TYPE_CHECKING:
-    from demo.judging.plain_sampler import Model
     from medtraverse.classifier import Classifier
+    from medtraverse.plain_traversal import Model
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

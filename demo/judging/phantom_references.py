@@ -24,7 +24,7 @@ from medtraverse.pixels import to_bytes
 from medtraverse.whole_file import whole_file
 
 if TYPE_CHECKING:
-    from demo.judging.plain_sampler import Model
+    from medtraverse.plain_traversal import Model
 
 # First seed, count and correlation of a training's phantoms.
 Trained = tuple[int, int, float]

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from demo.judging.measurements import Readers, Store, Study
 from demo.judging.phantom_references import MODULES, NEUTRAL, through_vae
-from demo.judging.plain_sampler import Model, traverse_images
 from demo.phantoms.phantom_set import SIZE
 from demo.training.architecture import build_scheduler
 from medtraverse import familiarity
 from medtraverse.classifier import Classifier
 from medtraverse.pixels import to_bytes
+from medtraverse.plain_traversal import Model, traverse_images
 from medtraverse.projection import OWN_NOISE, kept_outside
 
 # Apart from the patients of every training and of `demo.judging.evaluate`.

@@ -1,9 +1,13 @@
-"""The demo's own sampler against diffusers' pipeline."""
+"""The plain sampler against diffusers' pipeline."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
-from demo.judging.plain_sampler import (
+from demo.training.architecture import WEIGHTS, build_scheduler, build_unet
+from medtraverse.plain_traversal import (
+    cumulative_alphas,
     ddim_step,
     draw_noise,
     guided_noise,
@@ -11,7 +15,6 @@ from demo.judging.plain_sampler import (
     traverse,
     traverse_images,
 )
-from demo.training.architecture import WEIGHTS, build_scheduler, build_unet
 from medtraverse.projection import path_noise
 from medtraverse.traversal import ddim_timesteps
 
@@ -54,6 +57,19 @@ def _pipeline(model, noise, swap):
         callback_on_step_end=after,
         callback_on_step_end_tensor_inputs=["prompt_embeds"],
     ).images
+
+
+def test_what_predicts_v_is_stepped_as_diffusers_does(model):
+    scheduler = build_scheduler()
+    scheduler.register_to_config(prediction_type="v_prediction")
+    scheduler.set_timesteps(50)
+    alphas = cumulative_alphas(scheduler.config)
+    torch.testing.assert_close(alphas, scheduler.alphas_cumprod.double(), atol=1e-7, rtol=0)
+    x_t, words = draw_noise([1], (4, 16, 16)), model.encode([NEUTRAL])
+    other = replace(model, prediction="v_prediction")
+    expected = scheduler.step(model.noise(x_t, 501, words), 501, x_t).prev_sample
+    found = ddim_step(x_t, other.noise(x_t, 501, words), float(alphas[501]), float(alphas[481]))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("time", [981, 501, 1])

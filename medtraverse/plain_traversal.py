@@ -1,19 +1,22 @@
-"""Sampling of the demo model without ComfyUI: traversal by prompt swap in plain torch, on a CPU or a GPU.
+"""Traversal by prompt swap without ComfyUI: DDIM in plain torch on diffusers' modules, on a CPU or a GPU.
 
-DDIM with the paper's settings, on the plan of `medtraverse.traversal`: a row runs through the U-Net only
-where it differs from the rows that it shares a past with. Synthetic images. Not for clinical use.
+It has the paper's settings and the plan of `medtraverse.traversal`: a row runs through the U-Net only where
+it differs from the rows that it shares a past with. Training judges its model by it, and so does the demo.
+Synthetic images. Not for clinical use.
 
 The step follows Song, Meng, Ermon 2021, "Denoising Diffusion Implicit Models" (arXiv 2010.02502):
 
     x_t      latent at timestep t
     alpha_t  cumulative product of 1 - beta up to t, which DDPM and diffusers write as alpha-bar
-    e        predicted noise e_theta(x_t, t), here with guidance
+    e        predicted noise e_theta(x_t, t), here with guidance; of a network that predicts
+             v = alpha_t^0.5 e - (1 - alpha_t)^0.5 x_0 (Salimans, Ho 2022, arXiv 2202.00512) it is computed
     x_0      predicted latent without noise
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from demo.training.architecture import SCALING, build_scheduler
-from medtraverse import projection
-from medtraverse.checkpoint import read_unet
-from medtraverse.traversal import Plan, ddim_timesteps
+from . import projection
+from .checkpoint import read_unet, sampling_settings
+from .traversal import TRAIN_STEPS, Plan, ddim_timesteps
 
 
 @dataclass
@@ -32,18 +34,38 @@ class Model:
     """A model on one device.
 
     All stays in float32 unless `half` asks for bfloat16 autocast in the U-Net and in decoding.
+
+    Attributes
+    ----------
+    unet, vae, text, tokenizer
+        Modules of diffusers and transformers.
+    alphas : Tensor [1000]
+        Cumulative, float64, on the CPU; of `cumulative_alphas`.
+    prediction : str
+        One of `medtraverse.checkpoint.PREDICTIONS`.
+    half : bool
+    rows_per_call : int
     """
 
     unet: Any
     vae: Any
     text: Any
     tokenizer: Any
+    alphas: Tensor
+    prediction: str = "epsilon"
     half: bool = False
     rows_per_call: int = 64
 
     @property
     def device(self) -> torch.device:
-        return next(self.unet.parameters()).device
+        """Where the U-Net is."""
+        device: torch.device = next(self.unet.parameters()).device
+        return device
+
+    @property
+    def scaling(self) -> float:
+        """By which the VAE's latents are multiplied for the U-Net."""
+        return float(self.vae.config.scaling_factor)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -57,7 +79,8 @@ class Model:
         ids = self.tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=77, return_tensors="pt"
         ).input_ids
-        return self.text(ids.to(self.device)).last_hidden_state
+        embeddings: Tensor = self.text(ids.to(self.device)).last_hidden_state
+        return embeddings
 
     @torch.inference_mode()
     def project(self, images: Tensor, batch: int = 16) -> Tensor:
@@ -66,7 +89,7 @@ class Model:
             self.vae.encode(piece.to(self.device).permute(0, 3, 1, 2).float() * 2 - 1).latent_dist.mode()
             for piece in images.split(batch)
         ]
-        return SCALING * torch.cat(pieces).cpu()
+        return self.scaling * torch.cat(pieces).cpu()
 
     @torch.inference_mode()
     def noise(self, latents: Tensor, time: int | Tensor, context: Tensor) -> Tensor:
@@ -79,14 +102,18 @@ class Model:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             for piece, moment, words in zip(latents.split(size), times.split(size), context.split(size)):
                 predicted.append(self.unet(piece, moment, words).sample.float())
-        return torch.cat(predicted)
+        noise = torch.cat(predicted)
+        if self.prediction == "v_prediction":
+            signal = self.alphas[times.cpu()].float().to(self.device).reshape(-1, 1, 1, 1)
+            noise = signal.sqrt() * noise + (1 - signal).sqrt() * latents
+        return noise
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, batch: int = 16) -> Tensor:
         """Images float32 [N, H, W, 3] in 0..1, on the CPU, of latents [N, 4, h, w] in diffusers' scale."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             pieces = [
-                self.vae.decode(piece.to(self.device).float() / SCALING).sample
+                self.vae.decode(piece.to(self.device).float() / self.scaling).sample
                 for piece in latents.split(batch)
             ]
         return torch.cat(
@@ -94,10 +121,24 @@ class Model:
         )
 
 
+def cumulative_alphas(scheduler: Mapping[str, Any] | None) -> Tensor:
+    """Return alpha of each training timestep, float64 [1000], of a ``scheduler_config.json``.
+
+    Raises ValueError for a schedule that the nodes would refuse too.
+    """
+    _, start, end, schedule = sampling_settings(scheduler)
+    # In float32 and then widened, as diffusers and ComfyUI compute them.
+    if schedule == "linear":
+        betas = torch.linspace(start, end, TRAIN_STEPS)
+    else:
+        betas = torch.linspace(start**0.5, end**0.5, TRAIN_STEPS).square()
+    return torch.cumprod(1 - betas, 0).double()
+
+
 def load_model(
     folder: Path,
     unet: Path | None = None,
-    device="cpu",
+    device: str | torch.device = "cpu",
     half: bool = False,
     rows_per_call: int | None = None,
     compiled: bool = False,
@@ -109,7 +150,7 @@ def load_model(
     folder : Path
         Diffusers folder of the base.
     unet : Path, optional
-        U-Net alone, as `demo.training.finetune` writes it.
+        U-Net alone, as `medtraverse.training` and the paper's script write it.
     device : str or torch.device
     half : bool
         bfloat16 autocast.
@@ -145,10 +186,21 @@ def load_model(
         parts[0].compile(options={"freezing": True})
         parts[1].decode = torch.compile(parts[1].decode, options={"freezing": True})
     network, vae, text = parts
-    return Model(network, vae, text, CLIPTokenizer.from_pretrained(folder / "tokenizer"), half, rows)
+    config = folder / "scheduler" / "scheduler_config.json"
+    scheduler = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None
+    return Model(
+        network,
+        vae,
+        text,
+        CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        cumulative_alphas(scheduler),
+        sampling_settings(scheduler)[0],
+        half,
+        rows,
+    )
 
 
-def _require_compiler(device):
+def _require_compiler(device: str | torch.device) -> None:
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     except RuntimeError as error:
@@ -206,7 +258,7 @@ def traverse(
     spoken = torch.tensor([known[prompt] for prompt in prompts]).reshape(plan.patients, -1)[
         plan.patient(), plan.attribute() + 1
     ]
-    alphas = build_scheduler().alphas_cumprod.double().tolist()
+    alphas = model.alphas.tolist()
     latents = noise.to(device)[plan.patient().to(device)]
     times = ddim_timesteps(steps)
     for step, time in enumerate(times):
@@ -265,18 +317,18 @@ def traverse_images(
     embeddings = model.encode(known)
     spoken = torch.tensor([known[prompt] for prompt in prompts]).reshape(plan.patients, -1)
     own = spoken[plan.patient(), plan.attribute() + 1]
-    alphas = build_scheduler().alphas_cumprod.double()
+    alphas = model.alphas
     times = torch.tensor(ddim_timesteps(steps))
     reached = torch.cat([alphas[times], alphas[:1]])
     sigmas = ((1 - reached) / reached).sqrt().float()
     z0, first = latents.to(device), projection.first_step(swap_steps)
 
-    def noise(states, time, context):
+    def noise(states: Tensor, time: int | Tensor, context: Tensor) -> Tensor:
         # The U-Net takes the variance-preserving latent, x / sqrt(1 + σ²).
         scale = alphas[time].sqrt().float().to(device).reshape(-1, 1, 1, 1)
         return model.noise(states * scale, time, embeddings[context])
 
-    def unguided(step, states, sigma):
+    def unguided(step: int, states: Tensor, sigma: float) -> Tensor:
         return states - sigma * noise(states, times[step], spoken[:, 0].to(device))
 
     if method == projection.INVERSION:
@@ -298,7 +350,7 @@ def traverse_images(
     ).reshape(2, plan.patients, count, *z0.shape[1:])
     patient, neutral = plan.patient(), plan.patient() * plan.rows_per_patient
 
-    def denoised(step, states, sigma):
+    def denoised(step: int, states: Tensor, sigma: float) -> Tensor:
         conditional, unconditional = plan.sources(step, steps)
         e, bare = (part[:, step - first][patient.to(device)] for part in predicted)
         spoken_to, alone = (
@@ -313,7 +365,8 @@ def traverse_images(
         return states - sigma * guided_noise(e, bare, guidance)
 
     ended = projection.branched(denoised, path.__getitem__, z0, sigmas, plan, mask)
-    return (ended / float(1 + sigmas[-1] ** 2) ** 0.5).cpu()[plan.index()]
+    final: Tensor = ended / float(1 + sigmas[-1] ** 2) ** 0.5
+    return final.cpu()[plan.index()]
 
 
 def guided_noise(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
@@ -336,4 +389,5 @@ def ddim_step(x_t: Tensor, e: Tensor, alpha_t: float, alpha_previous: float) -> 
     """
     x_0 = (x_t - (1 - alpha_t) ** 0.5 * e) / alpha_t**0.5  # "predicted x_0", also equation 9
     direction = (1 - alpha_previous) ** 0.5 * e  # "direction pointing to x_t"
-    return alpha_previous**0.5 * x_0 + direction
+    x_previous: Tensor = alpha_previous**0.5 * x_0 + direction
+    return x_previous
