@@ -221,6 +221,40 @@ def identity_table(
     return IdentityTable(patients, controls, own_means, other_means, own, other)
 
 
+def patient_similarity(
+    images: Any,
+    references: Any,
+    perceptual: PerceptualDistance | None = None,
+    device: str | torch.device = "cpu",
+) -> dict[str, Tensor]:
+    """Similarity of one patient's images to some neutral images, its own or others'.
+
+    Parameters
+    ----------
+    images : array or tensor [A, N, H, W, C]
+        Attributes and points; in 0..1, 11 pixels a side or more.
+    references : array or tensor [R, H, W, C]
+        In 0..1.
+    perceptual, device
+        As `identity_table` takes them.
+
+    Returns
+    -------
+    dict of str to Tensor [R, A, N], float64
+        As the groups of `IdentityTable`.
+
+    Raises
+    ------
+    ValueError
+        Images of another shape or range.
+    """
+    images = _images(images, 5, "[A, N, H, W, C]")
+    references = _images(references, 4, "[R, H, W, C]", "references")
+    device = torch.device("cpu" if torch.device(device).type == "mps" else device)
+    neutrals = references[:, None].expand(-1, len(images), -1, -1, -1)
+    return _measured(images, neutrals, perceptual, device)
+
+
 @dataclass(frozen=True, eq=False)
 class Identity:
     """The identity table of one trajectory, as figure, CSV and report.

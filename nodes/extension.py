@@ -14,6 +14,7 @@ from .nodes_projection import ProjectToLatent
 from .nodes_prompts import AttributeConditioning, MedicalAttributePrompts
 from .nodes_sampler import PromptSwapKSampler
 from .nodes_save_figure import SaveTraversalFigure
+from .nodes_study import MedicalStudy
 
 NODES = [
     MedicalCheckpointLoader,
@@ -30,6 +31,7 @@ NODES = [
     LatentDirectionCosine,
     IdentityPreservation,
     DistributionDistance,
+    MedicalStudy,
     TrajectoryGrid,
     TrajectoryFilm,
     SaveTraversalFigure,

@@ -48,7 +48,7 @@ class LoadedClassifier:
 
     def predict(self, images: torch.Tensor) -> torch.Tensor:
         """Return probabilities [N, labels] of images [N, H, W, 3]; shows progress and can be cancelled."""
-        self._load(images)
+        self.load(images)
         return cancellable(
             lambda report: self.classifier.predict(images, progress=report), progress_of(len(images))
         )
@@ -57,10 +57,11 @@ class LoadedClassifier:
         self, images: torch.Tensor, progress: Callable[[int, int], None] | None = None
     ) -> torch.Tensor:
         """Return pooled features [N, C] of images [N, H, W, 3]; as predict else."""
-        self._load(images)
+        self.load(images)
         return cancellable(lambda report: self.classifier.features(images, progress=report), progress)
 
-    def _load(self, images: torch.Tensor) -> None:
+    def load(self, images: torch.Tensor) -> None:
+        """Put the networks on the device, with room to judge images."""
         comfy.model_management.load_models_gpu(
             self.patchers, memory_required=self.classifier.memory(len(images)), force_full_load=True
         )

@@ -168,15 +168,17 @@ class MedicalCheckpointLoader(io.ComfyNode):
         model.cached_patcher_init = (reload_model, (files,))
         clip.patcher.cached_patcher_init = (reload_clip, (files, embeddings))
         decoder.patcher.cached_patcher_init = (reload_vae, (files,))
+        digests = cancellable(lambda _: cls.digests(choices))
         model.set_attachments(
             ORIGIN,
             {
                 **{name: choice if file else None for name, (choice, file) in choices.items()},
                 "domain": chosen.name,
                 "prediction": sampling_settings(parts.scheduler)[0],
-                "sha256": cancellable(lambda _: cls.digests(choices)),
+                "sha256": digests,
             },
         )
+        decoder.patcher.set_attachments(ORIGIN, {"sha256": digests})
         return io.NodeOutput(model, clip, decoder, chosen.with_size(parts.image_size or chosen.size))
 
     @staticmethod

@@ -1,6 +1,7 @@
 """Runs a traversal: blocks of patients through the guider, with progress, previews and cancel."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,8 @@ def traverse(
     cache_mb: int = 0,
     latent_format: Any = None,
     start: projection.Start | None = None,
+    bar: Any = None,
+    told: Callable[[str], None] = say,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Sample the latents of all rows of a traversal.
 
@@ -89,6 +92,10 @@ def traverse(
         Whose rough colours previews have; the model's own if none is given.
     start : medtraverse.projection.Start, optional
         Images that the patients are, in place of noise; as many as the settings' patients.
+    bar : object with ``update_absolute``, optional
+        In place of a progress bar of its own.
+    told : callable
+        Takes a line of text at each step.
 
     Returns
     -------
@@ -118,7 +125,8 @@ def traverse(
             settings.steps, swaps, attributes, start.method, settings.guided
         )
         cache = SourceCache(start, model, cache) if context else None
-    bar, done = comfy.utils.ProgressBar(total), {"rows": 0, "calls": 0, "reused": 0}
+    bar = bar or comfy.utils.ProgressBar(total)
+    done = {"rows": 0, "calls": 0, "reused": 0}
     pace = Pace(0.5)
     latent_format = latent_format or model.get_model_object("latent_format")
     previewer = latent_preview.get_previewer(model.load_device, latent_format)
@@ -164,7 +172,7 @@ def traverse(
         rows = noise[plan.patient()]
 
         def preview(step, denoised, x, total_steps, guider=guider, block=block, shown=shown):
-            say(progress_text(block, step))
+            told(progress_text(block, step))
             if previewer and pace.due():
                 picture = traversal_preview(previewer, denoised, block.plan, step)
                 bar.update_absolute(min(shown + guider.rows + guider.served, total), total, picture)

@@ -108,7 +108,7 @@ SAMPLERS = {
 FROM_IMAGES = ("ddim", "euler")
 
 
-def sampler_names():
+def sampler_names() -> list[str]:
     """Return the samplers of this ComfyUI that a traversal takes."""
     known = set(comfy.samplers.SAMPLER_NAMES)
     return [name for name, kind in SAMPLERS.items() if name in known and not kind.refusal]
@@ -119,7 +119,7 @@ def scheduler_names() -> list[str]:
     return [DIFFUSERS_DDIM, *comfy.samplers.SCHEDULER_NAMES]
 
 
-def check_sampler(name):
+def check_sampler(name: str) -> None:
     """Raises ValueError for a sampler that a traversal cannot share its steps in."""
     if name not in sampler_names():
         kind = SAMPLERS.get(name)

@@ -245,6 +245,13 @@ def cfrt_view(evaluation: Evaluation, published: Mapping[str, float]) -> dict[st
     return _written(_publish, trajectory, "cfrt", own)
 
 
+def forget(shown: Mapping[str, Any]) -> None:
+    """Delete the files of a view that another has taken the place of; ``shown`` is its ``ui``."""
+    for view in shown.get("medtraverse_view", ()):
+        if "view" in view:
+            _delete(str(view["view"]).removesuffix(".json"))
+
+
 def _written(write: Callable[..., None], *arguments: Any, **options: Any) -> dict[str, Any]:
     """Return ``ui`` for a view whose files ``write(name, ...)`` writes.
 

@@ -25,6 +25,7 @@ import { TrajectoryView } from './parts/viewer.js'
  */
 
 const FIGURE = 'Run to see the figure.'
+const STUDY = 'Run to fill the table; Cancel keeps what is done.'
 const COMPARE = 'Run with original and image to compare them.'
 /** @type {Record<string, Kind>} by the node's class */
 const VIEWS = {
@@ -33,6 +34,7 @@ const VIEWS = {
   TrajectoryGrid: { View: TrajectoryView, view: 'trajectory', height: 380, width: 460 },
   LatentTSNE: { View: LatentMapView, view: 'map', height: 400, width: 460, hint: FIGURE },
   CFRTEvaluator: { View: CFRTView, view: 'cfrt', height: 240, width: 460, hint: FIGURE },
+  MedicalStudy: { View: CFRTView, view: 'cfrt', height: 240, width: 460, hint: STUDY },
   MinimalCounterfactual: { View: CompareView, view: 'compare', height: 320, width: 520, hint: COMPARE },
   SaveMedicalImage: { View: CompareView, view: 'compare', height: 320, width: 520, hint: COMPARE },
 }

@@ -24,6 +24,7 @@ VIEWS = {
     "TrajectoryGrid": 400,
     "LatentTSNE": 420,
     "CFRTEvaluator": 260,
+    "MedicalStudy": 260,
     "LoadMedicalImage": 260,
     "SaveMedicalImage": 340,
     "MinimalCounterfactual": 360,
