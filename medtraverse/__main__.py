@@ -5,6 +5,7 @@ python -m medtraverse run WORKFLOW.json
 python -m medtraverse domain NAME --neutral PROMPT --attribute "NAME = PROMPT"
 python -m medtraverse convert-torchxrayvision FILE.pt
 python -m medtraverse lora pytorch_lora_weights.safetensors
+python -m medtraverse known REPORT.json ... --out NAME.known.json
 python -m medtraverse pool FOLDER ...
 """
 
@@ -106,6 +107,7 @@ def parser() -> OneLineParser:
     _add_domain(commands)
     _add_convert(commands)
     _add_lora(commands)
+    _add_known(commands)
     pool.add(commands)
     return top
 
@@ -127,6 +129,38 @@ def _add_lora(commands: Any) -> None:
         file = Path(arguments.file)
         target = Path(arguments.output or file.with_name(f"{file.stem}-comfyui.safetensors"))
         print(f"{convert(file, target)} layers are in {target}; put it into models/loras.")
+
+    command.set_defaults(run=run)
+
+
+def _add_known(commands: Any) -> None:
+    command = commands.add_parser(
+        "known",
+        help="say which images a model knows, from reports of Project to Latent",
+        description="Writes the quantiles of the four measures that Project to Latent takes of an image. "
+        "Give reports of images like those that the model was trained on, but kept from its training. With "
+        "the file beside the weights the node says when another image is far from them.",
+    )
+    command.add_argument("reports", nargs="+", metavar="REPORT.json")
+    command.add_argument(
+        "--out",
+        required=True,
+        metavar="NAME.known.json",
+        help="beside NAME.safetensors, or known.json in a folder of diffusers; nothing is replaced",
+    )
+
+    def run(arguments: argparse.Namespace) -> None:
+        from .familiarity import MEASURES, read_reports, write_known
+
+        out = Path(arguments.out)
+        if out.name != "known.json" and not out.name.endswith(".known.json"):
+            raise ValueError(f"--out: {out.name} would not be found; name it NAME.known.json, or known.json.")
+        if out.exists():
+            raise ValueError(f"--out: {out} is there already; remove it, or give another name.")
+        values, classifiers = read_reports(arguments.reports)
+        count = len(next(iter(values.values())))
+        write_known(out, values, classifiers, images=f"{count} images given by the user", notice=NOTICE)
+        print(f"{out}: {', '.join(MEASURES[name].name for name in values)} of {count} images")
 
     command.set_defaults(run=run)
 

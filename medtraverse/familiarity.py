@@ -22,6 +22,8 @@ PROBES = (801, 601, 401, 201)
 QUANTILES = (0.005, 0.05, 0.5, 0.95, 0.995)
 # An image is far when it lies beyond the outer quantiles by more than this share of the range between them.
 MARGIN = 0.1
+# Images below which the outer quantiles say nothing.
+ENOUGH = 20
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,59 @@ def write_known(
     """
     record = {**made, "classifiers": list(classifiers), "quantiles": quantiles(values)}
     write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_reports(paths: Sequence[str | os.PathLike[str]]) -> tuple[dict[str, list[float]], list[str]]:
+    """Read the measures of images from reports of `ProjectToLatent`, with which `write_known` is fed.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        JSON files, the node's `report` each. Their images are of one world and one model.
+
+    Returns
+    -------
+    values : dict of str to list of float
+        Each measure that every report has, of all images.
+    classifiers : list of str
+        Digests of the classifiers whose doubt it is; empty where some image had none.
+
+    Raises
+    ------
+    ValueError
+        A file is no such report, the reports are of different models, or of fewer than `ENOUGH` images
+        together.
+    """
+    images: list[dict[str, Any]] = []
+    models, judges = set(), set()
+    for path in paths:
+        try:
+            report = json.loads(Path(path).read_text(encoding="utf-8"))
+            images += [dict(image) for image in report["images"]]
+            models.add(report["model"])
+            judges.add(report["classifier"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: it is no report of Project to Latent ({error}); save that node's report as JSON."
+            ) from error
+    if len(models) > 1:
+        raise ValueError(
+            f"reports: they are of {len(models)} models ({', '.join(sorted(map(str, models)))}); "
+            "give those of one."
+        )
+    if len(images) < ENOUGH:
+        raise ValueError(
+            f"reports: they hold {len(images)} images; quantiles want {ENOUGH} or more, "
+            "so project more images that the model knows."
+        )
+    values = {
+        name: [float(image[name]) for image in images]
+        for name in MEASURES
+        if all(image.get(name) is not None for image in images)
+    }
+    if None in judges:
+        values.pop("doubt", None)
+    return values, sorted(judges - {None}) if "doubt" in values else []
 
 
 def read_known(path: str | os.PathLike[str]) -> tuple[dict[str, list[float]], tuple[str, ...]]:

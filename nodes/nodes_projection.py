@@ -148,6 +148,8 @@ class ProjectToLatent(io.ComfyNode):
                 for n, each in enumerate(seeds)
             ],
             "known_images": known,
+            "model": model_name(model),
+            "classifier": None if image_classifier is None else image_classifier.classifier.sha256,
             "quantiles": list(familiarity.QUANTILES),
             "empty_mask": mask is not None and free is None,
             **start.describe(),
@@ -217,6 +219,12 @@ def known_images(model: Any, image_classifier: Any) -> dict[str, list[float]] | 
     if image_classifier is None or image_classifier.classifier.sha256 not in judge:
         known.pop("doubt", None)
     return known
+
+
+def model_name(model: Any) -> str | None:
+    """Return the files that a model was loaded from; None where it came from elsewhere."""
+    loaded = origin(model)
+    return None if loaded is None else " + ".join(filter(None, (loaded["checkpoint"], loaded["unet"])))
 
 
 def finite(value: float) -> float | None:

@@ -76,3 +76,32 @@ def test_what_is_said_names_the_image_the_value_and_what_is_known():
         "knows: 30 … 34 dB), the model mistakes the noise in it by 0.9 (images that it knows: 0.1 … 0.2).",
     ]
     assert sentences({"round_trip": [1.0]}, None) == [""]
+
+
+def test_reports_of_a_models_own_images_become_known_images(tmp_path, capsys):
+    from medtraverse.__main__ import main
+
+    def report(name, count, model="mine.safetensors", classifier="abc"):
+        rows = [{"seed": n, "round_trip": 30 + n, "latent_norm": 1.0, "doubt": n / 99} for n in range(count)]
+        record = {"images": rows, "model": model, "classifier": classifier}
+        (tmp_path / name).write_text(json.dumps(record))
+        return str(tmp_path / name)
+
+    out = str(tmp_path / "mine.known.json")
+    first, second = report("1.json", 15), report("2.json", 10)
+    assert main(["known", first, second, "--out", out]) == 0
+    known, judges = read_known(out)
+    assert judges == ("abc",) and known["round_trip"][-1] == pytest.approx(44, abs=0.2)
+    assert "model_error" not in known
+    for reports, target, words in (
+        ([first], "x.known.json", "they hold 15 images"),
+        ([first, report("3.json", 10, "other")], "x.known.json", "they are of 2 models"),
+        ([first, __file__], "x.known.json", "it is no report of Project to Latent"),
+        ([first, second], "mine.known.json", "is there already"),
+        ([first, second], "mine.json", "would not be found"),
+    ):
+        assert main(["known", *reports, "--out", str(tmp_path / target)]) == 2
+        assert words in capsys.readouterr().err and not (tmp_path / "x.known.json").exists()
+    assert main(["known", first, report("4.json", 9, classifier=None), "--out", out + ".known.json"]) == 0
+    known, judges = read_known(out + ".known.json")
+    assert "doubt" not in known and judges == ()

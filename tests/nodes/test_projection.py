@@ -219,6 +219,7 @@ def test_says_how_well_the_model_knows_an_image(project, run, films, demo):
     classifier = run("MedicalClassifierLoader")[0]
     _, images, report = project(images=films, image_classifier=classifier)
     report = json.loads(report)
+    assert report["model"] and report["classifier"] == classifier.classifier.sha256
     assert images.shape == films.shape and [item["seed"] for item in report["images"]] == [1500, 1501]
     for image, film, item in zip(images, films, report["images"]):
         assert item["round_trip"] == pytest.approx(-10 * math.log10((image - film).square().mean()), abs=1e-3)
