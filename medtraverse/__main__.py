@@ -4,6 +4,7 @@ python -m medtraverse cfrt TABLE.csv --target ATTRIBUTE
 python -m medtraverse run WORKFLOW.json
 python -m medtraverse domain NAME --neutral PROMPT --attribute "NAME = PROMPT"
 python -m medtraverse convert-torchxrayvision FILE.pt
+python -m medtraverse train classifier --data FOLDER --out FOLDER
 python -m medtraverse lora pytorch_lora_weights.safetensors
 python -m medtraverse known REPORT.json ... --out NAME.known.json
 python -m medtraverse pool FOLDER ...
@@ -109,7 +110,16 @@ def parser() -> OneLineParser:
     _add_lora(commands)
     _add_known(commands)
     pool.add(commands)
+    _add_train(commands)
     return top
+
+
+def _add_train(commands: Any) -> None:
+    from .commands import train_classifier
+
+    command = commands.add_parser("train", help="train the classifiers, on a data set's own table")
+    kinds = command.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    train_classifier.add(kinds)
 
 
 def _add_lora(commands: Any) -> None:

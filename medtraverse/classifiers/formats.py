@@ -16,6 +16,7 @@ from .judge import ACTIVATIONS, Judge, Settings
 from .timm_folder import read_timm
 from .torchvision_state import at_root, family_of, read_torchvision
 from .torchxrayvision_state import THRESHOLDS, is_torchxrayvision, read_torchxrayvision
+from .trained import is_trained, read_trained
 from .zero_shot import OPEN_CLIP, read_clip
 
 ZERO_SHOT_TYPES = ("clip", "siglip", "siglip2", "chinese_clip", "altclip")
@@ -74,7 +75,9 @@ def read_judge(path: Path, settings: Settings | None = None) -> Judge:
             "never run here; take its weights out by python -m medtraverse convert-torchxrayvision "
             f"{path.name}, and choose the new file."
         ) from None
-    settings = replace(settings, sidecar=read_sidecar(path))
+    settings, metadata = replace(settings, sidecar=read_sidecar(path)), metadata_of(path)
+    if is_trained(metadata):
+        return read_trained(state, path, metadata, settings)
     if any(key.endswith("logit_scale") for key in state):
         raise ValueError(
             f"classifier: {path.name} holds the weights of a CLIP model alone, which show neither its heads "
@@ -82,13 +85,13 @@ def read_judge(path: Path, settings: Settings | None = None) -> Judge:
             "tokenizer."
         )
     if is_efficientnet(state):
-        return read_efficientnet(state, path, metadata_of(path), settings)
+        return read_efficientnet(state, path, metadata, settings)
     thresholds = {key: state.pop(key) for key in list(state) if key.split(".")[-1] == THRESHOLDS}
     state = at_root(without_wrappers(_inner(state), INNER))
     if thresholds:
         state[THRESHOLDS] = next(iter(thresholds.values()))
     if is_torchxrayvision(state):
-        return read_torchxrayvision(state, path, settings, metadata_of(path))
+        return read_torchxrayvision(state, path, settings, metadata)
     return read_torchvision(state, path, settings)
 
 

@@ -1,0 +1,1 @@
+"""Training: fine-tuning the U-Net, and the classifiers that judge it."""
