@@ -369,7 +369,6 @@ class SaveMedicalImage(io.ComfyNode):
                 io.String.Input(
                     "derivation",
                     default="",
-                    multiline=True,
                     tooltip="How the images were made, in your words; goes into the files beside what the "
                     "trajectory says.",
                 ),

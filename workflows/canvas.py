@@ -14,7 +14,7 @@ SEEDS = ("seed", "noise_seed")
 # Room for the optional inputs of core's nodes that some versions have: the frontend adds them.
 ADDED = {"CreateVideo": 44}
 # Room below a node for what Nodes 2.0 adds to its height: rows that differ from the classic canvas's.
-GROWTH = {"SaveMedicalImage": 80}
+GROWTH: dict[str, int] = {}
 # A subgraph's input and output side, where its links begin and end.
 ENTRY, EXIT = -10, -20
 # Room for the widget that a node shows after a run.

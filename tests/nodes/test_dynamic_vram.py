@@ -4,6 +4,8 @@ No card is needed: `main.py` sets one flag, under which core's Linear layers are
 and exchanges the class that wraps models.
 """
 
+import dataclasses
+
 import comfy.model_patcher
 import pytest
 import torch
@@ -104,10 +106,9 @@ def test_a_text_encoder_that_does_not_fit_is_named(pack, lazy, change):
     parts = pack.medtraverse.checkpoint.read_checkpoint(pack.nodes.sources.DEMO_WEIGHTS / "phantom-sd")
     key = "text_model.encoder.layers.0.self_attn.q_proj.weight"
     text = {**parts.text_encoder, key: change(parts.text_encoder[key])}
+    kept = {name: value for name, value in text.items() if value is not None}
     with pytest.raises(ValueError, match="text encoder does not fit CLIP.*self_attn.q_proj"):
-        pack.nodes.model_building.build_clip(
-            {k: v for k, v in text.items() if v is not None}, parts.text_heads, parts.text_activation
-        )
+        pack.nodes.model_building.build_clip(dataclasses.replace(parts, text_encoder=kept))
 
 
 def test_cores_patcher_is_used_and_keeps_the_tensors_of_the_file(run, put, weights, streaming):
