@@ -29,7 +29,17 @@ __all__ = [
 ]
 
 # Names of the modules beside this one, in the order in which they are asked.
-LAYOUTS = ("chexpert", "isic2019", "captions")
+LAYOUTS = (
+    "chexpert",
+    "chexpert-plus",
+    "mimic-cxr-jpg",
+    "nih",
+    "padchest",
+    "vindr",
+    "isic2019",
+    "ham10000",
+    "captions",
+)
 
 
 def read(

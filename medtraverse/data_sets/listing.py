@@ -18,6 +18,7 @@ from .tables import Table, states
 if TYPE_CHECKING:
     import pandas
 
+NO_FINDING = "No Finding"
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 FRONTAL, LATERAL, OTHER = "frontal", "lateral", "other"
 # Columns of `Listing.rows`, text but for the age; "" or NaN where a set does not say.
@@ -122,6 +123,21 @@ def read_states(
             faults.append(Fault("no label", rows.place.iloc[row], rows.file.iloc[row], what))
         rows.loc[faulty, "reason"] = "no label"
     return pandas.DataFrame(values, rows.index)
+
+
+def chest_caption(present: Sequence[str]) -> str:
+    """Return the paper's sentence with any labels, in the order given, but for the label of normal films.
+
+    In sets that label every film, `No Finding` is what the neutral sentence stands for: with the paper's own
+    rule, which names it, no film would have the neutral sentence.
+    """
+    names = [name for name in present if name != NO_FINDING]
+    return f"Chest X-ray showing {', '.join(names)}" if names else NORMAL
+
+
+def chest_rule(names: Sequence[str]) -> str:
+    """Return `chest_caption` in one line."""
+    return f"Chest X-ray showing + those present of {', '.join(names)}; none: {NORMAL}"
 
 
 def chest_prompts(labels: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -37,3 +37,28 @@ def film(path, view="Frontal", projection="AP", sex="Female", age=61, **labels):
     """A row of CheXpert; labels by name with underscores, the others blank."""
     cells = {name.replace("_", " "): cell for name, cell in labels.items()}
     return [path, sex, age, view, projection, *(cells.get(name, "") for name in CHEXPERT[5:])]
+
+
+def dicom(path, pixels, photometric="MONOCHROME2"):
+    """Write values [rows, columns], uint16 of 12 bits, as a DICOM file."""
+    import pydicom
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    dataset = FileDataset(path, {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = (
+        meta.MediaStorageSOPClassUID,
+        meta.MediaStorageSOPInstanceUID,
+    )
+    dataset.Modality, dataset.PhotometricInterpretation = "DX", photometric
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelData = pixels.astype("<u2").tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+    return path
