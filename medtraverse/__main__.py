@@ -8,6 +8,7 @@ python -m medtraverse train classifier --data FOLDER --out FOLDER
 python -m medtraverse lora pytorch_lora_weights.safetensors
 python -m medtraverse known REPORT.json ... --out NAME.known.json
 python -m medtraverse pool FOLDER ...
+python -m medtraverse data audit FOLDER
 """
 
 import argparse
@@ -18,8 +19,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .commands import pool
+from .commands import data, pool
 from .notice import NOTICE
+
+# Which extra brings a module that a command lacks; the others come with `standalone`.
+EXTRAS = {
+    "pandas": "train",
+    "accelerate": "train",
+    "diffusers": "train",
+    "peft": "train",
+    "timm": "train",
+    "tensorboard": "train",
+    "yaml": "train",
+}
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -111,6 +123,7 @@ def parser() -> OneLineParser:
     _add_known(commands)
     pool.add(commands)
     _add_train(commands)
+    data.add(commands)
     return top
 
 
@@ -230,7 +243,7 @@ def _add_domain(commands: Any) -> None:
         help="write a domain file from prompts or from a data set's table",
         description="Writes the prompts, attributes, colours and labels of a data set as a domain file, "
         "which Load Medical Checkpoint offers once it lies in ComfyUI's user/medtraverse/domains. "
-        "Attributes come from --attribute, from --table, or both. A table has a row for each attribute "
+        "Attributes come from --attribute, --table and --data. A table has a row for each attribute "
         "(columns name and prompt; colour, labels and default if wanted), or a row for each image and a "
         "column for each label, and then --template is needed. Of images nothing is written but the names "
         "of the labels.",
@@ -252,10 +265,18 @@ def _add_domain(commands: Any) -> None:
     )
     command.add_argument("--table", metavar="TABLE.csv")
     command.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="a data set, or its captions.jsonl: prompts in the words of its captions, neutral ones too",
+    )
+    command.add_argument(
+        "--artefacts", metavar="TABLE.csv", help="of ISIC 2019, if not in the folder of --data"
+    )
+    command.add_argument(
         "--template", default="", metavar="PROMPT", help="such as 'Chest X-ray showing {label}'"
     )
     command.add_argument(
-        "--labels", default="", metavar="A,B", help="of a table of images, these columns only"
+        "--labels", default="", metavar="A,B", help="of a table of images, or of --data, these labels only"
     )
     command.add_argument("--negative", default="", metavar="PROMPT", help="negative prompt (default: empty)")
     command.add_argument("--size", type=int, default=512, help="image side in pixels (default: %(default)s)")
@@ -270,17 +291,28 @@ def _add_domain(commands: Any) -> None:
     command.add_argument("--out", metavar="FILE.json", help="default: NAME.json here; nothing is replaced")
 
     def run(arguments: argparse.Namespace) -> None:
-        from .new_domain import new_domain, parse_neutral, prompted_attributes, read_attributes, write_domain
+        from .new_domain import (
+            data_set_prompts,
+            new_domain,
+            parse_neutral,
+            prompted_attributes,
+            read_attributes,
+            write_domain,
+        )
 
-        if not arguments.neutral:
-            raise ValueError("neutral: none is given; write --neutral PROMPT.")
+        neutrals = dict(map(parse_neutral, arguments.neutral))
         columns = [name.strip() for name in arguments.labels.split(",") if name.strip()]
         attributes = prompted_attributes(arguments.attribute)
         if arguments.table is not None:
             attributes += read_attributes(arguments.table, arguments.template, columns)
+        if arguments.data is not None:
+            own, read = data_set_prompts(arguments.data, columns, arguments.artefacts)
+            neutrals, attributes = neutrals or own, attributes + read
+        if not neutrals:
+            raise ValueError("neutral: none is given; write --neutral PROMPT.")
         record = new_domain(
             arguments.name,
-            dict(map(parse_neutral, arguments.neutral)),
+            neutrals,
             attributes,
             arguments.size,
             arguments.title,
@@ -345,7 +377,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments) or 0
     except ModuleNotFoundError as error:
-        missing = f'{error.name} is not installed; run: python -m pip install "medtraverse[standalone]"'
+        extra = EXTRAS.get(error.name or "", "standalone")
+        missing = f'{error.name} is not installed; run: python -m pip install "medtraverse[{extra}]"'
         print(f"medtraverse {arguments.command}: {missing}", file=sys.stderr)
         return 2
     except ValueError as error:

@@ -75,6 +75,64 @@ def read_attributes(
     return _labels(path, rows, template, columns)
 
 
+def data_set_prompts(
+    folder: str | os.PathLike[str],
+    columns: Sequence[str] = (),
+    artefacts: str | os.PathLike[str] | None = None,
+) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """Return the prompts of a data set in the words of its captions, which a model trained on it knows.
+
+    Parameters
+    ----------
+    folder : path
+        As for `medtraverse.data_sets.read`.
+    columns : sequence of str
+        Which labels; empty means all that the captions name and that an image has.
+    artefacts : path, optional
+        As for `medtraverse.data_sets.read`.
+
+    Returns
+    -------
+    neutrals : dict of str to str
+    attributes : list of dict
+        As a domain file has them; the most frequent are traversed by default.
+
+    Raises
+    ------
+    ValueError
+        The data set cannot be read, its captions are free text, or it has no such label.
+    """
+    from .data_sets import listing
+    from .data_sets.listing import Options
+
+    listed = listing(folder, options=Options(artefacts=None if artefacts is None else Path(artefacts)))
+    if not listed.attributes:
+        raise ValueError(
+            f"data: the captions of {folder} are free text, which names no attributes; give them by "
+            "--attribute."
+        )
+    used = listed.states[~listed.rows.reason.isin(("no label", "no labels", "neither MEL nor NV"))]
+    counts = {name: int((used[name] == 1).sum()) for name in listed.attributes if name in used}
+    names = []
+    for name in columns or [name for name, count in counts.items() if count]:
+        place = position(name, list(counts))
+        if place is None:
+            raise ValueError(
+                f"labels: there is no {name!r}; the captions of {folder} name {', '.join(counts)}."
+            )
+        names.append(list(counts)[place])
+    frequent = sorted(names, key=lambda name: -counts[name])[:MOST_DEFAULTS]
+    return listed.neutrals, [
+        {
+            "name": plain(name),
+            "prompt": listed.attributes[name],
+            "labels": [plain(name)],
+            **({} if name in frequent else {"default": False}),
+        }
+        for name in names
+    ]
+
+
 def new_domain(
     name: str,
     neutrals: Mapping[str, str],

@@ -8,12 +8,19 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..labels import plain
+from ..whole_file import write_text
 from .listing import TEST, TRAIN, VALIDATION, Fault, Listing, Options, frame_of, views_of
 from .tables import Table, header_of, numbers, read_json_lines, read_table, states
+
+if TYPE_CHECKING:
+    import pandas
+
+    from .policies import DataSet
 
 NAME, TITLE = "captions", "a table of files and texts"
 FILES = ("file_name", "file", "filename", "image", "image_path", "path")
@@ -27,6 +34,9 @@ _OWN = ("split", "view", "projection", "sex", "age")
 _NAMES = ("captions.jsonl", "metadata.jsonl", "metadata.csv")
 # The first line of `captions.jsonl` holds what is true of all of them, under this key.
 HEAD = "medtraverse"
+CAPTIONS_NOTICE = (
+    "Captions for training. What the trained model makes are synthetic images, not for clinical use."
+)
 
 
 def find(folder: Path) -> Path | None:
@@ -82,6 +92,7 @@ def read(folder: Path, options: Options) -> Listing:
         head.get("attributes", {}),
         head.get("domain"),
         faults,
+        head.get("policies"),
     )
 
 
@@ -149,3 +160,81 @@ def _rows(table: Table, below: str, head: dict[str, Any], faults: list[Fault]) -
         if "labels" in head or not faulty.any():
             values[name] = found
     return rows, pandas.DataFrame(values, rows.index)
+
+
+def write(data: DataSet, out: str | os.PathLike[str]) -> None:
+    """Write a data set as a table of captions, which `read` takes as the data set itself.
+
+    The first line holds what is true of all (`HEAD`: root, rule, labels, policies, …), each other line an
+    image: ``file_name`` below the root, ``text``, ``patient`` (only to keep a patient's images together),
+    ``split``, what is known of view and person, and a key a label: 1, 0, -1 (uncertain), null (blank).
+
+    Parameters
+    ----------
+    data : DataSet
+    out : path
+        A ``.jsonl`` file. One that is such a table is replaced.
+
+    Raises
+    ------
+    ValueError
+        The file has another suffix, lies in the data set's folder, is something else, or cannot be written.
+    """
+    out = Path(out)
+    check_out(out, data.root)
+    from .. import __version__
+
+    assert data.states is not None
+    states = data.states.where(data.states != -1, 1 if data.policies["uncertain"] == "positive" else -1)
+    head: dict[str, Any] = {
+        "layout": data.layout,
+        "root": str(data.root.resolve()),
+        "rule": data.rule,
+        "domain": data.domain,
+        "neutrals": data.neutrals,
+        "attributes": data.attributes,
+        "labels": [str(name) for name in states.columns],
+        "policies": data.policies,
+        "left_out": data.left_out,
+        "version": __version__,
+        "notice": CAPTIONS_NOTICE,
+    }
+    known = [name for name in _OWN if name == "split" or _says(data.frame[name])]
+    columns = [data.frame[name].tolist() for name in ("file", "caption", "patient", *known)]
+    columns += [[_number(value) for value in states[name].tolist()] for name in states.columns]
+    names = ("file_name", "text", "patient", *known, *head["labels"])
+    lines = [{HEAD: head}, *(dict(zip(names, map(_number, row))) for row in zip(*columns))]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    try:
+        write_text(out, text)
+    except OSError as error:
+        raise ValueError(f"out: {out} cannot be written ({error.strerror}); name another place.") from error
+
+
+def check_out(out: str | os.PathLike[str], *folders: Path) -> None:
+    """Raise ValueError where `write` would, before any work: `folders` are the data set's own."""
+    out = Path(out)
+    if out.suffix != ".jsonl":
+        raise ValueError(f"out: {out.name} does not end in .jsonl; name such a file.")
+    outside("out", out, *folders)
+    if out.exists() and not _head(out):
+        raise ValueError(f"out: {out} is there already, and is no table of captions; name another.")
+
+
+def outside(name: str, out: str | os.PathLike[str], *folders: Path) -> None:
+    """Raise ValueError, naming the input `name`, where a file would lie in a data set's folder."""
+    if any(folder.is_dir() and folder.resolve() in Path(out).resolve().parents for folder in folders):
+        raise ValueError(
+            f"{name}: {out} lies in the data set's folder, in which nothing is written; name another place."
+        )
+
+
+def _says(column: pandas.Series) -> bool:
+    return bool((column.notna() & (column != "")).any())
+
+
+def _number(value: Any) -> Any:
+    """Return a number as JSON has it: None for NaN, whole where it is."""
+    if not isinstance(value, float):
+        return value
+    return None if value != value else int(value) if value == int(value) else value

@@ -74,6 +74,9 @@ class Listing:
         Name of the pack's domain whose prompts these sentences are.
     faults : list of Fault
         Cells that cannot be read. Rows with one have a reason.
+    settled : dict, optional
+        The policies by which these rows were chosen before, for a file that holds what is left. Views and
+        the split stay as they are then.
     """
 
     layout: str
@@ -87,6 +90,7 @@ class Listing:
     attributes: dict[str, str] = field(default_factory=dict)
     domain: str | None = None
     faults: list[Fault] = field(default_factory=list)
+    settled: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def read_pixels(path: str | os.PathLike[str], size: int, fit: str = SQUASH) -> n
     if fit not in FITS:
         raise ValueError(f"fit: there is no {fit!r}; the choices are {', '.join(FITS)}.")
     try:
-        picture = _bytes(Path(path))
+        picture, _ = picture_of_bytes(Path(path))
         if picture is None:
             return _deep(Path(path), size, fit)
     except UnreadableImageError as error:
@@ -65,8 +65,11 @@ def read_pixels(path: str | os.PathLike[str], size: int, fit: str = SQUASH) -> n
     return np.asarray(picture.convert("RGB"))
 
 
-def _bytes(path: Path) -> Picture | None:
-    """Return a picture of 8 bits, grey or RGB, turned as its EXIF says; None for any other."""
+def picture_of_bytes(path: Path) -> tuple[Picture | None, str]:
+    """Return a picture of 8 bits, grey or RGB, turned as its EXIF says, and its format; None for any other.
+
+    Raises UnreadableImageError where there is no such file. What is damaged is None too.
+    """
     from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
     lenient = ImageFile.LOAD_TRUNCATED_IMAGES
@@ -74,15 +77,15 @@ def _bytes(path: Path) -> Picture | None:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
         with Image.open(path, formats=("JPEG", "PNG", "WEBP", "BMP")) as picture:
             if picture.mode not in ("L", "RGB") or picture.width * picture.height > MOST_PIXELS:
-                return None
+                return None, ""
             picture.load()
-            return ImageOps.exif_transpose(picture)
+            return ImageOps.exif_transpose(picture), (picture.format or "").replace("MPO", "JPEG")
     except UnidentifiedImageError:
-        return None
+        return None, ""
     except FileNotFoundError:
         raise UnreadableImageError("is not there; put it back, or leave its row out.") from None
     except (OSError, SyntaxError, ValueError):
-        return None
+        return None, ""
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..medical_image import FITS, SQUASH
 from .listing import FRONTAL, LATERAL, TRAIN, VALIDATION, Listing, existing
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class DataSet:
         Prompts in the words of the captions, by name, for a domain file; ``{neutral}`` stands for a neutral
         prompt. Empty where captions are free text.
     policies : dict
-        What `read` was told, JSON-serialisable.
+        What `read` was told, JSON-serialisable; its ``fit`` is for `read_pixels`.
+    states : DataFrame
+        Same index and columns as `labels`: 1, 0, -1 (uncertain) and NaN (blank), as the tables have them.
     """
 
     layout: str
@@ -59,11 +62,18 @@ class DataSet:
     domain: str | None = None
     neutrals: dict[str, str] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=dict)
-    policies: dict[str, str | float | int] = field(default_factory=dict)
+    policies: dict[str, Any] = field(default_factory=dict)
+    states: pandas.DataFrame | None = None
 
 
 def data_set(
-    listing: Listing, uncertain: str, views: str, held_out: float, seed: int, blank: str = "unknown"
+    listing: Listing,
+    uncertain: str,
+    views: str,
+    held_out: float,
+    seed: int,
+    blank: str = "unknown",
+    fit: str = SQUASH,
 ) -> DataSet:
     """Apply the policies of `medtraverse.data_sets.read`, which says what they are, to a listing.
 
@@ -79,9 +89,14 @@ def data_set(
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out: {held_out} is out of range; give a share of 0 to below 1.")
     rows, states = listing.rows, listing.states
-    rows["split"] = splits(rows, held_out, seed)
+    if fit not in FITS:
+        raise ValueError(f"fit: there is no {fit!r}; the choices are {', '.join(FITS)}.")
+    if listing.settled is None:
+        rows["split"] = splits(rows, held_out, seed)
+    else:
+        rows["split"] = rows.split.replace("", TRAIN)
     # a table with no word about views has none
-    if views != "all" and (rows.view != "").any():
+    if listing.settled is None and views != "all" and (rows.view != "").any():
         unwanted = (rows.view != views) & (rows.reason == "")
         rows.loc[unwanted, "reason"] = (
             rows.view[unwanted].replace("", "view unknown").replace("other", "other view")
@@ -94,10 +109,10 @@ def data_set(
     rows.loc[rows.index[candidates[~there]], "reason"] = "missing"
 
     used = (rows.reason == "").to_numpy()
-    labels = states[used].reset_index(drop=True)
-    labels = labels.where(labels != -1, 1 if uncertain == "positive" else np.nan).astype(np.float32)
+    raw = states[used].reset_index(drop=True).astype(np.float32)
+    labels = raw.where(raw != -1, 1 if uncertain == "positive" else np.nan).astype(np.float32)
     if blank == "negative":
-        labels = labels.where(states[used].reset_index(drop=True).notna(), 0).astype(np.float32)
+        labels = labels.where(raw.notna(), 0).astype(np.float32)
     frame = rows[used].reset_index(drop=True)
     if listing.caption is not None:
         frame["caption"] = captions(listing, labels[spoken])
@@ -119,7 +134,10 @@ def data_set(
             "held_out": held_out,
             "seed": seed,
             "blank": blank,
-        },
+            "fit": fit,
+        }
+        | (listing.settled or {}),
+        raw,
     )
 
 
