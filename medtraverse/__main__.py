@@ -4,8 +4,9 @@ python -m medtraverse cfrt TABLE.csv --target ATTRIBUTE
 python -m medtraverse run WORKFLOW.json
 python -m medtraverse domain NAME --neutral PROMPT --attribute "NAME = PROMPT"
 python -m medtraverse convert-torchxrayvision FILE.pt
-python -m medtraverse train classifier --data FOLDER --out FOLDER
 python -m medtraverse lora pytorch_lora_weights.safetensors
+python -m medtraverse train unet --data FOLDER --base FOLDER --out FOLDER
+python -m medtraverse train classifier --data FOLDER --out FOLDER
 python -m medtraverse known REPORT.json ... --out NAME.known.json
 python -m medtraverse pool FOLDER ...
 python -m medtraverse data audit FOLDER
@@ -128,10 +129,13 @@ def parser() -> OneLineParser:
 
 
 def _add_train(commands: Any) -> None:
-    from .commands import train_classifier
+    from .commands import train_classifier, train_unet
 
-    command = commands.add_parser("train", help="train the classifiers, on a data set's own table")
+    command = commands.add_parser(
+        "train", help="fine-tune a U-Net, or train the classifiers, on a data set's own table"
+    )
     kinds = command.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    train_unet.add(kinds)
     train_classifier.add(kinds)
 
 

@@ -1,6 +1,7 @@
 """Domain files made from prompts, or from the table of a data set."""
 
 import colorsys
+import itertools
 import json
 import os
 import re
@@ -147,8 +148,13 @@ def new_domain(
     Raises ValueError that names the field.
     """
     listed = [_record(item) if isinstance(item, Attribute) else dict(item) for item in attributes]
+    used = {item["colour"] for item in listed if "colour" in item}
     for number, item in enumerate(listed):
-        item.setdefault("colour", _colour(number))
+        if "colour" not in item:
+            item["colour"] = next(
+                colour for other in itertools.count(number) if (colour := _colour(other)) not in used
+            )
+            used.add(item["colour"])
     record = {
         "name": name,
         "title": title or name,
