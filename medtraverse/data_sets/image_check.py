@@ -17,7 +17,7 @@ from ..medical_image import UnreadableImageError, read_medical_image
 from .picture import picture_of_bytes
 
 # Few enough that an interrupt is heard within seconds, whatever the size of the images.
-_CHUNK = 8
+_CHUNK = 4
 _SIDE = 16
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",), "TIFF": (".tif", ".tiff"),
