@@ -15,6 +15,7 @@ from typing import Any
 from .listing import Fault, Listing, Options
 from .picture import read_pixels
 from .policies import BLANKS, UNCERTAIN, VIEWS, DataSet, data_set
+from .tables import joined
 
 __all__ = [
     "BLANKS",
@@ -146,9 +147,20 @@ def layout_of(folder: Path, layout: str | None = None) -> tuple[str, Path]:
         raise ValueError(f"layout: there is no {layout!r}; the choices are {', '.join(LAYOUTS)}.")
     if not folder.exists():
         raise ValueError(f"data: {folder} is not there; give the folder of a data set.")
-    for name in LAYOUTS if layout is None else (layout,):
-        if (name == "captions" or folder.is_dir()) and (found := _adapter(name).find(folder)) is not None:
-            return name, found
+    found = {
+        name: place
+        for name in (LAYOUTS if layout is None else (layout,))
+        if (name == "captions" or folder.is_dir()) and (place := _adapter(name).find(folder)) is not None
+    }
+    # published tables go before captions, and those in the folder itself before those one folder below
+    published = {name: place for name, place in found.items() if name != "captions"} or found
+    own = {name: place for name, place in published.items() if place == folder} or published
+    if len(own) > 1:
+        raise ValueError(
+            f"data: {folder} holds {joined(list(own))}; give the folder of one of them, or --layout."
+        )
+    for name, place in own.items():
+        return name, place
     titles = [_adapter(name).TITLE for name in (LAYOUTS if layout is None else (layout,))]
     raise ValueError(
         f"data: {folder} does not hold the tables of {', '.join(titles[:-1])}{' or ' * (len(titles) > 1)}"

@@ -129,3 +129,10 @@ def test_a_folder_that_is_none_says_what_it_could_be(tmp_path):
     )
     with pytest.raises(ValueError, match=r"^data: no image of .* is left \(missing \(1\)\); put the images"):
         read(tmp_path)
+    # of several data sets in one folder, none is guessed
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "train.csv").rename(tmp_path / "a" / "train.csv")
+    table(tmp_path / "b" / "HAM10000_metadata.csv", ("lesion_id", "image_id", "dx"), [])
+    with pytest.raises(ValueError, match=r"^data: .* holds chexpert and ham10000; give the folder of one"):
+        read(tmp_path)
