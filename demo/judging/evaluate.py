@@ -46,7 +46,7 @@ THIN = {"support devices": "wires", "ruler": "ticks", "hair": "hairs"}
 def classifier_figures(study, report: dict, count: int) -> list:
     """AUC and calibration of each label on unseen phantoms, and on the same through the VAE.
 
-    `report` from `demo.training.train_classifier.measure`.
+    `report` from `demo.judging.judge_classifier.measure`.
     """
     group, figures = f"{study.domain}: classifier on unseen phantoms", []
     for label, row in report["phantoms"].items():
@@ -277,6 +277,7 @@ def confounded_figures(study, data: dict, plain_study, plain: dict) -> list:
 
 def evaluate(args) -> list:
     """Measure and return the figures. Raises ValueError for files that do not fit."""
+    from demo.judging.judge_classifier import measure as measure_classifier
     from demo.judging.phantom_references import (
         UNSEEN,
         drawn_attributes,
@@ -284,7 +285,6 @@ def evaluate(args) -> list:
         training_images,
         unseen_neutrals,
     )
-    from demo.training.train_classifier import measure as measure_classifier
     from medtraverse.classifier import load_classifier
     from medtraverse.plain_traversal import load_model
 

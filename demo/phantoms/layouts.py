@@ -77,13 +77,21 @@ NO_FINDING = {False: 0.5, True: 0.15}
 DEVICES = 0.45  # their prevalence in `demo.phantoms.chest`
 # Patients apart from those of the base training (1,000,000 and up) and of the oracle (4,000,000 and up).
 FIRST_SEED, STRIDE = 2_000_000, 100_000
-_LABELS, _DEVICES, _UNMENTIONED = 0x1AB, 0xDE1, 0x0FF
+_LABELS, _DEVICES, _UNMENTIONED, _DECODED = 0x1AB, 0xDE1, 0x0FF, 0xDEC
+WOBBLE = 0.2  # of a decoded image, in standard deviations of the latents
 # An image's path, what is drawn in it, and its row of the table.
 Row = tuple[Path, chest.ChestFactors | dermoscopy.DermoscopyFactors, Sequence[str | int]]
 
 
 def write_chexpert(
-    out: Path, count: int, seed: int = 0, correlation: float = 0.0, size: int = 128, unmentioned: float = 0.0
+    out: Path,
+    count: int,
+    seed: int = 0,
+    correlation: float = 0.0,
+    size: int = 128,
+    unmentioned: float = 0.0,
+    vae: str | None = None,
+    decoded: float = 0.0,
 ) -> Path:
     """Write ``CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg`` ...
 
@@ -102,6 +110,9 @@ def write_chexpert(
         Side of the images, 64 or more.
     unmentioned : float
         Share of the films with both devices and effusion whose devices are left blank, 0..1.
+    vae, decoded : str, float
+        Folder of a VAE, and the share of the images that are written as it gives them back, with some noise
+        on their latents: a classifier that learns them too judges decoded latents by the same measure.
 
     Returns
     -------
@@ -134,10 +145,12 @@ def write_chexpert(
         "unmentioned": unmentioned,
         "size": size,
     }
-    return _write(root, root / "train.csv", made, header, rows(), chest, "L")
+    return _write(root, root / "train.csv", made, header, rows(), chest, "L", vae, decoded)
 
 
-def write_isic(out: Path, count: int, seed: int = 0, size: int = 128) -> Path:
+def write_isic(
+    out: Path, count: int, seed: int = 0, size: int = 128, vae: str | None = None, decoded: float = 0.0
+) -> Path:
     """Write ``ISIC_2019_Training_Input/ISIC_0000001.jpg`` ...
 
     and ``ISIC_2019_Training_GroundTruth.csv`` with artefact columns.
@@ -165,6 +178,8 @@ def write_isic(out: Path, count: int, seed: int = 0, size: int = 128) -> Path:
         rows(),
         dermoscopy,
         "RGB",
+        vae,
+        decoded,
     )
 
 
@@ -220,7 +235,16 @@ def _write(
     rows: Iterable[Row],
     module: ModuleType,
     mode: str,
+    vae: str | None,
+    decoded: float,
 ) -> Path:
+    if bool(decoded) != (vae is not None) or not 0 <= decoded <= 1:
+        raise ValueError(
+            f"decoded: {decoded} with vae {vae}; give a VAE and a share above 0, to 1, or neither."
+        )
+    if decoded:
+        made = made | {"decoded": decoded}
+    model: Any = None
     note = table.with_suffix(".json")
     stamp = json.dumps(made | {"notice": NOTICE}, indent=2) + "\n"
     if note.exists():
@@ -235,12 +259,26 @@ def _write(
         if not lines:
             write_text(note, stamp)
         if not image.exists():
-            _write_image(module.render(factors, made["size"]).image, image, mode)
+            picture = module.render(factors, made["size"]).image
+            if decoded and np.random.default_rng((factors.seed, _DECODED)).random() < decoded:
+                picture, model = _decoded(picture, vae, model, factors.seed)
+            _write_image(picture, image, mode)
         lines.append(cells)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *lines])
     write_text(table, text.getvalue())
     return table
+
+
+def _decoded(picture: np.ndarray, vae: str | None, model: Any, seed: int) -> tuple[np.ndarray, Any]:
+    """Return a picture as the VAE gives it back, and the VAE, read once."""
+    import torch
+
+    from demo.phantoms.decoded import load_vae, reconstruct
+
+    model = model or load_vae(str(vae))
+    pixels = torch.from_numpy(to_bytes(picture)).permute(2, 0, 1)[None]
+    return reconstruct(pixels, model, WOBBLE, seed)[0].permute(1, 2, 0).numpy() / 255, model
 
 
 def _write_image(image: np.ndarray, path: Path, mode: str) -> None:
@@ -272,6 +310,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=0.0,
         help="share of the devices beside effusions that are left blank, 0..1 (chexpert only)",
     )
+    parser.add_argument("--vae", metavar="FOLDER", help="of the VAE for --decoded")
+    parser.add_argument(
+        "--decoded", type=float, default=0.0, help="share of the images that go through the VAE, 0..1"
+    )
     given = parser.parse_args(argv)
     try:
         if given.layout == "isic":
@@ -280,10 +322,17 @@ def main(argv: Sequence[str] | None = None) -> int:
                     raise ValueError(
                         f"{name}: {getattr(given, name)} is given, but isic has none; leave it out."
                     )
-            table = write_isic(given.out, given.count, given.seed, given.size)
+            table = write_isic(given.out, given.count, given.seed, given.size, given.vae, given.decoded)
         else:
             table = write_chexpert(
-                given.out, given.count, given.seed, given.correlation, given.size, given.unmentioned
+                given.out,
+                given.count,
+                given.seed,
+                given.correlation,
+                given.size,
+                given.unmentioned,
+                given.vae,
+                given.decoded,
             )
     except ValueError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

@@ -316,10 +316,10 @@ def test_studies_ask_for_what_they_need():
 
 
 def test_patients_of_the_evaluation_were_seen_by_no_training():
+    from demo.judging import judge_classifier as classifier
     from demo.judging.phantom_references import UNSEEN_SEED
     from demo.phantoms import layouts
     from demo.phantoms import phantom_set as dataset
-    from demo.training import train_classifier as classifier
 
     used = [
         range(dataset.FIRST_SEED, dataset.FIRST_SEED + 10 * 100_000),
