@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 LEVELS = 10
 
 
+def over_processes(values: Tensor, accelerator: Accelerator) -> Tensor:
+    """Return the sum of all processes' values, on the CPU; not every device of one process has float64."""
+    if accelerator.num_processes == 1:
+        return values
+    total: Tensor = accelerator.reduce(values.to(accelerator.device), "sum").cpu()
+    return total
+
+
 class HeldOut:
     """Images that are not trained on, and the noise that they are always given.
 
@@ -63,7 +71,7 @@ class HeldOut:
         accelerator : Accelerator
         """
         device = accelerator.device
-        sums = torch.zeros(LEVELS, dtype=torch.float64, device=device)
+        sums = torch.zeros(LEVELS, dtype=torch.float64)
         own = list(range(accelerator.process_index, len(self.rows), accelerator.num_processes))
         for level, timestep in enumerate(self.timesteps):
             for start in range(0, len(own), self.batch):
@@ -80,6 +88,6 @@ class HeldOut:
                 words = torch.from_numpy(self.words[places].astype(np.int64)).to(device)
                 with accelerator.autocast():
                     errors = objective(network, batch, context(words), weighted=False)
-                sums[level] += errors.double().sum()
-        means = accelerator.reduce(sums, "sum") / len(self.rows)
+                sums[level] += float(errors.sum())
+        means = over_processes(sums, accelerator) / len(self.rows)
         return dict(zip(self.timesteps, means.tolist(), strict=True))

@@ -15,6 +15,7 @@ from ..evaluation import judged_columns
 from ..flip_rate import FlipRate, flip_rate, outwards
 from ..plain_traversal import Model, draw_noise, traverse
 from ..traversal import parse_swap_steps
+from .held_out import over_processes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -141,7 +142,7 @@ class PromptSwaps:
             scores[patients, :, 1:] = rest.reshape(len(patients), len(self.attributes), -1, shape[1])
             if picture is not None and sum(map(len, images)) < PICTURED:
                 images.append(_arranged(decoded, len(patients), swapped.shape[1:3]))
-        scores = accelerator.reduce(scores.to(accelerator.device), "sum").cpu()
+        scores = over_processes(scores, accelerator)
         if picture is not None:
             self._draw(torch.cat(images)[:PICTURED], list(own)[:PICTURED], picture)
         values = scores.numpy()

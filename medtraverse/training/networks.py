@@ -127,7 +127,9 @@ def build_optimizer(settings: Settings, denoiser: Denoiser) -> torch.optim.Optim
             ) from None
         optimizer: torch.optim.Optimizer = AdamW8bit(groups, **options)
         return optimizer
-    return torch.optim.AdamW(groups, fused=torch.cuda.is_available() and settings.device != "cpu", **options)
+    # A fused step leaves out what overflowed by itself, and nobody could count it.
+    fused = torch.cuda.is_available() and settings.device != "cpu" and settings.precision != FP16
+    return torch.optim.AdamW(groups, fused=fused, **options)
 
 
 class Average:

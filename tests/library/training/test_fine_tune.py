@@ -163,6 +163,39 @@ def test_what_is_drawn_depends_on_the_place_alone(uninterrupted):
         share_of(0, 4, 6)
 
 
+def test_processes_share_what_is_to_be_cached(tmp_path, monkeypatch):
+    """Each makes its part; a host that does not see the others' part makes that too; nothing twice."""
+    from medtraverse.training.shards import Shards, fill
+
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+
+    class Second:
+        process_index, num_processes, local_process_index = 1, 2, 0
+
+        def __init__(self, others):
+            self.others = others
+
+        def wait_for_everyone(self):
+            for number in self.others:
+                write(number)
+
+    for others, mine in (((0, 2, 4), [[1, 3], []]), ((), [[1, 3], [0, 2, 4]])):
+        shards, made = Shards(tmp_path / str(len(others)), 9, (3,), np.float32, 2), []
+
+        def write(number, shards=shards):
+            shards.write(number, np.array(shards.span(number))[:, None] + np.zeros(3))
+
+        def make(numbers, made=made, write=write):
+            made.append(numbers)
+            for number in numbers:
+                write(number)
+
+        fill(shards, make, Second(others))
+        assert made == mine and shards.take(range(9))[:, 1].tolist() == list(range(9))
+    shards.path(3).write_bytes(b"torn")
+    assert shards.missing() == [3]
+
+
 def test_v_prediction_and_the_text_encoder_are_trained(settings, random_model, tmp_path, images):
     """Of a base that predicts v, with its text encoder; ComfyUI's loader finds both beside each other."""
     from medtraverse.checkpoint import read_checkpoint
