@@ -20,6 +20,9 @@ import torch
 
 from ..medtraverse import projection
 from ..medtraverse.traversal import NEUTRAL
+from .call_size import fixed_sizes, next_call
+from .call_tables import Phases, banks_of
+from .compilation import is_compiled
 from .model_patches import refuse_patches
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
@@ -53,18 +56,19 @@ class Role(Enum):
 class TraversalGuider(comfy.samplers.CFGGuider):
     """CFGGuider over the rows of a traversal's ``Plan``.
 
-    ``progress(rows)`` is told of evaluated rows. ``cache`` and ``row_keys`` (one per row) let outputs be kept
+    ``size`` is the ``CallSize`` of a run. ``progress(rows)`` is told of evaluated rows. ``cache`` and ``row_keys`` (one per row) let outputs be kept
     and served again. TraversalSampler says with ``enter`` where the sampler is.
     """
 
-    def __init__(self, model, settings, rows_per_call, progress, cache=None, row_keys=None):
+    def __init__(self, model, settings, size, progress, cache=None, row_keys=None):
         super().__init__(model)
         refuse_patches(model)
         self.plan, self.steps = settings.plan, settings.steps
-        self.rows_per_call, self.progress = rows_per_call, progress
+        self.size, self.progress = size, progress
+        # A compiled model meets few sizes of a call only.
+        self.fixed = fixed_sizes(size.most) if is_compiled(model) else ()
         self.cache, self.row_keys = cache, row_keys
-        self.row_attribute = self.plan.attribute()
-        self.own_negative = torch.zeros(self.plan.rows, dtype=torch.bool)
+        self.phases, self.banks, self.members, self.stacked, self.different = None, {}, [], {}, set()
         self.step = self.evaluation = self.call = 0
         self.rows = self.calls = self.served = 0
         self.ahead, self.foreseen = None, set()
@@ -107,7 +111,7 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             if any(self.cache.get((self.row_keys[pair[1]], pair[2], 0, 0, role)) is None for role in roles)
         ]
         while pairs:
-            part, pairs = pairs[: self.rows_per_call], pairs[self.rows_per_call :]
+            part, pairs = pairs[: self.size.now], pairs[self.size.now :]
             states = torch.stack([path[step][patient] for patient, _, step in part])
             sigmas = torch.tensor([levels[step] for _, _, step in part]).to(states)
             self.predict_beside(model, states, sigmas, [(row, step) for _, row, step in part], **extra)
@@ -129,25 +133,37 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         Processed together, an area, GLIGEN or ControlNet of one would reach the neutral and the other
         attributes.
         """
-        different = []
+        self.different, self.stacked = set(), {}
         for number in range(self.plan.attributes):
             pair = {"positive": self.unprocessed[_key(number)], "negative": self.unprocessed["negative"]}
             pair = comfy.samplers.process_conds(
                 self.inner_model, noise, pair, noise.device, latent_image, denoise_mask, seed
             )
             self.conds[_key(number)], self.conds[_negative(_key(number))] = pair["positive"], pair["negative"]
-            different.append(not _same(pair["negative"], self.conds["negative"]))
-        self.own_negative = torch.tensor([*different, False])[self.row_attribute]
+            if not _same(pair["negative"], self.conds["negative"]):
+                self.different.add(number)
         for conds in self.conds.values():
             for cond in conds:
                 _move_prompt(cond, noise.device)
+        shapes = {
+            number: (_plain(self.conds[_key(number)]), _plain(self.conds[self._negative_of(number)]))
+            for number in (NEUTRAL, *range(self.plan.attributes))
+        }
+        self.banks, self.members = banks_of(
+            {number: pair if all(pair) else number for number, pair in shapes.items()}
+        )
+        own = torch.tensor([number in self.different for number in (*range(self.plan.attributes), NEUTRAL)])
+        self.phases = Phases(
+            self.plan, self.steps, own[self.plan.attribute()], self.banks, noise.device
+        )
 
     def sample(self, *args, **kwargs):
         original = self.model_options
         self.model_options = comfy.model_patcher.create_model_options_clone(original)
         if comfy.model_management.is_device_cpu(self.model_patcher.load_device):
             self.model_options.setdefault("transformer_options", {}).setdefault(
-                "optimized_attention_override", _scaled_dot_product
+                "optimized_attention_override",
+                _plain_attention if is_compiled(self.model_patcher) else _scaled_dot_product,
             )
         add = comfy.patcher_extension.add_wrapper_with_key
         add(
@@ -170,7 +186,7 @@ class TraversalGuider(comfy.samplers.CFGGuider):
 
         The attributes are kept from core's processing; ``process_attributes`` does it.
         """
-        rows = min(noise_shape[0], self.rows_per_call)
+        rows = min(noise_shape[0], self.size.now)
         real_model, self.unprocessed, loaded = executor(
             model, [rows, *noise_shape[1:]], conds, *args, **kwargs
         )
@@ -185,57 +201,90 @@ class TraversalGuider(comfy.samplers.CFGGuider):
         if len(x) != self.plan.rows:
             return executor(model, conds, x, timestep, model_options)
         self._advance_hooks(model, timestep, model_options)
-        conditional, unconditional = self.plan.sources(self.step, self.steps)
-        # The unconditional evaluation is shared for one step longer, unless the latents or the negatives
-        # differ already.
-        unconditional = (
-            conditional if self.evaluation else torch.where(self.own_negative, conditional, unconditional)
-        )
-        shared = unconditional.unique()
-        only_conditional = conditional.unique()
-        only_conditional = only_conditional[~torch.isin(only_conditional, shared)]
-        outputs = [torch.zeros_like(x) for _ in conds]
-        for rows, wanted in (
-            (shared, roles),
-            (only_conditional, [role if role is Role.POSITIVE else Role.SKIPPED for role in roles]),
-        ):
-            for keys, group in self._groups(self._not_kept(rows, wanted, outputs)):
-                for chunk in group.split(self.rows_per_call):
-                    self._evaluate(
-                        executor, model, conds, keys, chunk, wanted, x, timestep, model_options, outputs
-                    )
+        phase = self.phases.at(self.step, self.evaluation)
+        # Of what is evaluated every row that is read below is written first.
+        outputs = [torch.empty_like(x) if role.evaluated else torch.zeros_like(x) for role in roles]
+        only_positive = [role if role is Role.POSITIVE else Role.SKIPPED for role in roles]
+        for rows, wanted in ((phase.shared, roles), (phase.only_conditional, only_positive)):
+            pair = sum(role.evaluated for role in wanted) > 1
+            for group in phase.groups(self._not_kept(rows, wanted, outputs)):
+                first = 0
+                while first < len(group.rows):
+                    call = group.call(first, self.size.now, self._sizes(pair))
+                    if self._evaluate(
+                        executor, model, conds, call, wanted, x, timestep, model_options, outputs
+                    ):
+                        first += len(call.rows)
         self.call += 1
-        by_role = {
-            role: (conditional if role is Role.POSITIVE else unconditional).to(x.device) for role in roles
-        }
-        return [output[by_role[role]] for output, role in zip(outputs, roles)]
+        return [
+            output.index_select(0, phase.conditional if role is Role.POSITIVE else phase.unconditional)
+            if role.evaluated
+            else output
+            for output, role in zip(outputs, roles)
+        ]
+
+    def _sizes(self, pair):
+        """Return the sizes that calls of a compiled model may have; nothing where any size will do.
+
+        A call of one prompt a row has twice the rows of one with guidance, so that the model sees the same
+        few batches of both.
+        """
+        if not self.fixed:
+            return ()
+        sizes = tuple(size for size in self.fixed if size <= self.size.now) or (self.size.now,)
+        return sizes if pair or math.isclose(self.cfg, 1.0) else tuple(2 * size for size in sizes)
 
     def _evaluate_beside(self, executor, model, conds, roles, x, timestep, model_options, keys):
-        """Evaluate states that are no rows; when the device runs out of memory, half as many a call."""
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        """Evaluate states that are no rows; when the device runs out of memory, fewer a call."""
+        parts, first = [], 0
+        while first < len(x):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            here = [role for role in roles if role.evaluated]
+            sizes, left = self._sizes(len(here) > 1), len(x) - first
+            count, filled = next_call(left, sizes) if sizes else (min(self.size.now, left),) * 2
+            part = slice(first, first + count)
+            index = torch.arange(first, first + filled, device=x.device).clamp(max=first + count - 1)
+            results = self._tried(
+                executor,
+                model,
+                conds,
+                x.index_select(0, index),
+                timestep.index_select(0, index),
+                model_options,
+            )
+            if results is None:
+                comfy.model_management.soft_empty_cache()
+                continue
+            results = [result[:count] for result in results]
+            first += count
+            self.rows += count * len(here)
+            if keys:
+                self._keep(
+                    [(row, step, 0, 0) for row, step in keys[part]],
+                    here,
+                    [result for result, role in zip(results, roles) if role.evaluated],
+                )
+                self.foreseen.update(keys[part])
+            self.calls += 1
+            self.progress(self.rows + self.served)
+            parts.append(results)
+        return [torch.cat(pieces) for pieces in zip(*parts)] if len(parts) > 1 else parts[0]
+
+    def _tried(self, executor, model, conds, x, timestep, model_options):
+        """Return the outputs of a call; None, and fewer rows from now on, where memory runs out.
+
+        Nothing of the failed call is held then, or what it took could not be freed.
+        """
         try:
             results = executor(model, conds, x, timestep, model_options)
         except Exception as error:
-            if len(x) == 1 or not _out_of_memory(error):
+            if len(x) == 1 or not out_of_memory(error):
                 raise
             results = None
         if results is None:
-            comfy.model_management.soft_empty_cache()
-            self.rows_per_call = half = (len(x) + 1) // 2
-            parts = [
-                self._evaluate_beside(
-                    executor, model, conds, roles, x[part], timestep[part], model_options, keys[part]
-                )
-                for part in (slice(half), slice(half, None))
-            ]
-            return [torch.cat(pieces) for pieces in zip(*parts)]
-        for role, result in zip(roles, results):
-            self.rows += len(x) if role.evaluated else 0
-            for (row, step), value in zip(keys if role.evaluated else (), result.cpu()):
-                self.cache.put((self.row_keys[row], step, 0, 0, role), value)
-                self.foreseen.add((row, step))
-        self.calls += 1
-        self.progress(self.rows + self.served)
+            self.size.failed(len(x))
+        else:
+            self.size.fitted(len(x))
         return results
 
     def _advance_hooks(self, model, timestep, model_options):
@@ -261,90 +310,106 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             )
         return Role.FOREIGN
 
-    def _kept_key(self, row, role):
-        """Return the cache's key; a patch may call twice in an evaluation, hence the call's number."""
-        return (self.row_keys[row], self.step, self.evaluation, self.call, role)
-
     def _not_kept(self, rows, roles, outputs):
         """Write what the cache has to the outputs; return the rows that it does not have for every role."""
         if self.cache is None or Role.FOREIGN in roles:
             return rows
-        missing = []
-        for row in rows.tolist():
-            kept = [self.cache.get(self._kept_key(row, role)) if role.evaluated else None for role in roles]
-            if any(item is None and role.evaluated for item, role in zip(kept, roles)):
+        missing, found, kept = [], [], []
+        at = (self.step, self.evaluation, self.call)
+        here = [role for role in roles if role.evaluated]
+        for row in rows:
+            items = [self.cache.get((self.row_keys[row], *at, role)) for role in here]
+            if any(item is None for item in items):
                 missing.append(row)
                 continue
-            for output, item in zip(outputs, kept):
-                if item is not None:
-                    output[row] = item.to(output)
-                    self.served += (row, self.step) not in self.foreseen
-        return torch.tensor(missing, dtype=torch.long)
+            found.append(row)
+            kept.append(torch.stack(items))
+            self.served += len(here) * ((row, self.step) not in self.foreseen)
+        if found:
+            values = torch.stack(kept, dim=1).to(outputs[0])
+            index = torch.tensor(found).to(values.device)
+            written = [output for output, role in zip(outputs, roles) if role.evaluated]
+            for output, value in zip(written, values):
+                output.index_copy_(0, index, value)
+        return tuple(missing)
 
-    def _groups(self, rows):
-        """Split rows into those that one call serves: plain prompts together, others by conditioning."""
-        attribute = torch.where(
-            self.step <= self.plan.swap_step(self.steps)[rows], NEUTRAL, self.row_attribute[rows]
-        )
-        keys = {int(number): _key(int(number)) for number in attribute.unique()}
-        groups = {}
-        for number, key in keys.items():
-            shapes = _plain(self.conds[key]), _plain(self.conds[_negative(key)])
-            groups.setdefault(shapes if all(shapes) else number, []).append(number)
-        for numbers in groups.values():
-            mask = torch.isin(attribute, torch.tensor(numbers))
-            yield (
-                {int(row): keys[int(number)] for row, number in zip(rows[mask], attribute[mask])},
-                rows[mask],
-            )
+    def _keep(self, places, roles, results):
+        """Keep outputs, one for each of the roles, of places (row, step, evaluation, call), copied at once.
 
-    def _evaluate(self, executor, model, given, keys, rows, roles, x, timestep, model_options, outputs):
-        """Evaluate rows; when the device runs out of memory, go on with half as many a call."""
+        A patch may call twice in an evaluation, hence the call's number.
+        """
+        for role, values in zip(roles, torch.stack(list(results)).cpu()):
+            for (row, *place), value in zip(places, values):
+                self.cache.put((self.row_keys[row], *place, role), value)
+
+    def _evaluate(self, executor, model, given, call, roles, x, timestep, model_options, outputs):
+        """Evaluate the rows of a call and return True; False when memory does not suffice for so many."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        keys_here = [keys[int(row)] for row in rows]
-        conds = [
-            None if not role.evaluated else cond if role is Role.FOREIGN else self._stack(keys_here, role)
-            for cond, role in zip(given, roles)
-        ]
-        index = rows.to(x.device)
-        try:
-            results = executor(model, conds, x[index], timestep[index], model_options)
-        except Exception as error:
-            if len(rows) == 1 or not _out_of_memory(error):
-                raise
-            results = None
+        results = self._tried(
+            executor,
+            model,
+            [
+                None if not role.evaluated else cond if role is Role.FOREIGN else self._stack(call, role)
+                for cond, role in zip(given, roles)
+            ],
+            x.index_select(0, call.filled),
+            timestep.index_select(0, call.filled),
+            model_options,
+        )
         if results is None:
             comfy.model_management.soft_empty_cache()
-            self.rows_per_call = (len(rows) + 1) // 2
-            for half in rows.split(self.rows_per_call):
-                self._evaluate(executor, model, given, keys, half, roles, x, timestep, model_options, outputs)
-            return
-        for output, result, cond, role in zip(outputs, results, conds, roles):
-            if cond is None:
-                continue
-            output[index] = result
-            self.rows += len(rows)
-            if self.cache is not None and role is not Role.FOREIGN:
-                for row, value in zip(rows.tolist(), result.cpu()):
-                    self.cache.put(self._kept_key(row, role), value)
+            return False
+        results = [result[: len(call.rows)] for result in results]
+        for output, result, role in zip(outputs, results, roles):
+            if role.evaluated:
+                output.index_copy_(0, call.index, result)
+                self.rows += len(call.rows)
+        if self.cache is not None:
+            here = [number for number, role in enumerate(roles) if role.evaluated]
+            here = [number for number in here if roles[number] is not Role.FOREIGN]
+            if here:
+                self._keep(
+                    [(row, self.step, self.evaluation, self.call) for row in call.rows],
+                    [roles[number] for number in here],
+                    [results[number] for number in here],
+                )
         self.calls += 1
         self.progress(self.rows + self.served)
+        return True
 
-    def _stack(self, keys, role):
+    def _stack(self, call, role):
         """Return the rows' conditioning: one for all, or prompts stacked, such as [rows, tokens, width]."""
-        names = [key if role is Role.POSITIVE else _negative(key) for key in keys]
+        names = [_key(number) if role is Role.POSITIVE else self._negative_of(number) for number in call.numbers]
         first = self.conds[names[0]]
-        if len(set(names)) == 1:
+        if call.places is None or len(set(names)) == 1:
             return first
-        parts = [self.conds[name][0]["model_conds"] for name in names]
         stacked = {
-            part: type(cond)(torch.cat([others[part].cond for others in parts]))
-            for part, cond in parts[0].items()
+            part: type(cond)(cond.cond.index_select(0, call.places))
+            for part, cond in self._bank(call.numbers[0], role).items()
         }
         return [{**first[0], "model_conds": stacked}]
 
+    def _bank(self, number, role):
+        """Return the prompts of all attributes that share calls with one, made once for a run."""
+        group = self.banks[number][0]
+        if (group, role) not in self.stacked:
+            names = [
+                _key(member) if role is Role.POSITIVE else self._negative_of(member)
+                for member in self.members[group]
+            ]
+            parts = [self.conds[name][0]["model_conds"] for name in names]
+            self.stacked[group, role] = {
+                part: type(cond)(torch.cat([others[part].cond for others in parts]))
+                for part, cond in parts[0].items()
+            }
+        return self.stacked[group, role]
 
-def _out_of_memory(error):
+    def _negative_of(self, number):
+        """Return the key of an attribute's negative prompt: the neutral's own where they are the same."""
+        return _negative(_key(number)) if number in self.different else "negative"
+
+
+def out_of_memory(error):
     """Whether the device is out of memory; newer versions of core know more such errors."""
     known = getattr(comfy.model_management, "is_oom", None)
     return isinstance(error, comfy.model_management.OOM_EXCEPTION) or bool(known and known(error))
@@ -352,7 +417,11 @@ def _out_of_memory(error):
 
 def _unpatched(options):
     """Whether a MODEL has no patch that could see which step a batch belongs to; weights may be patched."""
-    rest = {key: value for key, value in options.items() if key != "transformer_options"}
+    rest = {
+        key: value
+        for key, value in options.items()
+        if key not in ("transformer_options", "torch_compile_kwargs")
+    }
     return not any(rest.values()) and not any(options.get("transformer_options", {}).values())
 
 
@@ -362,6 +431,11 @@ def _scaled_dot_product(attention, *args, **kwargs):
     There a single call of a full-size model takes many seconds; a cancel is heard within it.
     """
     comfy.model_management.throw_exception_if_processing_interrupted()
+    return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
+
+
+def _plain_attention(attention, *args, **kwargs):
+    """The same for a compiled model, whose graph the question after a cancel would cut."""
     return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
 
 

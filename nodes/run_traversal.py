@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
 import comfy.samplers
 import comfy.utils
 import latent_preview
@@ -13,8 +14,10 @@ import torch
 from ..medtraverse import projection
 from ..medtraverse.traversal import NEUTRAL, TraversalSettings
 from . import samplers
+from .call_size import CallSize
+from .compilation import compiled, is_compiled
 from .evaluation_cache import SourceCache, cache_for, fingerprint
-from .guider import TraversalGuider, TraversalSampler
+from .guider import TraversalGuider, TraversalSampler, out_of_memory
 from .live import Pace, progress_text, say, traversal_preview
 
 
@@ -75,6 +78,7 @@ def traverse(
     start: projection.Start | None = None,
     bar: Any = None,
     told: Callable[[str], None] = say,
+    compile_unet: bool = False,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Sample the latents of all rows of a traversal.
 
@@ -96,6 +100,8 @@ def traverse(
         In place of a progress bar of its own.
     told : callable
         Takes a line of text at each step.
+    compile_unet : bool
+        Whether PyTorch compiles the U-Net, which takes minutes once and makes every later call faster.
 
     Returns
     -------
@@ -103,12 +109,12 @@ def traverse(
         In the order of the settings' ``plan``.
     cost : dict
         ``rows`` and ``calls`` of the U-Net, ``reused`` rows that the cache served, and what rounding depends
-        on: ``rows_per_call`` at the end, ``dtype`` and ``device``.
+        on: ``rows_per_call``, the least there were, ``dtype``, ``device`` and ``compiled``.
     """
     sigmas = samplers.sigmas_of(model, settings.sampler, settings.scheduler, settings.steps)
     channels = model.get_model_object("latent_format").latent_channels
     shape = (channels, settings.height // 8, settings.width // 8)
-    limit = samplers.rows_per_call(model, shape, rows_per_call)
+    size = CallSize(samplers.rows_per_call(model, shape, rows_per_call))
     cache: Any = cache_for(model, cache_mb)
     wanted = cache is not None or start is not None
     context = _context(conditionings, settings, sigmas) if wanted else None
@@ -116,6 +122,8 @@ def traverse(
     if not context or None in branches:
         context = cache = None
 
+    if compile_unet:
+        model = compiled(model)
     kind = samplers.SAMPLERS[settings.sampler]
     exact_ends = settings.scheduler == samplers.DIFFUSERS_DDIM
     total = settings.plan.evaluations(settings.steps, settings.guided) * kind.evaluations
@@ -130,10 +138,13 @@ def traverse(
     pace = Pace(0.5)
     latent_format = latent_format or model.get_model_object("latent_format")
     previewer = latent_preview.get_previewer(model.load_device, latent_format)
-    latents = []
-    first = 0
+    # One tensor for all, not parts that are then copied together.
+    joined = torch.empty(settings.plan.rows, *shape)
+    first, most = 0, settings.patients
     while first < settings.patients:
-        together = samplers.patients_per_block(model, settings.plan.rows_per_patient, shape, limit)
+        together = samplers.patients_per_block(
+            model, settings.plan.rows_per_patient, shape, min(most, size.now)
+        )
         block = settings.block(first, together)
         plan = block.plan
         images = start and start.block(first, together)
@@ -145,7 +156,7 @@ def traverse(
         guider = TraversalGuider(
             model,
             block,
-            limit,
+            size,
             lambda rows, shown=shown: bar.update_absolute(min(shown + rows, total), total),
             cache,
             keys,
@@ -179,20 +190,31 @@ def traverse(
 
         # As core does: a patch may draw from the global generator.
         torch.manual_seed(block.seed)
-        sampled = guider.sample(
-            rows,
-            torch.zeros_like(rows),
-            stepper,
-            sigmas,
-            callback=preview,
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=block.seed,
-        )
-        latents.append(sampled.cpu().float())
-        first, limit = first + block.patients, guider.rows_per_call
+        try:
+            sampled = guider.sample(
+                rows,
+                torch.zeros_like(rows),
+                stepper,
+                sigmas,
+                callback=preview,
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                seed=block.seed,
+            )
+        except Exception as error:
+            if size.now == 1 or block.patients == 1 or not out_of_memory(error):
+                raise
+            sampled = None
+        if sampled is None:
+            # Not a call of the model, which the guider makes smaller, but what the sampler does with all rows.
+            del guider, stepper, projected, preview, draws
+            most = (block.patients + 1) // 2
+            comfy.model_management.soft_empty_cache()
+            continue
+        begun = first * plan.rows_per_patient
+        joined[begun : begun + len(sampled)] = sampled
+        first += block.patients
         for name, number in (("rows", guider.rows), ("calls", guider.calls), ("reused", guider.served)):
             done[name] += number
-    joined = torch.cat(latents)
     if exact_ends or start is not None:
         joined /= (1 + sigmas[-1] ** 2) ** 0.5
     if start is not None and start.automatic:
@@ -201,9 +223,10 @@ def traverse(
         joined = latent_format.process_out(projection.kept_outside(scaled, scaled[neutral]))
     dtype = getattr(model.model, "manual_cast_dtype", None) or model.model.get_dtype()
     how = {
-        "rows_per_call": limit,
+        "rows_per_call": size.least,
         "dtype": str(dtype).removeprefix("torch."),
         "device": str(model.load_device),
+        **({"compiled": True} if is_compiled(model) else {}),
     }
     return joined, {**done, **how}
 
