@@ -14,6 +14,7 @@ from .cfrt import CFRT, cfrt, far_points, patients_to_csv, published_far_points,
 from .classifiers.self_check import classifier_doubts
 from .flip_rate import THRESHOLD, FlipRate, check_threshold, flip_rate, flip_table, outwards
 from .labels import NO_ALIASES, Aliases, position
+from .predictions import PUBLISHED_STEPS
 from .published import published_cfrt
 from .trajectory import CURVE, Trajectory
 
@@ -236,7 +237,10 @@ def evaluate(
             "traverse to at least one attribute with one label."
         )
     available = trajectory.points[1:]
-    chosen = far_points(far, available) if far.strip() else published_far_points(available, trajectory.kind)
+    steps = trajectory.settings.get("steps", PUBLISHED_STEPS)
+    chosen = (
+        far_points(far, available) if far.strip() else published_far_points(available, trajectory.kind, steps)
+    )
     columns = [trajectory.points.index(point) for point in chosen]
     path = outwards(available, trajectory.kind)
     order = [trajectory.points.index(point) for point in path]

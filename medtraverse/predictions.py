@@ -18,6 +18,7 @@ import numpy as np
 
 from .labels import plain, position
 from .notice import NOTICE
+from .share import share_of
 from .table import read_csv
 
 _COLUMN = re.compile(r"(neutral|\d+)_(.+)", re.IGNORECASE)
@@ -27,6 +28,7 @@ _SUMMARY = re.compile(
     r"\b.*|\d+ ?%",
     re.IGNORECASE,
 )
+PUBLISHED_STEPS = 50
 _PUBLISHED = {"swap": "5,10,15", "curve": "30-49"}
 
 
@@ -154,8 +156,8 @@ def far_points(text: str, available: Sequence[Any]) -> list[Any]:
     return [numbers[number] for number in chosen]
 
 
-def published_far_points(available: Sequence[Any], kind: str) -> list[Any]:
-    """Return the paper's far part: swap steps 5, 10, 15, or frames 30-49.
+def published_far_points(available: Sequence[Any], kind: str, steps: int = PUBLISHED_STEPS) -> list[Any]:
+    """Return the paper's far part: swap steps 5, 10, 15 of 50, or frames 30-49.
 
     Parameters
     ----------
@@ -165,6 +167,9 @@ def published_far_points(available: Sequence[Any], kind: str) -> list[Any]:
         Whose far part is looked for first. Where it is missing the other one is taken, as some tables of
         swaps name the neutral `0` and some of frames name it `neutral`; but points that count 1, 2, 3 are
         frames, of which 5, 10 and 15 lie near the neutral.
+    steps : int
+        Denoising steps. Of another number than 50 the same shares are taken (10, 20 and 30 %), if all are
+        there.
 
     Returns
     -------
@@ -176,6 +181,11 @@ def published_far_points(available: Sequence[Any], kind: str) -> list[Any]:
     ValueError
         Neither far part is there.
     """
+    if kind == "swap" and steps != PUBLISHED_STEPS:
+        points = [share_of(share, steps) for share in (10, 20, 30)]
+        numbers = {int(point): point for point in available if str(point).isdecimal()}
+        if len({*points}) == len(points) and all(point in numbers for point in points):
+            return [numbers[point] for point in points]
     which = published_kind(available, kind)
     if which:
         return far_points(_PUBLISHED[which], available)

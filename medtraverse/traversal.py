@@ -8,23 +8,28 @@ swaps in a callback that runs *after* step λ) and under its attribute's prompt 
 swap a row equals its patient's neutral row, so only the neutral row has to be computed.
 """
 
+import re
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from .share import share_of
+
 NEUTRAL = -1
 TRAIN_STEPS = 1000
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d+)?) ?%")
 
 
 def parse_swap_steps(text: str, steps: int) -> tuple[int, ...]:
-    """Read swap steps such as ``"45,40,…"``.
+    """Read swap steps such as ``"45,40,…"`` or ``"90%,80%,…"``.
 
     Parameters
     ----------
     text : str
-        Whole numbers, separated by commas.
+        Whole numbers, or shares of the steps in percent, separated by commas. A share keeps its meaning when
+        the number of steps changes: 90% is 45 of 50 steps, and 18 of 20.
     steps : int
         Denoising steps. A swap step lies in ``0…steps - 2``: a swap after the last step would change nothing.
 
@@ -36,7 +41,7 @@ def parse_swap_steps(text: str, steps: int) -> tuple[int, ...]:
     Raises
     ------
     ValueError
-        The list is empty, repeats a step, is not made of whole numbers, or holds one out of range.
+        The list is empty, repeats a step, is not made of whole numbers and shares, or holds one out of range.
     """
     parts = [part.strip() for part in str(text).split(",") if part.strip()]
     if not parts:
@@ -44,19 +49,33 @@ def parse_swap_steps(text: str, steps: int) -> tuple[int, ...]:
             "swap_steps: the list is empty; give absolute steps such as 45,40,35,30,25,20,15,10,5."
         )
     try:
-        swap_steps = tuple(int(part) for part in parts)
+        swap_steps = tuple(
+            share_of(share[1], steps) if (share := _SHARE.fullmatch(part)) else int(part) for part in parts
+        )
     except ValueError:
         raise ValueError(
-            f"swap_steps: {text!r} is not a comma-separated list of whole numbers such as 45,40,35."
+            f"swap_steps: {text!r} is not a comma-separated list of whole numbers such as 45,40,35, or of "
+            "shares such as 90%,80%,70%."
         ) from None
-    outside = [step for step in swap_steps if not 0 <= step <= steps - 2]
+    outside = [
+        (part, step) for part, step in zip(parts, swap_steps, strict=True) if not 0 <= step <= steps - 2
+    ]
     if outside:
+        part, step = outside[0]
+        written = f"{part} (step {step})" if part.endswith("%") else part
         raise ValueError(
-            f"swap_steps: {outside[0]} is out of range; with {steps} steps a swap step lies in 0…{steps - 2}."
+            f"swap_steps: {written} is out of range; with {steps} steps a swap step lies in 0…{steps - 2}."
         )
     repeated = {step for step in swap_steps if swap_steps.count(step) > 1}
     if repeated:
-        raise ValueError(f"swap_steps: {min(repeated)} is given twice; give each swap step once.")
+        step = min(repeated)
+        same = [part for part, other in zip(parts, swap_steps, strict=True) if other == step]
+        if len(set(same)) > 1:
+            raise ValueError(
+                f"swap_steps: {' and '.join(same)} are both step {step} of {steps}; give one of them, or "
+                "more steps."
+            )
+        raise ValueError(f"swap_steps: {same[0]} is given twice; give each swap step once.")
     return swap_steps
 
 

@@ -67,9 +67,7 @@ def next_call(left: int, sizes: tuple[int, ...]) -> tuple[int, int]:
         return sizes[0], sizes[0]
     costs, first = [0], [0]
     for rows in range(1, left + 1):
-        cost, _, size = min(
-            (size + OVERHEAD + costs[max(0, rows - size)], -size, size) for size in sizes
-        )
+        cost, _, size = min((size + OVERHEAD + costs[max(0, rows - size)], -size, size) for size in sizes)
         costs.append(cost)
         first.append(size)
     return min(left, first[left]), first[left]

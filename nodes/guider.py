@@ -56,8 +56,9 @@ class Role(Enum):
 class TraversalGuider(comfy.samplers.CFGGuider):
     """CFGGuider over the rows of a traversal's ``Plan``.
 
-    ``size`` is the ``CallSize`` of a run. ``progress(rows)`` is told of evaluated rows. ``cache`` and ``row_keys`` (one per row) let outputs be kept
-    and served again. TraversalSampler says with ``enter`` where the sampler is.
+    ``size`` is the ``CallSize`` of a run. ``progress(rows)`` is told of evaluated rows. ``cache`` and
+    ``row_keys`` (one per row) let outputs be kept and served again. TraversalSampler says with ``enter``
+    where the sampler is.
     """
 
     def __init__(self, model, settings, size, progress, cache=None, row_keys=None):
@@ -153,9 +154,7 @@ class TraversalGuider(comfy.samplers.CFGGuider):
             {number: pair if all(pair) else number for number, pair in shapes.items()}
         )
         own = torch.tensor([number in self.different for number in (*range(self.plan.attributes), NEUTRAL)])
-        self.phases = Phases(
-            self.plan, self.steps, own[self.plan.attribute()], self.banks, noise.device
-        )
+        self.phases = Phases(self.plan, self.steps, own[self.plan.attribute()], self.banks, noise.device)
 
     def sample(self, *args, **kwargs):
         original = self.model_options
@@ -379,7 +378,9 @@ class TraversalGuider(comfy.samplers.CFGGuider):
 
     def _stack(self, call, role):
         """Return the rows' conditioning: one for all, or prompts stacked, such as [rows, tokens, width]."""
-        names = [_key(number) if role is Role.POSITIVE else self._negative_of(number) for number in call.numbers]
+        names = [
+            _key(number) if role is Role.POSITIVE else self._negative_of(number) for number in call.numbers
+        ]
         first = self.conds[names[0]]
         if call.places is None or len(set(names)) == 1:
             return first

@@ -118,8 +118,8 @@ class PromptSwapKSampler(io.ComfyNode):
                     "swap_steps",
                     default=SWAP_STEPS,
                     tooltip=(
-                        "Swap steps λ, absolute: steps 0…λ run under the neutral prompt. High λ changes "
-                        "little, low λ much."
+                        "Swap steps λ: steps 0…λ run under the neutral prompt. High λ changes little, low λ "
+                        "much. 90% is a share of the steps."
                     ),
                 ),
                 io.Combo.Input(

@@ -205,7 +205,7 @@ def traverse(
                 raise
             sampled = None
         if sampled is None:
-            # Not a call of the model, which the guider makes smaller, but what the sampler does with all rows.
+            # Not a call of the model, which the guider makes smaller, but the sampler's work on all rows.
             del guider, stepper, projected, preview, draws
             most = (block.patients + 1) // 2
             comfy.model_management.soft_empty_cache()

@@ -125,6 +125,12 @@ def test_far_points_that_cannot_be(text, message):
         far_points(text, STEPS)
 
 
+def test_the_published_far_part_of_fewer_steps_has_the_same_shares():
+    assert published_far_points(["18", "6", "5", "4", "2"], "swap", 20) == ["2", "4", "6"]
+    assert published_far_points(["15", "10", "5", "3"], "swap", 20) == ["5", "10", "15"]
+    assert published_far_points(["20", "15", "10", "5"], "swap", 50) == ["5", "10", "15"]
+
+
 def test_no_published_far_part():
     with pytest.raises(ValueError, match="name some of 5, 10"):
         published_far_points((5, 10), "swap")

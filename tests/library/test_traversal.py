@@ -105,11 +105,22 @@ def test_evaluations_are_a_sum_over_the_attributes():
         ("-1", "out of range"),
         ("5,10,5", "given twice"),
         ("5.5", "whole numbers"),
+        ("x%", "whole numbers"),
+        ("100%", r"100% \(step 50\) is out of range"),
+        ("nan%", "whole numbers"),
+        ("90%,45", "90% and 45 are both step 45 of 50"),
     ],
 )
 def test_bad_swap_steps_are_named(text, fault):
     with pytest.raises(ValueError, match="swap_steps.*" + fault):
         parse_swap_steps(text, 50)
+
+
+def test_a_share_of_the_steps_keeps_its_meaning():
+    paper = "90%,80%,70%,60%,50%,40%,30%,20%,10%"
+    assert parse_swap_steps(paper, 50) == (45, 40, 35, 30, 25, 20, 15, 10, 5)
+    assert parse_swap_steps(paper, 20) == (18, 16, 14, 12, 10, 8, 6, 4, 2)
+    assert parse_swap_steps("90 %, 12.5%, 3", 50) == (45, 6, 3)
 
 
 def test_swap_steps_keep_their_order():
