@@ -10,6 +10,7 @@ python -m medtraverse train classifier --data FOLDER --out FOLDER
 python -m medtraverse known REPORT.json ... --out NAME.known.json
 python -m medtraverse pool FOLDER ...
 python -m medtraverse data audit FOLDER
+python -m medtraverse study WORKFLOW.json --seeds 1500-3999 --out FOLDER
 """
 
 import argparse
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .commands import data, pool
+from .commands import data, pool, study
 from .notice import NOTICE
 
 # Which extra brings a module that a command lacks; the others come with `standalone`.
@@ -125,6 +126,7 @@ def parser() -> OneLineParser:
     pool.add(commands)
     _add_train(commands)
     data.add(commands)
+    study.add(commands)
     return top
 
 

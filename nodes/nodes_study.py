@@ -24,7 +24,7 @@ from ..medtraverse.prompts import AttributeSet, PromptedAttribute
 from ..medtraverse.study import Store, Study
 from ..medtraverse.study.block import joined
 from ..medtraverse.study.lock import FolderLock, refuse_unwritable
-from ..medtraverse.study.pooled import patients_until
+from ..medtraverse.study.pooled import narrow_enough
 from ..medtraverse.study.power import patients_for, power_text
 from ..medtraverse.study.store import Identity
 from ..medtraverse.trajectory import CURVE, SWAP
@@ -563,18 +563,6 @@ def run(
             if block is not None:
                 done.append(block)
         return enough() or pooled()
-
-
-def narrow_enough(study: Study, wanted: range, interval_width: float) -> Study | None:
-    """Return the first patients whose intervals are as narrow as asked for; None where all are not enough.
-
-    Only seeds without a gap count, so it does not matter in which order they were made.
-    """
-    gapless = 0
-    while gapless < len(study.seeds) and study.seeds[gapless] == wanted[gapless]:
-        gapless += 1
-    enough = patients_until(study.take(study.seeds[:gapless]), interval_width) if gapless else None
-    return None if enough is None else study.take(study.seeds[:enough])
 
 
 def make_folder(place: Path) -> None:

@@ -5,7 +5,6 @@ its seed and the settings: neither on the size of a block, nor on who else was c
 """
 
 import hashlib
-import platform
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -137,7 +136,6 @@ def make_patient(
     made = {
         "versions": versions(),
         "seconds": time.monotonic() - began,
-        "host": platform.node(),
         "unet": cost,
         "colour": has_colour(images[:JUDGED]),
     }

@@ -6,6 +6,7 @@ from typing import Any
 from comfy_execution.utils import get_executing_context
 
 from ..medtraverse.study import Study
+from ..medtraverse.study.pooled import duration
 from ..medtraverse.trajectory import SWAP
 from .live import Pace, running_server, say
 from .views import cfrt_view, forget
@@ -73,10 +74,3 @@ def table_view(study: Study, threshold: float) -> dict[str, Any]:
     """Write the panel's file; return ``ui``."""
     evaluation = study.evaluation(SWAP, threshold=threshold)
     return cfrt_view(evaluation, evaluation.published)
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

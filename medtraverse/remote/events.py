@@ -23,17 +23,26 @@ class GraphRejected(ValueError):
             ]
         super().__init__("\n".join(lines))
 
+    def __reduce__(self) -> tuple[type, tuple[Record, Record]]:
+        """Made again from the server's records, wherever it is sent to."""
+        return type(self), (self.error, self.node_errors)
+
 
 class NodeFailed(RuntimeError):
     """A node raised while the graph ran. The message is the node's own."""
 
     def __init__(self, record: Record) -> None:
+        self.record = record
         self.node_id = record.get("node_id")
         self.node_type = record.get("node_type")
         self.exception_type = record.get("exception_type", "")
         self.exception_message = (record.get("exception_message") or "").strip()
         self.traceback = "".join(record.get("traceback") or ())
         super().__init__(f"{self.node_type} (node {self.node_id}): {self.exception_message}")
+
+    def __reduce__(self) -> tuple[type, tuple[Record]]:
+        """Made again from the server's record, wherever it is sent to."""
+        return type(self), (self.record,)
 
 
 class RunInterrupted(RuntimeError):

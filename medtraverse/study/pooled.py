@@ -252,6 +252,18 @@ def patients_until(study: Study, width: float) -> int | None:
     return None
 
 
+def narrow_enough(study: Study, wanted: range, interval_width: float) -> Study | None:
+    """Return the first patients whose intervals are as narrow as asked for; None where all are not enough.
+
+    Only seeds without a gap count, so it does not matter in which order they were made.
+    """
+    gapless = 0
+    while gapless < len(study.seeds) and study.seeds[gapless] == wanted[gapless]:
+        gapless += 1
+    enough = patients_until(study.take(study.seeds[:gapless]), interval_width) if gapless else None
+    return None if enough is None else study.take(study.seeds[:enough])
+
+
 def read(*folders: str | os.PathLike[str]) -> Study:
     """Read studies: all patients of one folder, or of several with the same settings and weights.
 
@@ -275,3 +287,10 @@ def read(*folders: str | os.PathLike[str]) -> Study:
     if not blocks:
         raise ValueError(f"{Path(folders[0])}: its study holds no patient yet; run it first.")
     return Study(first, joined(blocks))
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

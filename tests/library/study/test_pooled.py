@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from medtraverse.study import read
 from medtraverse.study.pooled import patients_until
 from medtraverse.study.power import expected_width, patients_for
 from medtraverse.study.subgroups import SeedsTable, subgroups
+from medtraverse.study.tables import Choices, study_text
+
+FROZEN = Path(__file__).with_name("frozen")
 
 
 def rows(path):
@@ -84,3 +88,15 @@ def test_a_stop_rule_looks_at_seeds_in_their_order(made):
         low, high = study.take(study.seeds[:patients]).intervals()["support devices"]
         assert (high - low <= 0.3) is fits
     assert patients_until(study, 0.01) is None
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [path for path in sorted(FROZEN.glob("form-*")) if path.is_dir()],
+    ids=lambda folder: folder.name,
+)
+def test_a_study_of_an_earlier_version_gives_the_table_that_it_gave_then(folder):
+    study = read(folder)
+    assert study_text(study, Choices()) == folder.with_suffix(".txt").read_text(encoding="utf-8")
+    frame = study.frame()
+    assert len(frame) == 6 * 2 * (4 + 5) and frame["own_ssim"].notna().sum() == 6 * 2 * 4
