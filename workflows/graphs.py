@@ -475,6 +475,70 @@ def cfrt_isic(g):
     cfrt(g, ISIC, 4, 25, "3 minutes on two CPU cores for the phantom model, 4 patients of each diagnosis.")
 
 
+def study(g, domain, paper_patients, cost):
+    """CFRT of as many patients as the paper has, or of 200 on the demo, and the figures over all of them."""
+    g.about(
+        f"# CFRT of thousands of patients, {domain.name}\nThe paper's tables rest on 1,850 to 2,500 CheXpert "
+        "seeds and 1,000 ISIC seeds. *Traversal Study* makes one patient after another, judges and measures "
+        "it, keeps the numbers and lets the rest go: memory does not grow. The table fills while it runs. "
+        "**Cancel** keeps what is done, and **Run** goes on from there, also after a crash.\n\nThe study is "
+        "a folder in ComfyUI's output folder. `python -m medtraverse pool FOLDER` writes all its tables and "
+        "figures. For several GPUs or machines, `python -m medtraverse study "
+        f"{g.stem}` works on the same graph.",
+        cost,
+    )
+    loader = g.load(domain)
+    classifier = g.classifier(domain)
+    for neutral in domain.neutrals:
+        name = domain.name if len(domain.neutrals) == 1 else f"{domain.name} {neutral}"
+        g.canvas.group(f"{name}: study")
+        prompts = g.prompts(loader, neutral, "", name)
+        size, noise = (512, "gpu") if g.paper else (0, "cpu")
+        made = g.canvas.add(
+            "MedicalStudy",
+            f"{name} study",
+            model=loader["model"],
+            neutral=prompts["neutral"],
+            negative=prompts["negative"],
+            attributes=prompts["attributes"],
+            vae=loader["vae"],
+            image_classifier=classifier["classifier"],
+            folder=f"medtraverse/{g.stem}" + (f"-{neutral.lower()}" if len(domain.neutrals) > 1 else ""),
+            first_seed=domain.neutrals[neutral],
+            patients=paper_patients if g.paper else 200,
+            width=size,
+            height=size,
+            noise=noise,
+        )
+        g.canvas.ask(made, "patients", "Number of patients", "Those that are done stay", name)
+        g.canvas.ask(made, "folder", "Folder", "Below ComfyUI's output", name)
+        g.canvas.group(f"{name}: figures", "figure")
+        part = neutral.lower() if len(domain.neutrals) > 1 else ""
+        for output, what in (
+            ("drawing", "swaps"),
+            ("curve_drawing", "curve"),
+            ("cosine_drawing", "cosine"),
+            ("identity_drawing", "identity"),
+        ):
+            saved = g.canvas.add(
+                "SaveTraversalFigure",
+                f"Save {name} {what}",
+                drawing=made[output],
+                filename_prefix="-".join(
+                    filter(None, (f"medtraverse/{g.stem.removesuffix(SUFFIX)}", part, what))
+                ),
+            )
+            g.canvas.show(saved)
+
+
+def study_chexpert(g):
+    study(g, CHEXPERT, 2500, "15 minutes on two CPU cores for 200 patients of the phantom model.")
+
+
+def study_isic(g):
+    study(g, ISIC, 1000, "an hour on two CPU cores for 200 patients of each diagnosis, phantom model.")
+
+
 def combination(g):
     g.about(
         "# Attribute combination\nPleural effusion and support devices alone and together (*Chest X-ray "
@@ -696,6 +760,8 @@ BUILDERS = {
     "13-minimal-counterfactuals": minimal_counterfactuals,
     "14-cfrt-huggingface": hugging_face,
     "15-cfrt-torchxrayvision": torchxrayvision,
+    "16-study-chexpert": study_chexpert,
+    "17-study-isic": study_isic,
 }
 DEMO_ONLY = ("00-start-here", "11-confounded-training")
 # Nothing that ships can stand in for their files; there is no second form of them.

@@ -101,6 +101,11 @@ class Bundled:
             graph[key]["inputs"].update(self.FEWER | inputs)
         for key in self.of(graph, "MinimalCounterfactual"):
             graph[key]["inputs"].update(steps=18, swap_steps="15,10,5")
+        for key in self.of(graph, "MedicalStudy"):
+            graph[key]["inputs"].update(steps=18, swap_steps="15,10,5", patients=1, frames=4, kept_frames="3")
+            prompts = graph[graph[key]["inputs"]["attributes"][0]]["inputs"]
+            if prompts["neutral"] in ("MEL", "NV"):
+                prompts["attributes"] = "hair, ink"
         # one of the shipped patients, and its two true counterfactuals
         few = {DEMO_CHESTS: 1, DEMO_TRUTHS: 2}
         for key in self.of(graph, "LoadMedicalImage"):
@@ -148,6 +153,9 @@ class Bundled:
             for item in report["attributes"].values():
                 assert {item["patients"]} == patients
                 assert item["cfrt"] == item["successes"] / item["patients"]
+        for key in self.of(graph, "MedicalStudy"):
+            report = json.loads(result.outputs[key]["medtraverse"][0])
+            assert report["patients"] == 1 and report["swaps"]["far_points"] == ["5", "10", "15"]
         for key in self.of(graph, "SaveMedicalImage"):
             *dicom, pair = result.files(key, "files")
             assert dicom and pair["filename"].endswith("_pair.png")

@@ -76,11 +76,11 @@ def test_paper_settings_are_the_papers(bundled, name):
             listed = choices({**spec["required"], **spec.get("optional", {})}[key])
             if listed and not isinstance(value, list):
                 assert value in listed or str(value).startswith("choose "), (key, value)
-    for key in of(graph, "PromptSwapKSampler"):
+    for key in of(graph, "PromptSwapKSampler") + of(graph, "MedicalStudy"):
         inputs = graph[key]["inputs"]
         first = {"CheXpert": 1500, "ISIC MEL": 3000, "ISIC NV": 4000, "ISIC": 3000}
-        title = graph[key]["_meta"]["title"].removesuffix(" patients")
-        assert inputs["seed"] == first[title]
+        title = graph[key]["_meta"]["title"].removesuffix(" patients").removesuffix(" study")
+        assert inputs.get("seed", inputs.get("first_seed")) == first[title]
         wanted = {
             "width": 512,
             "height": 512,
