@@ -117,7 +117,7 @@ def write_chexpert(
     Returns
     -------
     Path
-        Of the CSV file, for `medtraverse.captions.read_chexpert`.
+        Of the CSV file; `medtraverse.data_sets.read` takes `out`.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def write_isic(
 
     and ``ISIC_2019_Training_GroundTruth.csv`` with artefact columns.
 
-    Parameters, result and errors as for `write_chexpert`; the CSV is for `medtraverse.captions.read_isic`.
+    Parameters, result and errors as for `write_chexpert`; `out` is for `medtraverse.data_sets.read`.
     """
     root = Path(out) / "ISIC_2019_Training_Input"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import os
 from collections.abc import Iterable, Sequence
@@ -71,7 +72,7 @@ class Table:
         column = self.find(*names)
         if column is None:
             raise ValueError(
-                f"{self.path}: lacks column {names[0]}; it has {', '.join(map(str, self.cells.columns))}."
+                f"{self.path}: lacks column {names[0]}; it has {_shown(list(self.cells.columns))}."
             )
         return column
 
@@ -101,7 +102,7 @@ def read_table(path: str | os.PathLike[str], root: str | os.PathLike[str] = "") 
     Raises
     ------
     ValueError
-        The file cannot be read, is no such table, or a line has more cells than the header.
+        The file cannot be read, is no such table, or a line has more or fewer cells than the header.
     """
     import pandas
 
@@ -111,12 +112,18 @@ def read_table(path: str | os.PathLike[str], root: str | os.PathLike[str] = "") 
             path, header=None, dtype=str, na_filter=False, skip_blank_lines=False, encoding="utf-8-sig"
         )
         header = [str(name).strip() for name in cells.iloc[0]] if len(cells) else []
-        lines = _lines(path, len(cells))
+        lines = _lines(path, header, len(cells))
     except OSError as error:
         raise ValueError(
             f"{path}: cannot be read ({error.strerror or error}); give the path of a CSV table."
         ) from error
-    except (UnicodeDecodeError, pandas.errors.ParserError, pandas.errors.EmptyDataError, EOFError) as error:
+    except (
+        UnicodeDecodeError,
+        csv.Error,
+        pandas.errors.ParserError,
+        pandas.errors.EmptyDataError,
+        EOFError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{path}: is no UTF-8 CSV table ({reason}); save it as comma-separated UTF-8."
@@ -160,8 +167,6 @@ def read_json_lines(path: str | os.PathLike[str], root: str | os.PathLike[str] =
 
 def header_of(path: Path) -> list[str]:
     """Return the names in a CSV table's first line, in small letters; none where there is no such line."""
-    import csv
-
     try:
         with _opened(path) as file:
             return [plain(name) for name in next(csv.reader([file.readline()]), [])]
@@ -230,25 +235,43 @@ def _opened(path: Path) -> TextIO:
     return path.open(encoding="utf-8-sig", newline="")
 
 
-def _lines(path: Path, records: int) -> np.ndarray:
-    """Return the line on which each record of a table begins, counted from 1."""
-    import csv
+def _lines(path: Path, header: Sequence[str], records: int) -> np.ndarray:
+    """Return the line on which each record of a table begins, counted from 1.
 
+    Raises ValueError for a record with fewer cells than the header has names: pandas would fill it up.
+    """
+    # the older table of NIH has a comma at the end of its header
+    width = max((place for place, name in enumerate(header, 1) if name), default=0)
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        count, last = 0, b"\n"
-        while block := file.read(1 << 24):
-            count, last = count + block.count(b"\n"), block[-1:]
-    if count + (last != b"\n") == records:
-        return np.arange(1, records + 1)
-    # reports with line breaks in quotes
-    with _opened(path) as text:
-        reader, starts, end = csv.reader(text), [], 0
-        for _ in reader:
-            starts.append(end + 1)
-            end = reader.line_num
-    if len(starts) != records:
-        return np.arange(1, records + 1)
-    return np.asarray(starts, int)
+        lines = file.read().splitlines()
+    if len(lines) == records and not any(b'"' in line for line in lines):
+        counts = ((number, line.count(b",") + 1) for number, line in enumerate(lines, 1) if line.strip())
+        starts = np.arange(1, records + 1)
+    else:
+        # reports with line breaks in quotes
+        with _opened(path) as text:
+            reader = csv.reader(text)
+            found, end = [], 0
+            for row in reader:
+                found.append((end + 1, len(row)))
+                end = reader.line_num
+        counts = ((number, cells) for number, cells in found if cells)
+        starts = np.asarray(
+            [number for number, _ in found] if len(found) == records else range(1, records + 1)
+        )
+    for number, cells in counts:
+        if cells < width:
+            raise ValueError(
+                f"{path}: line {number}: {cells} cells, but the header has {width}; copy the table again."
+            )
+    return starts
+
+
+def _shown(names: Sequence[object]) -> str:
+    """Return the names of a header for a message: short, on one line, and not too many."""
+    words = [" ".join(str(name).split()) for name in names[:40]]
+    more = f" and {len(names) - 40} more" if len(names) > 40 else ""
+    return ", ".join(word if len(word) <= 40 else f"{word[:40]}…" for word in words) + more or "no header"
 
 
 def _name(path: Path, root: str | os.PathLike[str]) -> str:

@@ -18,14 +18,8 @@ from demo.phantoms.layouts import (
     write_chexpert,
     write_isic,
 )
-from medtraverse.captions import (
-    CHEXPERT_LABELS,
-    chexpert_caption,
-    image_file,
-    isic_caption,
-    read_chexpert,
-    read_isic,
-)
+from medtraverse.captions import CHEXPERT_LABELS, chexpert_caption, isic_caption
+from medtraverse.data_sets import listing, read
 from medtraverse.notice import NOTICE
 
 NAMES = {
@@ -36,26 +30,28 @@ NAMES = {
 
 
 def test_chexpert_round_trip(tmp_path):
-    captions = read_chexpert(write_chexpert(tmp_path, 6, seed=3, size=64), frontal_only=True)
-    assert len(captions) == 6 and captions.left_out == {"lateral": 0}
-    for index, (image, caption) in enumerate(captions):
+    write_chexpert(tmp_path, 6, seed=3, size=64)
+    data = read(tmp_path)
+    assert len(data.frame) == 6 and data.left_out == {}
+    for index, (image, caption) in enumerate(zip(data.frame.file, data.frame.caption)):
         drawn = chest_factors(FIRST_SEED + 3 * STRIDE + index)
         present = [NAMES[key] for key in NAMES if getattr(drawn, key)]
-        assert image == f"CheXpert-v1.0/train/patient{index + 1:05d}/study1/view1_frontal.jpg"
+        assert image == f"train/patient{index + 1:05d}/study1/view1_frontal.jpg"
         assert caption in (chexpert_caption(present), chexpert_caption(["No Finding", *present]))
-        with Image.open(image_file(tmp_path, image)) as film:
+        with Image.open(data.root / image) as film:
             assert film.size == (64, 64) and film.mode == "L" and NOTICE in film.info["comment"].decode()
 
 
 def test_isic_round_trip(tmp_path):
-    captions = read_isic(write_isic(tmp_path, 5, size=64))
-    assert len(captions) == 5 and captions.left_out == {"neither MEL nor NV": 0}
-    for index, (image, caption) in enumerate(captions):
+    write_isic(tmp_path, 5, size=64)
+    data = read(tmp_path)
+    assert len(data.frame) == 5 and data.left_out == {}
+    for index, (image, caption) in enumerate(zip(data.frame.file, data.frame.caption)):
         drawn = dermoscopy.sample_factors(FIRST_SEED + index)
         assert caption == isic_caption(
             drawn.diagnosis, [name.replace("_", " ") for name in dermoscopy.ARTEFACTS if getattr(drawn, name)]
         )
-        with Image.open(image_file(tmp_path / "ISIC_2019_Training_Input", image)) as picture:
+        with Image.open(data.root / image) as picture:
             found = np.asarray(picture, float) / 255
         assert np.abs(found - dermoscopy.render(drawn, 64).image).mean() < 0.02
 
@@ -78,7 +74,8 @@ def test_labels_follow_the_policy(tmp_path, monkeypatch):
     for row in rows:
         if row["No Finding"]:
             assert all(row[name] in ("", "0.0") for name in layouts.CHEXPERT_COLUMNS[1:-1])
-    captions = [caption for _, caption in read_chexpert(table)]
+    present = listing(tmp_path).states[list(CHEXPERT_LABELS)] == 1
+    captions = [chexpert_caption(present.columns[row]) for row in present.to_numpy()]
     for expected in (
         chexpert_caption(()),
         "Chest X-ray showing No Finding",
@@ -137,7 +134,8 @@ def test_a_stopped_run_goes_on_and_leaves_what_is_there(tmp_path, monkeypatch):
     first = next(tmp_path.rglob("ISIC_0000001.jpg"))
     os.utime(first, (1, 1))
     left[0] = 2
-    assert len(read_isic(write_isic(tmp_path, 5, size=64))) == 5
+    write_isic(tmp_path, 5, size=64)
+    assert len(read(tmp_path).frame) == 5
     assert first.stat().st_mtime == 1
     with pytest.raises(ValueError, match="holds another set"):
         write_isic(tmp_path, 6, size=64)
@@ -175,4 +173,4 @@ def test_command(tmp_path, capsys):
         == 0
     )
     assert NOTICE in capsys.readouterr().out
-    assert len(read_chexpert(tmp_path / "CheXpert-v1.0" / "train.csv")) == 2
+    assert len(read(tmp_path).frame) == 2
