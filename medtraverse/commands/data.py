@@ -55,7 +55,6 @@ def add(commands: Any) -> None:
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the policies of `medtraverse.data_sets.read`; `options` reads them."""
     from ..data_sets import BLANKS, LAYOUTS, UNCERTAIN, VIEWS
-    from ..medical_image import FITS
 
     group = command.add_argument_group("the data set; what stands first is the paper's")
     group.add_argument("--layout", choices=LAYOUTS, help="default: by its tables")
@@ -63,7 +62,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--uncertain", choices=UNCERTAIN, default=UNCERTAIN[0], help="what becomes of labels of -1"
     )
     group.add_argument("--views", choices=VIEWS, default=VIEWS[0], help="which films are used")
-    group.add_argument("--fit", choices=FITS, default=FITS[0], help="how images become squares")
     group.add_argument(
         "--blank", choices=BLANKS, default=BLANKS[0], help="what an empty label is; captions are the same"
     )
@@ -93,7 +91,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_options` added, as `medtraverse.data_sets.read` takes it."""
-    names = ("layout", "uncertain", "views", "fit", "blank", "artefacts", "threshold", "held_out")
+    names = ("layout", "uncertain", "views", "blank", "artefacts", "threshold", "held_out")
     return {name: getattr(arguments, name) for name in names} | {"seed": arguments.split_seed}
 
 

@@ -54,7 +54,6 @@ def read(
     held_out: float = 0.1,
     seed: int = 0,
     blank: str = "unknown",
-    fit: str = "squash",
 ) -> DataSet:
     """Read a data set; the defaults are the paper's.
 
@@ -80,9 +79,6 @@ def read(
         Of that choice. It does not depend on the other options, so what is trained with them shares it.
     blank : str
         What an empty label is: ``unknown``, NaN, or ``negative``, 0. Captions are the same.
-    fit : str
-        How images become squares: ``squash`` (the paper), ``pad`` or ``crop``. Kept in the policies, for
-        `read_pixels`.
 
     Returns
     -------
@@ -95,7 +91,7 @@ def read(
         and line), an option is out of range, or no image is left.
     """
     options = Options(threshold, None if artefacts is None else Path(artefacts))
-    data = data_set(listing(folder, layout, options), uncertain, views, held_out, seed, blank, fit)
+    data = data_set(listing(folder, layout, options), uncertain, views, held_out, seed, blank)
     if not len(data.frame):
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in data.left_out.items())
         raise ValueError(

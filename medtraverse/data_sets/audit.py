@@ -16,12 +16,12 @@ from . import listing
 from .captions_file import CAPTIONS_NOTICE
 from .image_check import Checked, check_images
 from .listing import LATERAL, TEST, TRAIN, VALIDATION, Fault, Listing, Options
-from .policies import DataSet, data_set
+from .policies import UNNAMED, DataSet, data_set
 
 # Correlation of brightness ranks from which two images of a patient are one with other contrast.
 _SAME = 0.99
 # Kinds that are no fault of the set, but facts that somebody training on it should know.
-NOTES = (LATERAL, "other view", "view unknown", "blank labels", "more than 8 bits", "other format")
+NOTES = (LATERAL, "other view", "view unknown", "blank labels", UNNAMED, "more than 8 bits", "other format")
 _LESIONS = ("isic2019", "ham10000")
 _WHAT = {
     "missing": "is not there; put it back, or leave its row out.",
@@ -30,6 +30,7 @@ _WHAT = {
     "view unknown": "has no view in the table, and is left out by the option --views.",
     "excluded by its readers": "is not to be judged, as its readers say; it is left out.",
     "no text": "has no text; write one.",
+    UNNAMED: "shows what no caption has a word for; it is left out, as the neutral sentence would be wrong.",
 }
 
 
@@ -181,14 +182,13 @@ def audit(
     held_out: float = 0.1,
     seed: int = 0,
     blank: str = "unknown",
-    fit: str = "squash",
     faulty: bool = True,
 ) -> Audit:
     """Look through a data set. Nothing is written.
 
     Parameters
     ----------
-    folder, layout, uncertain, views, threshold, artefacts, held_out, seed, blank, fit
+    folder, layout, uncertain, views, threshold, artefacts, held_out, seed, blank
         As for `medtraverse.data_sets.read`.
     check : bool
         Whether to look at the images that are used, too.
@@ -208,7 +208,7 @@ def audit(
     """
     options = Options(threshold, None if artefacts is None else Path(artefacts))
     listed = listing(folder, layout, options, faulty)
-    data = data_set(listed, uncertain, views, held_out, seed, blank, fit)
+    data = data_set(listed, uncertain, views, held_out, seed, blank)
     faults = list(listed.faults)
     rows = listed.rows
     for reason, what in _WHAT.items():

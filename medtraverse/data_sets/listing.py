@@ -74,6 +74,10 @@ class Listing:
         Name of the pack's domain whose prompts these sentences are.
     faults : list of Fault
         Cells that cannot be read. Rows with one have a reason.
+    normal : str, optional
+        The label that means that there is nothing to see, in sets that have one for every such image. An
+        image with neither this label nor one that its caption could name is left out: its caption would be
+        the neutral sentence, and wrong.
     settled : dict, optional
         The policies by which these rows were chosen before, for a file that holds what is left. Views and
         the split stay as they are then.
@@ -91,6 +95,7 @@ class Listing:
     domain: str | None = None
     faults: list[Fault] = field(default_factory=list)
     settled: dict[str, Any] | None = None
+    normal: str | None = None
 
 
 @dataclass(frozen=True)

@@ -116,4 +116,5 @@ def read(folder: Path, options: Options) -> Listing:
         {name: chest_caption([name]) for name in LABELS},
         "NIH",
         faults,
+        normal=NO_FINDING,
     )

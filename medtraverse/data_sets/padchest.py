@@ -165,6 +165,7 @@ def read(folder: Path, options: Options) -> Listing:
         {name: chest_caption([name]) for name in spoken},
         None,
         faults,
+        normal=NO_FINDING,
     )
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..medical_image import FITS, SQUASH
 from .listing import FRONTAL, LATERAL, TRAIN, VALIDATION, Listing, existing
 
 if TYPE_CHECKING:
     import pandas
 
+UNNAMED = "nothing that a caption names"
 UNCERTAIN = ("ignore", "positive", "drop")
 VIEWS = (FRONTAL, LATERAL, "all")
 BLANKS = ("unknown", "negative")
@@ -48,7 +48,7 @@ class DataSet:
         Prompts in the words of the captions, by name, for a domain file; ``{neutral}`` stands for a neutral
         prompt. Empty where captions are free text.
     policies : dict
-        What `read` was told, JSON-serialisable; its ``fit`` is for `read_pixels`.
+        What `read` was told, JSON-serialisable.
     states : DataFrame
         Same index and columns as `labels`: 1, 0, -1 (uncertain) and NaN (blank), as the tables have them.
     """
@@ -73,7 +73,6 @@ def data_set(
     held_out: float,
     seed: int,
     blank: str = "unknown",
-    fit: str = SQUASH,
 ) -> DataSet:
     """Apply the policies of `medtraverse.data_sets.read`, which says what they are, to a listing.
 
@@ -89,8 +88,6 @@ def data_set(
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out: {held_out} is out of range; give a share of 0 to below 1.")
     rows, states = listing.rows, listing.states
-    if fit not in FITS:
-        raise ValueError(f"fit: there is no {fit!r}; the choices are {', '.join(FITS)}.")
     if listing.settled is None:
         rows["split"] = splits(rows, held_out, seed)
     else:
@@ -104,6 +101,10 @@ def data_set(
     spoken = [name for name in listing.spoken if name in states]
     if uncertain == "drop":
         rows.loc[(states[spoken] == -1).any(axis=1) & (rows.reason == ""), "reason"] = "uncertain"
+    if listing.normal is not None:
+        present = (states == 1) | (states == (-1 if uncertain == "positive" else 1))
+        named = present[[*spoken, listing.normal]].any(axis=1)
+        rows.loc[~named & (rows.reason == ""), "reason"] = UNNAMED
     candidates = np.flatnonzero(rows.reason == "")
     there = existing(listing.root, list(rows.file.iloc[candidates]))
     rows.loc[rows.index[candidates[~there]], "reason"] = "missing"
@@ -134,7 +135,6 @@ def data_set(
             "held_out": held_out,
             "seed": seed,
             "blank": blank,
-            "fit": fit,
         }
         | (listing.settled or {}),
         raw,

@@ -113,6 +113,7 @@ def read(folder: Path, options: Options) -> Listing:
         {name: chest_caption([name]) for name in spoken},
         None,
         faults,
+        normal=NO_FINDING if NO_FINDING in states else None,
     )
 
 

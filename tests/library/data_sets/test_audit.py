@@ -130,7 +130,7 @@ def test_captions_leave_out_what_cannot_be_read_and_are_a_data_set_themselves(fo
     (tmp_path / "mine.jsonl").write_text("mine\n")
     assert main([*command[:3], "--out", str(tmp_path / "mine.jsonl")]) == 2
     assert "is no table of captions" in capsys.readouterr().err
-    assert main([*command, "--views", "all", "--fit", "pad"]) == 0
+    assert main([*command, "--views", "all"]) == 0
     assert "  left out, truncated: 1\n" in capsys.readouterr().out
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert set(records[1]) >= {"file_name", "text", "patient", "split", "Edema"} and records[1]["Edema"] == -1
@@ -139,7 +139,7 @@ def test_captions_leave_out_what_cannot_be_read_and_are_a_data_set_themselves(fo
     assert data.frame.drop(columns="place").equals(kept.drop(columns="place"))
     assert data.labels.equals(whole.labels.loc[whole.frame.file.isin(kept.file)].reset_index(drop=True))
     assert (data.layout, data.root, data.rule, data.domain) == ("chexpert", folder, whole.rule, "CheXpert")
-    assert data.policies["fit"] == "pad" and data.attributes == whole.attributes
+    assert data.policies["held_out"] == 0.3 and data.attributes == whole.attributes
     assert read(out, uncertain="positive").labels["Edema"].sum() > whole.labels["Edema"].sum()
     # a domain in the words that were trained
     assert main(["domain", "Mine", "--data", str(out), "--out", str(tmp_path / "mine.json")]) == 0

@@ -50,7 +50,8 @@ def test_findings_views_and_films_of_16_bits_are_read(tmp_path):
         row(2, "['normal']", "L"),
         row(3, "['normal']"),
         row(4, "", "PA", "p4"),
-        row(5, "['COPD signs']", "AP_horizontal", "p5"),
+        row(5, "['emphysema', 'COPD signs']", "AP_horizontal", "p5"),
+        row(9, "['COPD signs', 'unchanged']"),
         row(6, "['exclude']"),
         row(7, "['normal']", "COSTAL"),
         row(8, "['loculated pleural effusion', '']"),
@@ -64,13 +65,14 @@ def test_findings_views_and_films_of_16_bits_are_read(tmp_path):
     assert list(data.frame.caption) == [
         "Chest X-ray showing Pleural Effusion, Support Devices",
         NORMAL,
-        NORMAL,
+        "Chest X-ray showing Emphysema",
     ]
     assert data.left_out == {
         "blank labels": 1,
         "lateral": 1,
         "excluded by its readers": 1,
         "other view": 1,
+        "nothing that a caption names": 1,
         "missing": 1,
     }
     assert list(data.frame.age) == [84, 84, 84] and data.frame.projection[2] == "AP_horizontal"
