@@ -97,10 +97,13 @@ class Base:
             logging.enable_progress_bar()
 
     def tokenizer(self) -> Any:
-        """Return the tokenizer."""
+        """Return the tokenizer; it cuts where the text encoder ends, whatever its own config says."""
         from transformers import CLIPTokenizer
 
-        return CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+        positions = int(self.configs["text_encoder"].get("max_position_embeddings", 77))
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+        return tokenizer
 
     def _files(self, part: str) -> list[str]:
         return [name for name in self.sha256 if name.startswith(f"{part}/")]
