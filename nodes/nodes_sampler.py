@@ -12,6 +12,7 @@ from ..medtraverse.trajectory import Trajectory
 from ..medtraverse.traversal import TraversalSettings, parse_swap_steps
 from . import samplers
 from .early_labels import asked_outputs, check_labels
+from .early_size import check_size
 from .evaluation_cache import fingerprint
 from .live import say
 from .model_building import origin
@@ -254,6 +255,7 @@ class PromptSwapKSampler(io.ComfyNode):
             latent_format = fitted_format(latent_format, vae)
         graph, context = (cls.hidden.prompt if cls.hidden else None) or {}, get_executing_context()
         node_id = context.node_id if context else ""
+        check_size(graph, node_id, settings, latent_format.latent_channels, asked_outputs())
         loras = loras_of(upstream(graph, node_id, ("model",)), model)
         files = files_of(
             upstream(graph, node_id, PARTS), (settings.neutral_prompt, *dict(settings.prompts).values())

@@ -261,7 +261,7 @@ def rows_per_call(model: Any, shape: Sequence[int], asked: int) -> int:
     return 1 << (rows.bit_length() - 1)
 
 
-def patients_per_block(model, rows_per_patient, shape, limit):
+def patients_per_block(model: Any, rows_per_patient: int, shape: Sequence[int], limit: int) -> int:
     """Return how many patients are sampled together: ``limit``, or fewer if their latents fill memory."""
     held = 12 * 4 * math.prod(shape) * rows_per_patient
     free = comfy.model_management.get_free_memory(model.load_device)
