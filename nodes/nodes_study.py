@@ -32,6 +32,7 @@ from ..medtraverse.traversal import TraversalSettings, parse_swap_steps
 from ..medtraverse.weights import find_weights
 from . import samplers
 from .figure_image import drawing, figure_image
+from .live import say
 from .nodes_classifier import LoadedClassifier
 from .nodes_sampler import SWAP_STEPS
 from .run_study import BlockWriter, Curve, Progress, Work, decoded, identity_of, make_patients
@@ -40,7 +41,7 @@ from .schema import schema
 from .sockets import CATEGORY, Attributes, Classifier, Figure, checked_sockets
 from .sockets import Trajectory as TrajectorySocket
 from .sources import fingerprint, metric_folders
-from .study_live import LiveTable, table_view
+from .study_live import LiveTable, summary, table_view
 from .views import shown
 
 NO_CURVE = "none"
@@ -392,7 +393,9 @@ class MedicalStudy(io.ComfyNode):
         swaps = study.evaluation(SWAP, threshold=threshold)
         curves = study.evaluation(CURVE, threshold=threshold) if study.curved else None
         doubts = cls._doubts(swaps, work, bool(study.block.made.get("colour")))
-        text = "\n".join([*lines(study, swaps, curves, wanted, place if named else None), *doubts])
+        table = lines(study, swaps, curves, wanted, place if named else None)
+        text = "\n".join([*table, *doubts])
+        say(f"{table[0]}\n{summary(swaps)}")
         report = json.dumps(
             {
                 "patients": len(study.seeds),

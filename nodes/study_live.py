@@ -5,6 +5,7 @@ from typing import Any
 
 from comfy_execution.utils import get_executing_context
 
+from ..medtraverse.evaluation import Evaluation
 from ..medtraverse.study import Study
 from ..medtraverse.study.pooled import duration
 from ..medtraverse.trajectory import SWAP
@@ -48,11 +49,7 @@ class LiveTable:
 
     def show(self, study: Study, threshold: float) -> None:
         """Fill the panel and the line with what is known by now."""
-        results = study.evaluation(SWAP, threshold=threshold).results
-        self.summary = " · ".join(
-            f"{name} {result.cfrt:.3f} ({result.interval[0]:.3f}–{result.interval[1]:.3f})"
-            for name, result in results.items()
-        )
+        self.summary = summary(study.evaluation(SWAP, threshold=threshold))
         server, context = running_server(), get_executing_context()
         if server is None or context is None or server.client_id is None:
             return
@@ -68,6 +65,14 @@ class LiveTable:
             server.client_id,
         )
         forget(before)
+
+
+def summary(evaluation: Evaluation) -> str:
+    """Return CFRT and interval of each attribute in a line."""
+    return " · ".join(
+        f"{name} {result.cfrt:.3f} ({result.interval[0]:.3f}–{result.interval[1]:.3f})"
+        for name, result in evaluation.results.items()
+    )
 
 
 def table_view(study: Study, threshold: float) -> dict[str, Any]:

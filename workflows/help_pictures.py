@@ -38,6 +38,7 @@ SHOWN = {
     "10-distance-to-neutral": ("IdentityPreservation",),
     "12-real-image": ("LoadMedicalImage", "ProjectToLatent", "SaveMedicalImage"),
     "13-minimal-counterfactuals": ("MinimalCounterfactual",),
+    "16-study-chexpert": ("MedicalStudy",),
 }
 WIDTH = 560
 ENDED = """() => { for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
@@ -49,6 +50,10 @@ SHORT = """for (const node of app.graph._nodes) for (const widget of node.widget
     if (widget.name === 'steps') widget.value = 18
   }
   if (widget.name === 'swap_steps') widget.value = '15,10,5'
+  if (node.type === 'MedicalStudy') {
+    const few = { patients: 8, block_size: 1, steps: 10, swap_steps: '3,2,1', frames: 6, kept_frames: '4-5' }
+    if (widget.name in few) widget.value = few[widget.name]
+  }
 }"""
 # Nodes of no bundled workflow, wired to what is there.
 ADDED = """stem => {

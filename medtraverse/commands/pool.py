@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+# What --by takes without a table: studies that differ in their neutral alone, as MEL and NV.
+NEUTRAL = "neutral"
+
 
 def add(commands: Any) -> None:
     """Add the subcommand to argparse's subparsers."""
@@ -40,7 +43,8 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="COLUMN",
-        help="a row for each value of this column of the seeds table; may be given several times",
+        help="a row for each value of this column of the seeds table; may be given several times. neutral, "
+        "without a table, takes studies of several neutrals, such as MEL and NV",
     )
     command.add_argument(
         "--map", type=int, metavar="PATIENTS", help="draw the t-SNE map of so many, where latents are kept"
@@ -57,10 +61,14 @@ def run(arguments: argparse.Namespace) -> None:
     tables = [source for source in arguments.sources if source.lower().endswith(".csv")]
     if tables and len(tables) < len(arguments.sources):
         raise ValueError("pool: folders and tables stand side by side; pool either by itself.")
-    if bool(arguments.by) != bool(arguments.seeds_table):
-        raise ValueError("--by: it needs --seeds-table, and the other way round; give both.")
+    if set(arguments.by) - {NEUTRAL} and not arguments.seeds_table:
+        raise ValueError("--by: it names a column of --seeds-table, or neutral; give the table.")
+    if arguments.seeds_table and not arguments.by:
+        raise ValueError("--seeds-table: no column of it is named; give --by COLUMN.")
     if tables:
         _pool_tables(arguments, tables)
+    elif NEUTRAL in arguments.by and not arguments.seeds_table:
+        _pool_neutrals(arguments)
     else:
         _pool_studies(arguments)
 
@@ -82,6 +90,27 @@ def _pool_tables(arguments: argparse.Namespace, tables: list[str]) -> None:
     if arguments.json:
         print(json.dumps(list(csv.DictReader(io.StringIO(table))), indent=1))
     else:
+        print(text, end="")
+
+
+def _pool_neutrals(arguments: argparse.Namespace) -> None:
+    """Tables of each neutral in a folder of its own, and one with a row for each."""
+    from ..study import Store, read
+    from ..study.tables import Choices, file_stem, part_rows
+    from ..whole_file import write_text
+
+    groups: dict[str, list[str]] = {}
+    for source in arguments.sources:
+        groups.setdefault(Store(source).identity.settings["neutral"], []).append(source)
+    out = Path(arguments.out or Path(arguments.sources[0]) / "pooled")
+    for neutral, sources in groups.items():
+        own = {"sources": sources, "by": [], "out": str(out / file_stem(neutral))}
+        _pool_studies(argparse.Namespace(**{**vars(arguments), **own}))
+    parts = {neutral: read(*sources) for neutral, sources in groups.items()}
+    choices = Choices(arguments.points, arguments.frames, arguments.threshold, arguments.vector)
+    text, rows = part_rows(parts, NEUTRAL, choices)
+    write_text(out / f"subgroups-{NEUTRAL}.csv", rows)
+    if not arguments.json:
         print(text, end="")
 
 

@@ -24,6 +24,9 @@ from .pooled import Study, duration, narrow_enough
 from .store import NAME, Identity, Store, refuse_others
 from .workflow import over_seeds
 
+# How many workers a block may be lost with before it is the block's own fault: it may take all memory.
+LOSSES = 6
+
 
 class Worker(Protocol):
     """Who makes blocks; see `medtraverse.remote.study_worker`."""
@@ -188,7 +191,9 @@ class _Driver:
             self.told(f"{worker.name}: {job.name} failed ({error}); they are tried again.")
             return True
         except ConnectionError as error:
-            self.jobs.give_back(job, worker.name)
+            self.jobs.give_back(job, worker.name, str(error))
+            if len(job.failures) >= LOSSES:
+                raise
             self.told(f"{worker.name} does not answer; {job.name} are given to another, or tried again.")
             if worker.recover(lambda: self.jobs.check(Job(job.seeds))):
                 self.told(f"{worker.name} is back.")

@@ -142,7 +142,7 @@ class Study:
         """The paper's far part, or where it was not kept the 40 % of the points furthest from neutral."""
         points = self.trajectory(kind).points[1:]
         try:
-            return ",".join(published_far_points(points, kind))
+            return ",".join(published_far_points(points, kind, self.settings["steps"]))
         except ValueError:
             order = sorted(points, key=int, reverse=kind == SWAP)
             return ",".join(order[-max(1, round(0.4 * len(order))) :])

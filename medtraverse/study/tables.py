@@ -122,15 +122,37 @@ def subgroup_rows(study: Study, table: SeedsTable, column: str, choices: Choices
 
     Raises ValueError for a column that is not there, or is of other patients.
     """
-    results, flips, counted = {}, {}, ""
-    for value, part in subgroups(study, table, column).items():
+    return part_rows(subgroups(study, table, column), column, choices)
+
+
+def part_rows(parts: Mapping[str, Study], what: str, choices: Choices) -> tuple[str, str]:
+    """Return CFRT and flip rate of some studies, or parts of one, as text and as CSV.
+
+    Parameters
+    ----------
+    parts : mapping of str to Study
+        By what tells them apart; one or more, of the same labels.
+    what : str
+        What that is, such as sex.
+    choices : Choices
+
+    Raises
+    ------
+    ValueError
+        Their classifiers judge other labels.
+    """
+    results, flips = {}, {}
+    labels = next(iter(parts.values())).labels
+    for value, part in parts.items():
+        if part.labels != labels:
+            raise ValueError(
+                "--by: the classifiers of these studies judge other labels; pool each by itself."
+            )
         evaluation = choices.evaluation(part, SWAP)
         for name, result in evaluation.results.items():
-            results[f"{name}, {column} {value}"] = result
-            flips[f"{name}, {column} {value}"] = evaluation.flips[name]
-        counted = evaluation.trajectory.kind
-    text = to_text(results, study.labels, flip_table(flips, counted))
-    return text, to_csv(results, study.labels, None, flips)
+            results[f"{name}, {what} {value}"] = result
+            flips[f"{name}, {what} {value}"] = evaluation.flips[name]
+    return to_text(results, labels, flip_table(flips, SWAP)), to_csv(results, labels, None, flips)
 
 
 def write_map(

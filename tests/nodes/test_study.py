@@ -14,7 +14,7 @@ def classifier(run):
     return run("MedicalClassifierLoader", classifier="MedTraverse demo CheXpert")[0]
 
 
-FEW = {"steps": 4, "swap_steps": "2,1", "frames": 5, "kept_frames": "3-4", "patients": 3}
+FEW = {"steps": 4, "swap_steps": "2,1", "frames": 5, "kept_frames": "3-4", "patients": 2}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def kept(pack, name):
 def test_its_figures_are_the_single_nodes_and_no_cut_moves_a_digit(
     pack, run, demo, traverse, classifier, study, monkeypatch
 ):
-    whole = study(folder="studies/whole", block_size=3)
+    whole = study(folder="studies/whole", block_size=2)
     block = kept(pack, "studies/whole")
 
     trajectory = traverse(**{name: FEW[name] for name in ("steps", "swap_steps", "patients")})
@@ -58,7 +58,7 @@ def test_its_figures_are_the_single_nodes_and_no_cut_moves_a_digit(
 
     # cut otherwise, ended within a block, and gone on with: the same bits
     work = pack.nodes.run_study
-    make, left = work.make_patient, [2]
+    make, left = work.make_patient, [1]
 
     def until(*arguments):
         if not left[0]:
@@ -74,14 +74,14 @@ def test_its_figures_are_the_single_nodes_and_no_cut_moves_a_digit(
     assert left == [0] and again[1].split("\n", 1)[1] == whole[1].split("\n", 1)[1]
     assert again[2] == whole[2]
     other = kept(pack, "studies/cut")
-    assert other.seeds == block.seeds == (1500, 1501, 1502)
+    assert other.seeds == block.seeds == (1500, 1501)
     for name in ("swap", "curve", "cosines"):
         assert np.array_equal(getattr(other, name), getattr(block, name)), name
     for name, values in block.other.items():
         assert np.array_equal(other.other[name], values) and np.array_equal(other.own[name], block.own[name])
 
     # outputs: the pictured patients as a trajectory with their images, and drawings that save
-    assert whole[8].seeds == (1500, 1501, 1502) and len(whole[9]) == len(whole[8].latents)
+    assert whole[8].seeds == (1500, 1501) and len(whole[9]) == len(whole[8].latents)
     assert (whole[8].latents - trajectory.latents).abs().max() < 0.02
     assert isinstance(whole[0], torch.Tensor) and "cfrt" in whole[5].table_csv.splitlines()[0]
 
@@ -95,6 +95,6 @@ def test_another_study_is_refused_by_name_and_nothing_leaves_the_output_folder(s
 
 
 def test_it_ends_when_the_interval_is_narrow_enough(study):
-    table = study(folder="studies/whole", interval_width=0.8)[1]
+    table = study(folder="studies/whole", interval_width=0.85)[1]
     patients = int(table.split(" ", 1)[0])
-    assert patients < 3 and "as narrow as asked for" in table
+    assert patients < 2 and "as narrow as asked for" in table

@@ -102,7 +102,8 @@ class Bundled:
         for key in self.of(graph, "MinimalCounterfactual"):
             graph[key]["inputs"].update(steps=18, swap_steps="15,10,5")
         for key in self.of(graph, "MedicalStudy"):
-            graph[key]["inputs"].update(steps=18, swap_steps="15,10,5", patients=1, frames=4, kept_frames="3")
+            # the far part of ten steps is λ = 3, 2, 1
+            graph[key]["inputs"].update(steps=10, swap_steps="3,2,1", patients=1, frames=4, kept_frames="3")
             prompts = graph[graph[key]["inputs"]["attributes"][0]]["inputs"]
             if prompts["neutral"] in ("MEL", "NV"):
                 prompts["attributes"] = "hair, ink"
@@ -155,7 +156,7 @@ class Bundled:
                 assert item["cfrt"] == item["successes"] / item["patients"]
         for key in self.of(graph, "MedicalStudy"):
             report = json.loads(result.outputs[key]["medtraverse"][0])
-            assert report["patients"] == 1 and report["swaps"]["far_points"] == ["5", "10", "15"]
+            assert report["patients"] == 1 and report["swaps"]["far_points"] == ["1", "2", "3"]
         for key in self.of(graph, "SaveMedicalImage"):
             *dicom, pair = result.files(key, "files")
             assert dicom and pair["filename"].endswith("_pair.png")

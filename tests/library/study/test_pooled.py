@@ -59,6 +59,15 @@ def test_studies_that_differ_are_not_pooled(made, tmp_path, capsys):
     (other / "study.json").write_text(record.replace('"steps": 50', '"steps": 49'), encoding="utf-8")
     assert main(["pool", str(one), str(other)]) == 2
     assert "steps: 50 here, 49 there" in capsys.readouterr().err
+    for folder, neutral in ((one, "MEL"), (other, "NV")):
+        record = (folder / "study.json").read_text(encoding="utf-8").replace('"normal"', f'"{neutral}"')
+        (folder / "study.json").write_text(record, encoding="utf-8")
+    command = ["pool", str(one), str(other), "--by", "neutral", "--out", str(tmp_path / "out")]
+    assert main([*command, "--vector", "none"]) == 0
+    rows_of = {row["name"]: row["successes"] for row in rows(tmp_path / "out" / "subgroups-neutral.csv")}
+    assert rows_of["support devices, neutral MEL"] == rows_of["support devices, neutral NV"] == "2"
+    assert (tmp_path / "out" / "nv" / "cfrt-swaps.csv").is_file()
+    capsys.readouterr()
     assert main(["pool", str(tmp_path)]) == 2
     assert "holds no study" in capsys.readouterr().err
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
+import time
 
 import numpy as np
 import pytest
@@ -81,25 +81,25 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(made, block_of, monkeypatc
     assert sorted(folder.iterdir()) == before and read(folder).seeds == (0, 1, 2)
 
 
-# Holds the lock of a folder until it is killed.
-HOLDER = """
-import sys, time
-from medtraverse.study.lock import FolderLock
-with FolderLock(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+def hold(folder, held):
+    with FolderLock(folder):
+        held.set()
+        time.sleep(60)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_two_drivers_are_refused_and_a_killed_one_is_not_waited_for(tmp_path):
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE)
+    forked = multiprocessing.get_context("fork")
+    held = forked.Event()
+    holder = forked.Process(target=hold, args=(tmp_path, held))
+    holder.start()
     try:
-        assert holder.stdout.readline() == b"held\n"
+        assert held.wait(30)
         with pytest.raises(ValueError, match=f"process {holder.pid} on .* writes into the study"):
             FolderLock(tmp_path).__enter__()
     finally:
         holder.kill()
-        holder.wait()
+        holder.join()
     with FolderLock(tmp_path, patience=0) as lock:
         lock.check()
     assert not list(tmp_path.iterdir())
