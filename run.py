@@ -40,14 +40,14 @@ from launcher import environment
 from launcher.check import check as run_checks
 from launcher.comfyui import PACK, SetupError, start_server
 
-# What is tested, and how it is dealt out to processes. A server's tests stay with their file, whose runs
-# they share. The page's tests wait for what a person sees, so nothing else runs beside them.
+# What is tested, and how it is dealt out to processes. The tests of a server and of its page stay with their
+# file, whose runs and tabs they share.
 STAGES = {
     "tests/library": ["-n", "2"],
     "tests/demo": ["-n", "2"],
     "tests/nodes": ["-n", "2"],
     "tests/server": ["-n", "2", "--dist", "loadfile"],
-    "tests/web": [],
+    "tests/web": ["-n", "2", "--dist", "loadfile"],
     "tests/launcher": [],
     "tests/packaging": [],
 }

@@ -56,11 +56,13 @@ def view(tab, node):
 def opened(tab, name):
     """The tab with a workflow of fewer steps, patients and λ."""
     tab.template(name)
-    # Nodes 2.0 writes its own values into the widgets for a while
-    for _ in range(20):
+    # Nodes 2.0 writes its own values into the widgets for a while, on a busy machine for seconds.
+    kept = 0
+    for _ in range(30):
         tab.page.evaluate(FEWER, tab.seed)
-        tab.page.wait_for_timeout(1500)
-        if tab.evaluate(SET) == [[18, tab.seed, "15,10,5"]]:
+        tab.page.wait_for_timeout(900)
+        kept = kept + 1 if tab.evaluate(SET) == [[18, tab.seed, "15,10,5"]] else 0
+        if kept == 2:
             return tab
     raise AssertionError(f"the widgets keep other values: {tab.evaluate(SET)}")
 
