@@ -15,13 +15,15 @@ from ..table import aligned
 from . import listing
 from .captions_file import CAPTIONS_NOTICE
 from .image_check import Checked, check_images
-from .listing import LATERAL, TEST, TRAIN, VALIDATION, Fault, Listing, Options
+from .listing import FRONTAL, LATERAL, TEST, TRAIN, VALIDATION, Fault, Listing, Options
 from .policies import UNNAMED, DataSet, data_set
 
 # Correlation of brightness ranks from which two images of a patient are one with other contrast.
 _SAME = 0.99
 # Kinds that are no fault of the set, but facts that somebody training on it should know.
 NOTES = (LATERAL, "other view", "view unknown", "blank labels", UNNAMED, "more than 8 bits", "other format")
+# Words for films from the side, which CheXpert has beside "Frontal".
+_SIDEWAYS = ("LL", "RL", "L", "LATERAL", "LLD", "RLD")
 _LESIONS = ("isic2019", "ham10000")
 _WHAT = {
     "missing": "is not there; put it back, or leave its row out.",
@@ -222,6 +224,11 @@ def audit(
         ]
     found = check_images(data.root, list(data.frame.file), workers, progress) if check else []
     result = Audit(listed, data, faults, dict(enumerate(found)))
+    sideways = data.frame[(data.frame.view == FRONTAL) & data.frame.projection.str.upper().isin(_SIDEWAYS)]
+    faults += [
+        Fault("doubtful view", place, file, f"is frontal, but its projection is {word}; look at it.")
+        for place, file, word in zip(sideways.place, sideways.file, sideways.projection)
+    ]
     faults += _in_two_splits(rows, result.who())
     for place, file, one in zip(data.frame.place, data.frame.file, found):
         if one.kind:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..captions import DIAGNOSES, ISIC_ARTEFACTS, isic_caption
-from .listing import Fault, Listing, Options, existing, frame_of, read_states
+from .listing import Fault, Listing, Options, existing, frame_of, read_states, unblanked
 from .tables import Table, header_of, numbers, read_table
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def read(folder: Path, options: Options) -> Listing:
         index = more.column("image").str.removesuffix(_REST)
         for name, column in (("patient", "lesion_id"), ("sex", "sex")):
             known = dict(zip(index, more.text(column)))
-            rows[name] = key.map(known).fillna("")
+            rows[name] = unblanked(key.map(known).fillna(""))
         rows["age"] = key.map(dict(zip(index, numbers(more.text("age_approx"))))).astype(float)
     told = read_states(table, list(DIAGNOSES), rows, faults)
     for name in DIAGNOSES:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..captions import CHEXPERT_LABELS, NORMAL, chexpert_caption
+from ..captions import CHEXPERT_LABELS, NORMAL, STATES, chexpert_caption
 from ..labels import plain
 from .tables import Table, states
 
@@ -22,6 +22,7 @@ NO_FINDING = "No Finding"
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 FRONTAL, LATERAL, OTHER = "frontal", "lateral", "other"
 # Columns of `Listing.rows`, text but for the age; "" or NaN where a set does not say.
+BLANK = [word for word, state in STATES.items() if state is None]
 COLUMNS = ("file", "patient", "split", "view", "projection", "sex", "age", "place", "reason")
 CHEST = f"Chest X-ray showing + labels that are 1 of {', '.join(CHEXPERT_LABELS)}; none: {NORMAL}"
 
@@ -112,7 +113,15 @@ def frame_of(table: Table, **columns: Any) -> pandas.DataFrame:
 
     columns = {"place": table.places(), **columns}
     rows = {name: columns.pop(name, np.nan if name == "age" else "") for name in COLUMNS} | columns
-    return pandas.DataFrame(rows, table.cells.index)
+    frame = pandas.DataFrame(rows, table.cells.index)
+    for name in ("patient", "sex", "projection"):
+        frame[name] = unblanked(frame[name])
+    return frame
+
+
+def unblanked(cells: pandas.Series) -> pandas.Series:
+    """Return cells with "" for "nan" and its like: as a patient, all that are unknown would be one."""
+    return cells.mask(cells.str.lower().isin(BLANK), "")
 
 
 def read_states(

@@ -1,8 +1,8 @@
 """PadChest: ``PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv`` and PNG of 16 bits.
 
 Bustos et al., *PadChest* (2020), arXiv 1901.07441, bimcv.cipf.es/bimcv-projects/padchest. Its 174 findings
-are gathered under CheXpert's names where they mean the same, and under names of their own where they are
-frequent.
+are gathered under CheXpert's names where they mean the same, and under names of their own where a thousand
+frontal films or more have them.
 """
 
 from __future__ import annotations
@@ -90,10 +90,33 @@ FINDINGS = {
     "Mass": ("mass", "pulmonary mass", "mediastinal mass", "pleural mass"),
     "Emphysema": ("emphysema",),
     "Fibrosis": ("pulmonary fibrosis",),
-    "Pleural Thickening": ("pleural thickening", "apical pleural thickening"),
+    "Pleural Thickening": (
+        "pleural thickening",
+        "apical pleural thickening",
+        "calcified pleural thickening",
+    ),
     "Hernia": ("hiatal hernia",),
     "Scoliosis": ("scoliosis",),
     "Aortic Elongation": ("aortic elongation", "descendent aortic elongation", "ascendent aortic elongation"),
+    "Aortic Atheromatosis": ("aortic atheromatosis",),
+    "COPD Signs": ("copd signs",),
+    "Air Trapping": ("air trapping",),
+    "Interstitial Pattern": ("interstitial pattern", "reticular interstitial pattern"),
+    "Alveolar Pattern": ("alveolar pattern",),
+    "Increased Density": ("increased density",),
+    "Costophrenic Angle Blunting": ("costophrenic angle blunting",),
+    "Hilar Enlargement": ("hilar enlargement", "vascular hilar enlargement"),
+    "Hemidiaphragm Elevation": ("hemidiaphragm elevation",),
+    "Volume Loss": ("volume loss",),
+    "Bronchiectasis": ("bronchiectasis",),
+    "Fibrotic Band": ("fibrotic band",),
+    "Calcified Granuloma": ("calcified granuloma",),
+    "Pseudonodule": ("pseudonodule",),
+    "Heart Insufficiency": ("heart insufficiency",),
+    "Chronic Changes": ("chronic changes",),
+    "Kyphosis": ("kyphosis",),
+    "Vertebral Degenerative Changes": ("vertebral degenerative changes",),
+    "Surgical Material": ("suture material", "sternotomy", "osteosynthesis material", "metal"),
     NO_FINDING: ("normal",),
 }
 # The radiologists' words for a film that they would not judge.

@@ -116,6 +116,10 @@ def test_a_command_that_needs_more_says_what(installed, tmp_path):
     done = run([installed, "-m", "medtraverse", "run", "graph.json"], cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and "medtraverse[standalone]" in done.stderr
+    (tmp_path / "films.csv").write_text("file_name,text\na.png,one\n")
+    done = run([installed, "-m", "medtraverse", "data", "audit", "films.csv"], cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and "medtraverse[train]" in done.stderr
 
 
 def test_the_readme_names_the_extras_that_there_are():

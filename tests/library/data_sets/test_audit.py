@@ -21,7 +21,7 @@ _spec.loader.exec_module(trees)
 
 NAMES = {
     "good": 2, "missing": 3, "cut": 4, "text": 5, "lateral": 6, "copy": 7, "deep": 8, "webp": 9, "flat": 10,
-    "blank": 11, "contrast": 12, "leak": 13, "cell": 14,
+    "blank": 11, "contrast": 12, "leak": 13, "cell": 14, "doubtful": 15,
 }  # fmt: skip
 
 
@@ -38,6 +38,7 @@ def folder(tmp_path):
         trees.film(
             f"CheXpert-v1.0/{image_of(name)}",
             "Lateral" if name == "lateral" else "Frontal",
+            "LL" if name == "doubtful" else "AP",
             **labels.get(name, {"Support_Devices": "1.0", "Edema": "-1.0"}),
         )
         for name in NAMES
@@ -88,7 +89,7 @@ def test_each_pitfall_is_named_by_file_and_line_and_nothing_else(folder, tmp_pat
     kinds = {
         "missing": "missing", "cut": "truncated", "text": "not an image", "lateral": "lateral",
         "copy": "duplicate pixels", "webp": "other format", "flat": "one grey value", "blank": "blank labels",
-        "cell": "no label",
+        "cell": "no label", "doubtful": "doubtful view",
     }  # fmt: skip
     expected = {(kind, f"train.csv: line {NAMES[name]}", image_of(name)) for name, kind in kinds.items()}
     deep = f"train.csv: line {NAMES['deep']}"
@@ -102,10 +103,10 @@ def test_each_pitfall_is_named_by_file_and_line_and_nothing_else(folder, tmp_pat
     assert all(re.search(r"\w\.$", fault.what) for fault in found.faults)
     report = found.report()
     assert report["left_out"] == {"no label": 1, "lateral": 1, "missing": 1}
-    assert report["used"] == 11 and report["images_checked"] == 11 and report["rows"] == 14
-    assert report["labels"]["Edema"] == {"present": 0, "absent": 0, "uncertain": 9, "blank": 2}
+    assert report["used"] == 12 and report["images_checked"] == 12 and report["rows"] == 15
+    assert report["labels"]["Edema"] == {"present": 0, "absent": 0, "uncertain": 10, "blank": 2}
     assert report["captions"][0]["text"] == "Chest X-ray showing Support Devices"
-    assert report["captions"][0]["images"] == 9
+    assert report["captions"][0]["images"] == 10
     # the command: the same, in several processes, and all of it as JSON
     assert main(["data", "audit", str(folder), "--json", str(tmp_path / "a.json"), "--workers", "1"]) == 0
     text = capsys.readouterr().out

@@ -35,7 +35,7 @@ def folder(tmp_path):
     }
     table(tmp_path / "ISIC_2019_Training_GroundTruth.csv", TRUTH, [truth(*item) for item in lesions.items()])
     rows = [
-        [name, "55.0", "", "MSK4_0011169" if number in (0, 3) else "", "female"]
+        [name, "55.0", "", "MSK4_0011169" if number in (0, 3) else "NaN", "female"]
         for number, name in enumerate(lesions)
     ]
     table(tmp_path / "ISIC_2019_Training_Metadata.csv", METADATA, rows)
