@@ -105,8 +105,8 @@ def reliability(
 def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """Fit the temperature by which a label's logits are divided (Guo et al. 2017, section 4.2).
 
-    It minimises the log loss against Platt's (1999) targets, (P + 1)/(P + 2) and 1/(N + 2), so that labels
-    which are told apart without a mistake do not drive it to zero.
+    It is the most probable one where its logarithm has a standard normal prior: few images leave it near 1,
+    and labels that are told apart without a mistake do not drive it to zero.
 
     Parameters
     ----------
@@ -122,14 +122,12 @@ def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
 
     certain = np.isfinite(truth)
     logits, truth = np.asarray(logits, np.float64)[certain], truth[certain]
-    positives, negatives = int((truth == 1).sum()), int((truth == 0).sum())
-    if not positives or not negatives:
+    if len(np.unique(truth)) < 2:
         return 1.0
-    target = np.where(truth == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
 
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
-        return float((np.logaddexp(0, scaled) - target * scaled).mean())
+        return float((np.logaddexp(0, scaled) - truth * scaled).sum() + log_temperature**2 / 2)
 
     ends = (np.log(LEAST_TEMPERATURE), np.log(MOST_TEMPERATURE))
     return float(np.exp(minimize_scalar(loss, bounds=ends, method="bounded").x))
