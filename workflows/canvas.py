@@ -13,8 +13,6 @@ PRIMITIVES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 SEEDS = ("seed", "noise_seed")
 # Room for the optional inputs of core's nodes that some versions have: the frontend adds them.
 ADDED = {"CreateVideo": 44}
-# Room below a node for what Nodes 2.0 adds to its height: rows that differ from the classic canvas's.
-GROWTH: dict[str, int] = {}
 # A subgraph's input and output side, where its links begin and end.
 ENTRY, EXIT = -10, -20
 # Room for the widget that a node shows after a run.
@@ -269,7 +267,7 @@ class Canvas:
             top, width = 0, max(item.size[0] for item in items)
             for item in items:
                 item.place = [left + GROUP_EDGE, top + GROUP_TITLE + TITLE]
-                top += TITLE + item.size[1] + GAP + GROWTH.get(getattr(item, "class_type", ""), 0)
+                top += TITLE + item.size[1] + GAP
             bounding = [left, 0, width + 2 * GROUP_EDGE, top + GROUP_TITLE + GROUP_EDGE]
             groups.append(
                 {
