@@ -175,7 +175,7 @@ class MedicalStudy(io.ComfyNode):
                     options=[*METHODS, NO_CURVE],
                     default="bezier",
                     tooltip="Curve through each trajectory, whose frames are judged too. 'none' leaves it "
-                    "out and saves a third of the time or more.",
+                    "out, and with it most of the decoding.",
                 ),
                 io.Int.Input(
                     "frames",
