@@ -1,4 +1,4 @@
-"""Four ways to the images of trajectories, from the same noise, prompts and settings, decoding included.
+"""Five ways to the images of trajectories, from the same noise, prompts and settings, decoding included.
 
 Each takes a `Host` and a `Task` and returns latents in diffusers' scale, float32
 [patients, attributes, 1 + swap steps, C, h, w], on the CPU.
@@ -118,7 +118,7 @@ def stock(host: Host, task: Task) -> Tensor:
     import comfy.sample
     import node_helpers
 
-    neutral, negative = _encode(host, host.domain.neutral()[1]), _encode(host, "")
+    neutral, negative = encode(host, host.domain.neutral()[1]), encode(host, "")
     noise = noise_of(host, task.seeds)
     empty = torch.zeros_like(noise)
 
@@ -143,7 +143,7 @@ def stock(host: Host, task: Task) -> Tensor:
         share = (swap_step + 1) / task.steps
         first = node_helpers.conditioning_set_values(neutral, {"start_percent": 0.0, "end_percent": share})
         return first + node_helpers.conditioning_set_values(
-            _encode(host, attribute.prompt), {"start_percent": share, "end_percent": 1.0}
+            encode(host, attribute.prompt), {"start_percent": share, "end_percent": 1.0}
         )
 
     kept = sample(neutral)
@@ -161,8 +161,8 @@ def chained(host: Host, task: Task) -> Tensor:
     """
     import comfy.sample
 
-    neutral, negative = _encode(host, host.domain.neutral()[1]), _encode(host, "")
-    prompts = [_encode(host, attribute.prompt) for attribute in task.attributes]
+    neutral, negative = encode(host, host.domain.neutral()[1]), encode(host, "")
+    prompts = [encode(host, attribute.prompt) for attribute in task.attributes]
     noise = noise_of(host, task.seeds)
     nothing = torch.zeros_like(noise)
 
@@ -203,7 +203,12 @@ def chained(host: Host, task: Task) -> Tensor:
     return torch.stack(rows, 1).float().cpu() * SCALE
 
 
-def medtraverse(host: Host, task: Task) -> Tensor:
+def compiled(host: Host, task: Task) -> Tensor:
+    """(e) The same with the U-Net compiled, which takes minutes the first time."""
+    return medtraverse(host, task, compile_unet=True)
+
+
+def medtraverse(host: Host, task: Task, compile_unet: bool = False) -> Tensor:
     """(d) PromptSwapKSampler's traversal, and ComfyUI's VAE on all its latents."""
     from medtraverse_pack.medtraverse.traversal import TraversalSettings
     from medtraverse_pack.nodes.run_traversal import Conditionings, traverse
@@ -226,9 +231,9 @@ def medtraverse(host: Host, task: Task) -> Tensor:
         neutral_prompt=neutral,
         prompts=tuple((attribute.name, attribute.prompt) for attribute in task.attributes),
     )
-    prompts = tuple(_encode(host, attribute.prompt) for attribute in task.attributes)
-    conditionings = Conditionings(_encode(host, neutral), prompts, _encode(host, ""))
-    latents: Tensor = traverse(host.model, conditionings, settings)[0]
+    prompts = tuple(encode(host, attribute.prompt) for attribute in task.attributes)
+    conditionings = Conditionings(encode(host, neutral), prompts, encode(host, ""))
+    latents: Tensor = traverse(host.model, conditionings, settings, compile_unet=compile_unet)[0]
     host.vae.decode(latents)
     return latents[settings.plan.index()] * SCALE
 
@@ -240,10 +245,11 @@ def noise_of(host: Host, seeds: Sequence[int]) -> Tensor:
     )
 
 
-def _encode(host: Host, prompt: str) -> Any:
-    from medtraverse_pack.nodes.nodes_prompts import encode
+def encode(host: Host, prompt: str) -> Any:
+    """Return the CONDITIONING of a prompt, as the pack's nodes make it."""
+    from medtraverse_pack.nodes import nodes_prompts
 
-    return encode(host.clip, prompt)
+    return nodes_prompts.encode(host.clip, prompt)
 
 
 METHODS: dict[str, Callable[[Host, Task], Tensor]] = {
@@ -251,4 +257,5 @@ METHODS: dict[str, Callable[[Host, Task], Tensor]] = {
     "stock": stock,
     "chained": chained,
     "medtraverse": medtraverse,
+    "compiled": compiled,
 }

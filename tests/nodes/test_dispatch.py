@@ -71,3 +71,12 @@ def test_the_cache_takes_one_copy_a_call_and_gives_two_an_evaluation(measured):
 def test_a_tensor_left_on_the_cpu_fails():
     with Device(), pytest.raises(AssertionError, match="left on the CPU"):
         torch.zeros(3, device=PLACE) + torch.zeros(3)
+
+
+def test_a_latent_that_core_keeps_on_the_card_reaches_curve_and_viewer(run):
+    """As with --gpu-only."""
+    with Device() as device:
+        latents = outer(torch.randn(3, 4, 8, 8))
+        result = run("BezierLatentInterpolate", source={"samples": latents}, frames=4)
+    assert device.counts["down"] >= 1 and result[0]["samples"].device.type == "cpu"
+    assert "view" in result.ui["medtraverse_view"][0]
