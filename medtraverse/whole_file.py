@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# How the hidden folder's name begins; one that stays was a killed process's.
+UNFINISHED = ".medtraverse-"
+
 
 @contextmanager
 def whole_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
@@ -30,7 +33,7 @@ def whole_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # a folder, as mkstemp's files could be read by their owner alone
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".medtraverse-") as apart:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as apart:
         yield Path(apart)
         for path in sorted(Path(apart).iterdir()):
             os.replace(path, folder / path.name)

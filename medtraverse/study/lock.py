@@ -7,6 +7,7 @@ was moved, or two hosts whose clocks differ, change nothing.
 
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from ..whole_file import write_text
+from ..whole_file import UNFINISHED, write_text
 
 NAME = "lock.json"
 # Seconds from one count to the next, and those after which a standing count is a dead owner's.
@@ -60,6 +61,7 @@ class FolderLock:
             if held is not None:
                 self._refuse_if_alive(held)
                 self._remove(held.get("token"))
+        self._sweep()
         self._beating = threading.Thread(target=self._beat, daemon=True)
         self._beating.start()
         return self
@@ -83,6 +85,13 @@ class FolderLock:
                 f"folder: {self.path.parent} was taken over by {_told(held or {})} while this run stood "
                 "still; let that one end, then run again: what is done is kept."
             )
+
+    def _sweep(self) -> None:
+        """Take away what killed owners were about to write: no block is in it."""
+        for path in self.path.parent.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self.path.parent.glob(f".{NAME}-*"):
+            path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
         """Make the lock; False where there is one."""

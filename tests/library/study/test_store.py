@@ -100,6 +100,8 @@ def test_two_drivers_are_refused_and_a_killed_one_is_not_waited_for(tmp_path):
     finally:
         holder.kill()
         holder.join()
+    (tmp_path / ".medtraverse-killed").mkdir()
+    (tmp_path / ".medtraverse-killed" / "block-1-2.npz").write_bytes(b"half")
     with FolderLock(tmp_path, patience=0) as lock:
         lock.check()
     assert not list(tmp_path.iterdir())
