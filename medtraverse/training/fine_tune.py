@@ -269,8 +269,8 @@ class _Run:
                 journal.pause(time.monotonic() - paused)
         chosen = self._finish()
         accelerator.wait_for_everyone()
-        if settings.track != "none":
-            accelerator.end_training()
+        # Ends trackers and the group of processes.
+        accelerator.end_training()
         return chosen
 
     def _loader(self, pieces: Pieces) -> Any:
