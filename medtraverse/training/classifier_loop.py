@@ -200,7 +200,7 @@ class Training:
             identity = json.loads(state["identity"])
         except Exception as error:  # torch.load has no single exception for a file that it cannot read
             raise ValueError(f"resume: {path} cannot be read; begin anew in another folder.") from error
-        own = json.loads(json.dumps(self.plan.identity))
+        identity, own = _flat(identity), _flat(json.loads(json.dumps(self.plan.identity)))
         other = [key for key in {**identity, **own} if identity.get(key) != own.get(key)]
         if other:
             was, now = identity.get(other[0]), own.get(other[0])
@@ -421,6 +421,14 @@ def masked_loss(logits: Tensor, truth: Tensor, pos_weight: Tensor | None = None)
     return F.binary_cross_entropy_with_logits(
         logits, truth.nan_to_num(0.0), weight=certain.to(logits.dtype), pos_weight=pos_weight, reduction="sum"
     )
+
+
+def _flat(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Return nested settings as one dict, by keys such as "recipe rate"."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{before}{key} ") if isinstance(value, dict) else {f"{before}{key}": value}
+    return flat
 
 
 def _pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:

@@ -118,7 +118,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(data, whole, tmp_path,
     assert train(data, tmp_path / "bars", *options) == 2  # it does not begin anew over it
     assert "go on with it by --resume" in capsys.readouterr().err
     assert train(data, tmp_path / "bars", *options, "--resume", "--rate", "0.001") == 2
-    assert re.search(r"resume: .*holds a training with recipe", capsys.readouterr().err)
+    assert re.search(r"resume: .*holds a training with recipe rate 0.01, not 0.001", capsys.readouterr().err)
     for message in ("goes on at step 21 of 27", "is complete"):
         assert train(data, tmp_path / "bars", *options, "--resume") == 0
         assert message in capsys.readouterr().out
