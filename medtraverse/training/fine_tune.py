@@ -83,6 +83,7 @@ class Prepared:
     texts: Shards | None
 
 
+@torch.inference_mode(False)
 def fine_tune(settings: Settings, resume: bool = False, say: Callable[[str], None] = print) -> Path:
     """Fine-tune, or go on with a run that was stopped.
 
