@@ -206,6 +206,7 @@ def train_classifier(settings: ClassifierSettings, say: Callable[[str], None] = 
         files.append(file)
         temperatures |= fitted
     accelerator.wait_for_everyone()
+    accelerator.end_training()  # ends the group of processes
     if not accelerator.is_main_process:
         return None
     return judge(
