@@ -7,7 +7,7 @@ are compared with those of the paper's 50 steps of DDIM.
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,28 +65,24 @@ def outcome(
 
 def compare(
     patients: int, attributes: int, shares: str, settings: Sequence[Setting] = SETTINGS
-) -> list[dict[str, Any]]:
-    """Return the figures of every setting, the first of which is the reference."""
+) -> Iterator[dict[str, Any]]:
+    """Yield the figures of every setting, the first of which is the reference."""
     host = start(WEIGHTS, True)
     from medtraverse_pack.nodes.sources import DEMO_CLASSIFIERS
 
     judge = load_classifier(next(path for name, path in DEMO_CLASSIFIERS.items() if "CheXpert" in name))
-    lines: list[dict[str, Any]] = []
     base: Outcome | None = None
     for setting in settings:
         made = outcome(host, judge, setting, patients, attributes, shares)
         base = base or made
-        lines.append(
-            {
-                "setting": f"{setting.sampler}, {setting.scheduler}, {setting.steps}",
-                "U-Net rows": made.rows,
-                "fewer rows": base.rows / made.rows,
-                "faster": base.seconds / made.seconds,
-                **made.figures,
-                "distance": (made.images - base.images).abs().mean().item(),
-            }
-        )
-    return lines
+        yield {
+            "setting": f"{setting.sampler}, {setting.scheduler}, {setting.steps}",
+            "U-Net rows": made.rows,
+            "fewer rows": base.rows / made.rows,
+            "faster": base.seconds / made.seconds,
+            **made.figures,
+            "distance": (made.images - base.images).abs().mean().item(),
+        }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -101,12 +97,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     lines = compare(arguments.patients, arguments.attributes, arguments.shares)
     if arguments.json:
-        print(json.dumps({"notice": NOTICE, "settings": lines}, indent=2))
+        print(json.dumps({"notice": NOTICE, "settings": list(lines)}, indent=2))
         return
-    print(f"| {' | '.join(lines[0])} |\n|{'---|' * len(lines[0])}")
-    for line in lines:
+    for number, line in enumerate(lines):
+        if not number:
+            print(f"| {' | '.join(line)} |\n|{'---|' * len(line)}")
         cells = [f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in line.values()]
-        print(f"| {' | '.join(cells)} |")
+        print(f"| {' | '.join(cells)} |", flush=True)
     print(NOTICE)
 
 
