@@ -77,18 +77,20 @@ def build_denoiser(settings: Settings, base: Base) -> Denoiser:
 
 
 def _add_lora(network: Any, layers: tuple[str, ...], settings: Settings) -> None:
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
     network.requires_grad_(False)
     # Frozen weights need no more than they are computed with; those of the adapter stay in float32.
     network.to(DTYPES[settings.precision])
-    network.add_adapter(
+    # PEFT's own function: the networks' add_adapter may ask for a PEFT that has not been released yet.
+    inject_adapter_in_model(
         LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha or settings.rank,
             init_lora_weights="gaussian",
             target_modules=list(layers),
-        )
+        ),
+        network,
     )
     for value in network.parameters():
         if value.requires_grad:
