@@ -16,17 +16,18 @@ from ..medtraverse.figures.drawing import Drawing
 from ..medtraverse.figures.pair import difference_colours
 from ..medtraverse.labels import position
 from ..medtraverse.projection import Start as StartBundle
-from ..medtraverse.prompts import AttributeSet, PromptedAttribute
+from ..medtraverse.prompts import AttributeSet
 from ..medtraverse.traversal import TraversalSettings, parse_swap_steps
 from . import samplers
 from .figure_image import figure_image
 from .live import say
 from .model_building import origin
 from .nodes_projection import AT_ONCE
-from .nodes_sampler import SWAP_STEPS, check_start
+from .nodes_sampler import check_start
 from .run_traversal import Conditionings, traverse
 from .schema import schema
 from .sockets import CATEGORY, Attributes, Classifier, Figure, Start, checked_sockets
+from .traversal_inputs import SWAP_STEPS, attribute_set
 from .views import compare_view, shown
 
 
@@ -171,9 +172,7 @@ class MinimalCounterfactual(io.ComfyNode):
         rows_per_call: int,
         truth: torch.Tensor | None = None,
     ) -> Any:
-        if not isinstance(attributes, AttributeSet):
-            name = label.strip() or "attribute"
-            attributes = AttributeSet((PromptedAttribute(name, "#444444", (name,), "", attributes),))
+        attributes = attribute_set(attributes, label.strip() or "attribute")
         if goal not in GOALS:
             raise ValueError(f"goal: there is no {goal!r}; the choices are {', '.join(GOALS)}.")
         swaps = parse_swap_steps(swap_steps, steps)

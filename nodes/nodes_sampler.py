@@ -7,9 +7,8 @@ from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
 from ..medtraverse.digest import versions
-from ..medtraverse.prompts import AttributeSet, PromptedAttribute
 from ..medtraverse.trajectory import Trajectory
-from ..medtraverse.traversal import TraversalSettings, parse_swap_steps
+from ..medtraverse.traversal import parse_swap_steps
 from . import samplers
 from .early_labels import asked_outputs, check_labels
 from .early_size import check_size
@@ -20,13 +19,13 @@ from .provenance import doubts, files_of, loras_of, upstream
 from .rough_colours import colour_map, fitted_format
 from .run_traversal import Conditionings, traverse
 from .schema import schema
-from .sockets import CATEGORY, Attributes, Start, checked_sockets
+from .sockets import CATEGORY, Start, checked_sockets
 from .sockets import Trajectory as TrajectorySocket
+from .traversal_inputs import attribute_set, part_inputs, sampling_inputs, size_inputs, traversal_settings
 from .views import latent_view
 
 # What reaches the latents; the VAE is for the viewer alone.
 PARTS = ("model", "neutral", "negative", "attributes")
-SWAP_STEPS = "45,40,35,30,25,20,15,10,5"
 
 
 class PromptSwapKSampler(io.ComfyNode):
@@ -53,32 +52,8 @@ class PromptSwapKSampler(io.ComfyNode):
             description="Denoises each patient's noise under the neutral prompt, and again with the prompt "
             "swapped to an attribute after step λ. Common steps are computed once.",
             inputs=[
-                io.Model.Input("model", tooltip="The fine-tuned model."),
-                io.Conditioning.Input("neutral", tooltip="Conditioning of the neutral prompt."),
-                io.Conditioning.Input(
-                    "negative", tooltip="Conditioning of the negative prompt (the paper's is empty)."
-                ),
-                io.MultiType.Input(
-                    "attributes",
-                    types=[Attributes, io.Conditioning],
-                    tooltip="Attributes from Medical Attribute Prompts, or one plain CONDITIONING.",
-                ),
-                io.Int.Input(
-                    "width",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    step=8,
-                    tooltip="Image width in pixels; 0 takes the domain's size.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    step=8,
-                    tooltip="Image height in pixels; 0 takes the domain's size.",
-                ),
+                *part_inputs(),
+                *size_inputs(),
                 io.Int.Input(
                     "seed",
                     default=1500,
@@ -94,44 +69,7 @@ class PromptSwapKSampler(io.ComfyNode):
                     max=100000,
                     tooltip="Number of patients (seeds). Each has its own noise, whatever runs beside it.",
                 ),
-                io.Int.Input("steps", default=50, min=2, max=999, tooltip="Sampling steps. The paper: 50."),
-                io.Float.Input(
-                    "cfg",
-                    default=7.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Classifier-free guidance. The paper: 7.5.",
-                ),
-                io.Combo.Input(
-                    "sampler",
-                    options=samplers.sampler_names(),
-                    default="ddim",
-                    tooltip="The paper: ddim. Samplers with adaptive steps are not offered.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=samplers.scheduler_names(),
-                    default=samplers.DIFFUSERS_DDIM,
-                    tooltip="diffusers_ddim is the paper's: diffusers' DDIM with its first and last step.",
-                ),
-                io.String.Input(
-                    "swap_steps",
-                    default=SWAP_STEPS,
-                    tooltip=(
-                        "Swap steps λ: steps 0…λ run under the neutral prompt. High λ changes little, low λ "
-                        "much. 90% is a share of the steps."
-                    ),
-                ),
-                io.Combo.Input(
-                    "noise",
-                    options=["cpu", "gpu"],
-                    default="cpu",
-                    tooltip=(
-                        "Where noise is drawn. 'cpu' is the same on every machine; 'gpu' (CUDA) gives the "
-                        "paper's own seeds."
-                    ),
-                ),
+                *sampling_inputs(),
                 io.Int.Input(
                     "rows_per_call",
                     default=0,
@@ -204,10 +142,7 @@ class PromptSwapKSampler(io.ComfyNode):
         vae=None,
         start=None,
     ):
-        if not isinstance(attributes, AttributeSet):
-            attributes = AttributeSet(
-                (PromptedAttribute("attribute", "#444444", ("attribute",), "", attributes),)
-            )
+        attributes = attribute_set(attributes)
         if not attributes.attributes:
             raise ValueError("attributes: none is given; name at least one in Medical Attribute Prompts.")
         if not math.isfinite(cfg):
@@ -220,14 +155,10 @@ class PromptSwapKSampler(io.ComfyNode):
             check_start(start, neutral, sampler, width, height)
             height, width = (8 * side for side in start.latents.shape[2:])
             seed, patients = start.seeds[0], len(start.seeds)
-        width, height = width or attributes.size, height or attributes.size
-        if not width or not height or width % 8 or height % 8:
-            raise ValueError(
-                f"width, height: {width}×{height} cannot be used; give multiples of 8 (512 for the paper's "
-                "models)."
-            )
-        chosen = attributes.attributes
-        settings = TraversalSettings(
+        settings = traversal_settings(
+            attributes,
+            width,
+            height,
             seed=seed,
             patients=patients,
             steps=steps,
@@ -236,13 +167,8 @@ class PromptSwapKSampler(io.ComfyNode):
             scheduler=scheduler,
             swap_steps=swaps,
             noise=noise,
-            width=width,
-            height=height,
-            domain=attributes.domain,
-            neutral=attributes.neutral,
-            neutral_prompt=attributes.neutral_prompt,
-            prompts=tuple((item.name, item.prompt) for item in chosen),
         )
+        chosen = attributes.attributes
         conditionings = Conditionings(neutral, tuple(item.conditioning for item in chosen), negative)
         latent_format = model.get_model_object("latent_format")
         if vae is not None:

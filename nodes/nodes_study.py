@@ -20,7 +20,7 @@ from ..medtraverse.evaluation import Evaluation, judged_columns
 from ..medtraverse.flip_rate import THRESHOLD, check_threshold
 from ..medtraverse.perceptual import ALEXNET, CHOICES, perceptual_distance
 from ..medtraverse.predictions import far_points
-from ..medtraverse.prompts import AttributeSet, PromptedAttribute
+from ..medtraverse.prompts import AttributeSet
 from ..medtraverse.study import Store, Study
 from ..medtraverse.study.block import joined
 from ..medtraverse.study.lock import FolderLock, refuse_unwritable
@@ -28,20 +28,20 @@ from ..medtraverse.study.pooled import narrow_enough
 from ..medtraverse.study.power import patients_for, power_text
 from ..medtraverse.study.store import Identity
 from ..medtraverse.trajectory import CURVE, SWAP
-from ..medtraverse.traversal import TraversalSettings, parse_swap_steps
+from ..medtraverse.traversal import parse_swap_steps
 from ..medtraverse.weights import find_weights
 from . import samplers
 from .figure_image import drawing, figure_image
 from .live import say
 from .nodes_classifier import LoadedClassifier
-from .nodes_sampler import SWAP_STEPS
 from .run_study import BlockWriter, Curve, Progress, Work, decoded, identity_of, make_patients
 from .run_traversal import Conditionings
 from .schema import schema
-from .sockets import CATEGORY, Attributes, Classifier, Figure, checked_sockets
+from .sockets import CATEGORY, Classifier, Figure, checked_sockets
 from .sockets import Trajectory as TrajectorySocket
 from .sources import fingerprint, metric_folders
 from .study_live import LiveTable, summary, table_view
+from .traversal_inputs import attribute_set, part_inputs, sampling_inputs, size_inputs, traversal_settings
 from .views import shown
 
 NO_CURVE = "none"
@@ -79,14 +79,7 @@ class MedicalStudy(io.ComfyNode):
             description="Samples, decodes, judges and measures any number of patients in constant memory. "
             "Cancel keeps what is done, and Run goes on from there.",
             inputs=[
-                io.Model.Input("model", tooltip="The fine-tuned model."),
-                io.Conditioning.Input("neutral", tooltip="Conditioning of the neutral prompt."),
-                io.Conditioning.Input("negative", tooltip="Conditioning of the negative prompt."),
-                io.MultiType.Input(
-                    "attributes",
-                    types=[Attributes, io.Conditioning],
-                    tooltip="Attributes from Medical Attribute Prompts, or one plain CONDITIONING.",
-                ),
+                *part_inputs(),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 Classifier.Input(
                     "image_classifier",
@@ -121,55 +114,8 @@ class MedicalStudy(io.ComfyNode):
                     tooltip="Patients to a file. Whoever kills ComfyUI loses this many at most; no figure "
                     "depends on it.",
                 ),
-                io.Int.Input(
-                    "width",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    step=8,
-                    tooltip="Image width in pixels; 0 takes the domain's size.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    step=8,
-                    tooltip="Image height in pixels; 0 takes the domain's size.",
-                ),
-                io.Int.Input("steps", default=50, min=2, max=999, tooltip="Sampling steps. The paper: 50."),
-                io.Float.Input(
-                    "cfg",
-                    default=7.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Classifier-free guidance. The paper: 7.5.",
-                ),
-                io.Combo.Input(
-                    "sampler",
-                    options=samplers.sampler_names(),
-                    default="ddim",
-                    tooltip="The paper: ddim. Samplers with adaptive steps are not offered.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=samplers.scheduler_names(),
-                    default=samplers.DIFFUSERS_DDIM,
-                    tooltip="diffusers_ddim is the paper's: diffusers' DDIM with its first and last step.",
-                ),
-                io.String.Input(
-                    "swap_steps",
-                    default=SWAP_STEPS,
-                    tooltip="Swap steps λ, absolute: steps 0…λ run under the neutral prompt.",
-                ),
-                io.Combo.Input(
-                    "noise",
-                    options=["cpu", "gpu"],
-                    default="cpu",
-                    tooltip="Where noise is drawn. 'cpu' is the same on every machine; 'gpu' (CUDA) gives "
-                    "the paper's own seeds.",
-                ),
+                *size_inputs(),
+                *sampling_inputs(),
                 io.Combo.Input(
                     "curve",
                     options=[*METHODS, NO_CURVE],
@@ -327,21 +273,14 @@ class MedicalStudy(io.ComfyNode):
         interval_width: float = 0.0,
         rows_per_call: int = 0,
     ) -> Any:
-        if not isinstance(attributes, AttributeSet):
-            attributes = AttributeSet(
-                (PromptedAttribute("attribute", "#444444", ("attribute",), "", attributes),)
-            )
+        attributes = attribute_set(attributes)
         labels = image_classifier.classifier.labels
         check(attributes, labels, cfg, threshold, interval_width)
         samplers.check_sampler(sampler)
-        width, height = width or attributes.size, height or attributes.size
-        if not width or not height or width % 8 or height % 8:
-            raise ValueError(
-                f"width, height: {width}×{height} cannot be used; give multiples of 8 (512 for the paper's "
-                "models)."
-            )
-        chosen = attributes.attributes
-        settings = TraversalSettings(
+        settings = traversal_settings(
+            attributes,
+            width,
+            height,
             seed=first_seed,
             patients=1,
             steps=steps,
@@ -350,16 +289,10 @@ class MedicalStudy(io.ComfyNode):
             scheduler=scheduler,
             swap_steps=parse_swap_steps(swap_steps, steps),
             noise=noise,
-            width=width,
-            height=height,
-            domain=attributes.domain,
-            neutral=attributes.neutral,
-            neutral_prompt=attributes.neutral_prompt,
-            prompts=tuple((item.name, item.prompt) for item in chosen),
         )
         work = Work(
             model,
-            Conditionings(neutral, tuple(item.conditioning for item in chosen), negative),
+            Conditionings(neutral, tuple(item.conditioning for item in attributes.attributes), negative),
             settings,
             vae,
             image_classifier,

@@ -3,59 +3,23 @@
 import ast
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from medtraverse.domain import read_domain
 from medtraverse.notice import NOTICE
+from tests.library.schema_texts import FLOOR, ROOT, schemas
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "web" / "docs").glob("*.md")}
-FLOOR = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "nodes").glob("*.py"))}
 
 
-def keyword(call, name):
-    """Return the expression given for a keyword of a call, or None."""
-    return next((item.value for item in call.keywords if item.arg == name), None)
-
-
-def shown_names(slots, constants):
-    """Return the name that each input or output is shown by; a starred generator runs
-    over a constant of the module.
-    """
-    names = []
-    for slot in slots.elts:
-        if isinstance(slot, ast.Starred):
-            assert isinstance(slot.value.elt.args[0], ast.Name)
-            names += constants[slot.value.generators[0].iter.id]
-        else:
-            names.append(ast.literal_eval(keyword(slot, "display_name") or slot.args[0]))
-    return names
-
-
-def schemas():
-    """Return ``{node id: {"Inputs": names, "Outputs": names}}`` of every schema in ``nodes/``."""
-    found = {}
-    for tree in FLOOR.values():
-        constants = {
-            node.targets[0].id: ast.literal_eval(node.value)
-            for node in tree.body
-            if isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and isinstance(node.value, (ast.Tuple, ast.List))
-            and all(isinstance(item, ast.Constant) for item in node.value.elts)
-        }
-        for call in ast.walk(tree):
-            if isinstance(call, ast.Call) and keyword(call, "node_id") is not None:
-                found[ast.literal_eval(keyword(call, "node_id"))] = {
-                    heading: shown_names(keyword(call, heading.lower()), constants)
-                    for heading in ("Inputs", "Outputs")
-                }
-    return found
-
-
-SCHEMAS = schemas()
+# The names that each input or output is shown by, in their order.
+SCHEMAS = {
+    node: {
+        heading: [shown for shown, _ in schema[heading.lower()].values()] for heading in ("Inputs", "Outputs")
+    }
+    for node, schema in schemas().items()
+}
 
 
 def raised_texts():

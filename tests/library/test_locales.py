@@ -1,13 +1,12 @@
 """Translations against the schemas that they translate, both read as text: no ComfyUI is needed."""
 
-import ast
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.library.schema_texts import ROOT, schemas
+
 LANGUAGES = ("en", "fr", "zh")
 NODES = {
     language: json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
@@ -19,49 +18,6 @@ WIDGETS = {
     ]
     for language in ("fr", "zh")
 }
-
-
-def keyword(call, name):
-    return next((item.value for item in call.keywords if item.arg == name), None)
-
-
-def slots(listed, constants):
-    """Return ``{id: (shown name, tooltip)}``; a starred generator runs over a constant of the module."""
-    found = {}
-    for slot in listed.elts:
-        starred = isinstance(slot, ast.Starred)
-        call = slot.value.elt if starred else slot
-        tooltip = keyword(call, "tooltip")
-        tooltip = constants[tooltip.id] if isinstance(tooltip, ast.Name) else ast.literal_eval(tooltip)
-        for name in (
-            constants[slot.value.generators[0].iter.id] if starred else [ast.literal_eval(call.args[0])]
-        ):
-            found[name] = (ast.literal_eval(keyword(call, "display_name") or ast.Constant(name)), tooltip)
-    return found
-
-
-def schemas():
-    found = {}
-    for path in (ROOT / "nodes").glob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        constants = {}
-        for node in tree.body:
-            if (
-                isinstance(node, ast.Assign)
-                and isinstance(node.value, (ast.Constant, ast.Tuple))
-                and isinstance(node.targets[0], ast.Name)
-            ) and all(isinstance(part, ast.Constant) for part in getattr(node.value, "elts", [])):
-                constants[node.targets[0].id] = ast.literal_eval(node.value)
-        for call in ast.walk(tree):
-            if isinstance(call, ast.Call) and keyword(call, "node_id") is not None:
-                outputs = slots(keyword(call, "outputs"), constants)
-                found[ast.literal_eval(keyword(call, "node_id"))] = {
-                    "display_name": ast.literal_eval(keyword(call, "display_name")),
-                    "description": ast.literal_eval(keyword(call, "description")),
-                    "inputs": slots(keyword(call, "inputs"), constants),
-                    "outputs": dict(zip(map(str, range(len(outputs))), outputs.values())),
-                }
-    return found
 
 
 SCHEMAS = schemas()
