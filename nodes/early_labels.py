@@ -6,16 +6,16 @@ be a reason for ComfyUI to sample anew. So the sampler reads the graph that it s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..medtraverse.evaluation import judged_columns
 from ..medtraverse.labels import position
 from ..medtraverse.prompts import AttributeSet
+from .graph import Graph, source_of
 from .live import running_server
 from .nodes_classifier import MedicalClassifierLoader
 
-Graph = Mapping[str, Mapping[str, Any]]
 # Which input of a node its trajectory comes from.
 PASSED_ON = {"TrajectorySelect": "trajectory", "BezierLatentInterpolate": "source"}
 
@@ -64,7 +64,7 @@ def asked_outputs() -> Collection[str] | None:
 
 def _kept(graph: Graph, link: Any, sampler: str, attributes: AttributeSet) -> list[int] | None:
     """Return the places of the attributes that a link carries; None where it is not the sampler's."""
-    node = _source(graph, link)
+    node = source_of(graph, link)
     if node is None:
         return None
     if str(link[0]) == sampler:
@@ -82,7 +82,7 @@ def _kept(graph: Graph, link: Any, sampler: str, attributes: AttributeSet) -> li
 
 def _labels(graph: Graph, link: Any) -> Sequence[str] | None:
     """Return the labels of the classifier that a link carries; None where the graph does not show them."""
-    node = _source(graph, link)
+    node = source_of(graph, link)
     if node is None or node["class_type"] != "MedicalClassifierLoader":
         return None
     inputs = dict(node["inputs"])
@@ -91,7 +91,3 @@ def _labels(graph: Graph, link: Any) -> Sequence[str] | None:
     if further is None or any(isinstance(value, list) for value in inputs.values()):
         return None
     return [*MedicalClassifierLoader.labels_of(**inputs), *further]
-
-
-def _source(graph: Graph, link: Any) -> Mapping[str, Any] | None:
-    return graph.get(str(link[0])) if isinstance(link, list) and len(link) == 2 else None

@@ -15,7 +15,8 @@ import psutil
 
 from ..medtraverse.predictions import far_points
 from ..medtraverse.traversal import TraversalSettings
-from .early_labels import PASSED_ON, Graph
+from .early_labels import PASSED_ON
+from .graph import Graph, source_of, upstream_ids
 
 DECODERS = ("VAEDecode", "VAEDecodeTiled")
 
@@ -71,7 +72,9 @@ def check_size(
     whole = Extent(settings.patients, len(settings.prompts), tuple(map(str, settings.swap_steps)))
     pixels = settings.width * settings.height
     latents = 4 * channels * math.prod((settings.width // 8, settings.height // 8))
-    wanted = None if asked is None else _needed(graph, asked)
+    wanted = None
+    if asked is not None:
+        wanted = {found for output in map(str, asked) for found in (output, *upstream_ids(graph, output))}
     bytes_of, images = {sampler: latents * whole.rows}, 0
     for number, node in graph.items():
         if wanted is not None and number not in wanted:
@@ -100,7 +103,7 @@ def _gigabytes(size: int) -> str:
 
 def _extent(graph: Graph, link: Any, sampler: str, whole: Extent) -> Extent | None:
     """Return the size of the trajectory that a link carries; None where it is not the sampler's."""
-    node = graph.get(str(link[0])) if isinstance(link, list) and len(link) == 2 else None
+    node = source_of(graph, link)
     if node is None:
         return None
     if str(link[0]) == sampler:
@@ -136,16 +139,3 @@ def _selected(extent: Extent, inputs: Mapping[str, Any]) -> Extent | None:
     except ValueError:  # the node itself says it
         return kept
     return replace(kept, frames=len(chosen) + 1) if extent.frames else replace(kept, points=tuple(chosen))
-
-
-def _needed(graph: Graph, asked: Collection[str]) -> set[str]:
-    """Return the ids of the nodes that some nodes depend on, themselves among them."""
-    waiting, seen = [str(number) for number in asked], set[str]()
-    while waiting:
-        number = waiting.pop()
-        if number in seen or number not in graph:
-            continue
-        seen.add(number)
-        links = [value for value in graph[number].get("inputs", {}).values() if isinstance(value, list)]
-        waiting += [str(link[0]) for link in links if len(link) == 2]
-    return seen

@@ -13,9 +13,10 @@ from . import samplers
 from .early_labels import asked_outputs, check_labels
 from .early_size import check_size
 from .evaluation_cache import fingerprint
+from .graph import upstream
 from .live import say
 from .model_building import origin
-from .provenance import doubts, files_of, loras_of, upstream
+from .provenance import doubts, files_of, loras_of
 from .rough_colours import colour_map, fitted_format
 from .run_traversal import Conditionings, traverse
 from .schema import schema

@@ -8,7 +8,7 @@ that were changed are told apart by a digest of the changes.
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,28 +38,6 @@ KINDS = {
 _EMBEDDING = re.compile(r"(?<!\S)embedding:(\S*)")
 _EMBEDDING_SUFFIXES = ("", ".safetensors", ".pt", ".bin")
 _digests: dict[Any, str] = {}
-
-Graph = Mapping[str, Any]
-
-
-def upstream(graph: Graph, node_id: str, inputs: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the nodes of a graph in API format that a node depends on, each once.
-
-    ``inputs`` narrows it to what comes in by these inputs of the node.
-    """
-    start = graph.get(node_id, {}).get("inputs", {})
-    waiting = [value for name, value in start.items() if inputs is None or name in inputs]
-    seen = {node_id}
-    while waiting:
-        value = waiting.pop()
-        if not (isinstance(value, list) and len(value) == 2 and str(value[0]) in graph):
-            continue
-        if str(value[0]) in seen:
-            continue
-        seen.add(str(value[0]))
-        node = graph[str(value[0])]
-        yield node
-        waiting += node.get("inputs", {}).values()
 
 
 def files_of(nodes: Iterable[Mapping[str, Any]], prompts: Iterable[str] = ()) -> dict[str, str]:

@@ -26,9 +26,10 @@ from ..medtraverse.study.block import Block, joined
 from ..medtraverse.study.store import Identity, Store
 from ..medtraverse.traversal import TraversalSettings
 from .evaluation_cache import fingerprint
+from .graph import upstream
 from .managed import managed
 from .model_building import origin
-from .provenance import files_of, upstream
+from .provenance import files_of
 from .run_traversal import Conditionings, traverse
 
 # Whose neutral images every patient is compared with: always the same, so that no figure depends on which

@@ -175,7 +175,7 @@ def test_how_much_of_a_lora_is_applied_is_told(pack, demo, lora, models, random_
 def test_the_graph_names_files_of_cores_loaders_and_embeddings(pack, models, tmp_path):
     import folder_paths
 
-    provenance = pack.nodes.provenance
+    provenance, upstream = pack.nodes.provenance, pack.nodes.graph.upstream
     (models / "loras" / "chest").mkdir(parents=True, exist_ok=True)
     (models / "loras" / "chest" / "a.safetensors").write_bytes(b"lora")
     embeddings = Path(folder_paths.get_folder_paths("embeddings")[0])
@@ -189,10 +189,10 @@ def test_the_graph_names_files_of_cores_loaders_and_embeddings(pack, models, tmp
         "9": {"inputs": {"back": ["3", 0]}},
     }
     try:
-        nodes = list(provenance.upstream(graph, "3", ("model", "neutral")))
+        nodes = list(upstream(graph, "3", ("model", "neutral")))
         assert nodes == [graph["2"], graph["1"], graph["9"]]
         assert set(provenance.files_of(nodes)) == {"loras/chest/a.safetensors", "embeddings/cxr.pt"}
         assert provenance.files_of([], ["embedding:cxr"]) == provenance.files_of([graph["2"]])
-        assert list(provenance.upstream(graph, "8")) == []
+        assert list(upstream(graph, "8")) == []
     finally:
         (embeddings / "cxr.pt").unlink()
