@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
-from demo.phantoms.layouts import write_chexpert
+from demo.phantoms.layouts import write_chexpert, write_isic
 from medtraverse.__main__ import main
 
 FILE = "mine-cxr.safetensors"
@@ -32,6 +33,51 @@ def films(tmp_path_factory):
     return folder
 
 
+def as_mimic(films, folder):
+    """The films as MIMIC-CXR-JPG has them: numbered folders, three gzipped tables."""
+    table = pd.read_csv(films / "CheXpert-v1.0" / "train.csv")
+    frame = pd.DataFrame(
+        {
+            "dicom_id": [f"{number:08x}-0c5a" for number in table.index],
+            "subject_id": 10_000_032 + table.index,
+            "study_id": 50_414_267 + table.index,
+            "ViewPosition": table["AP/PA"],
+            "split": ["train"] * 10 + ["validate", "test"],
+        }
+    )
+    for path, row in zip(table.Path, frame.itertuples()):
+        image = folder / f"files/p10/p{row.subject_id}/s{row.study_id}/{row.dicom_id}.jpg"
+        image.parent.mkdir(parents=True)
+        image.write_bytes((films / path).read_bytes())
+    labels = table.iloc[:, 5:]
+    tables = {
+        "chexpert": pd.concat([frame[["subject_id", "study_id"]], labels[sorted(labels)]], axis=1),
+        "metadata": frame[["dicom_id", "subject_id", "study_id", "ViewPosition"]],
+        "split": frame[["dicom_id", "study_id", "subject_id", "split"]],
+    }
+    for name, content in tables.items():
+        content.to_csv(folder / f"mimic-cxr-2.0.0-{name}.csv.gz", index=False)
+
+
+def as_isic(folder):
+    """Lesions as ISIC 2019 has them, with the artefacts' table that users download."""
+    truth = write_isic(folder, 12)
+    table = pd.read_csv(truth)
+    names = table.pop("image")
+    artefacts = table.iloc[:, 9:] * 0.9 + 0.05
+    pd.concat([names, table.iloc[:, :9]], axis=1).to_csv(truth, index=False)
+    artefacts.insert(0, "image", names)
+    artefacts.to_csv(folder / "isic_inferred_wocarcinoma.csv")
+
+
+CHEST = ["Chest X-ray showing Pleural Effusion", "Chest X-ray showing Support Devices"]
+LAYOUTS = {
+    "chexpert": CHEST,
+    "mimic-cxr-jpg": CHEST,
+    "isic2019": [f"{{neutral}} showing {name}" for name in ("hair", "gel bubble", "ruler", "ink")],
+}
+
+
 def train(pack, films, out, comfyui, *further):
     base = pack.nodes.sources.DEMO_WEIGHTS / "phantom-sd"
     command = ["train", "unet", "--data", films, "--base", base, "--out", out, "--install", comfyui]
@@ -40,20 +86,25 @@ def train(pack, films, out, comfyui, *further):
     assert main([str(word) for word in command]) == 0
 
 
-def test_twenty_updates_on_chexpert_s_layout_are_sampled(pack, run, films, tmp_path, comfyui, capsys):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_twenty_updates_on_a_data_set_are_sampled(pack, run, films, layout, tmp_path, comfyui, capsys):
+    data = films
+    if layout != "chexpert":
+        data = tmp_path / "data"
+        data.mkdir()
+        as_isic(data) if layout == "isic2019" else as_mimic(films, data)
     train(
-        pack, films, tmp_path / "run", comfyui, "--steps", 20, "--accumulation", 1, "--save-precision", "fp32"
+        pack, data, tmp_path / "run", comfyui, "--steps", 20, "--accumulation", 1, "--save-precision", "fp32"
     )
     assert "update 20/20" in capsys.readouterr().out
+    assert layout in (tmp_path / "run" / "README.md").read_text()
     schema = run.classes["MedicalCheckpointLoader"].define_schema()
     listed = {item.id: item for item in schema.inputs}
     assert FILE in listed["unet"].options and "mine-cxr" in listed["domain"].options
     model, clip, _, domain = run("MedicalCheckpointLoader", unet=FILE).args
     assert domain.name == "mine-cxr" and domain.size == 128
-    assert [item.prompt for item in domain.select()] == [
-        "Chest X-ray showing Pleural Effusion",
-        "Chest X-ray showing Support Devices",
-    ]
+    prompts = LAYOUTS[layout]
+    assert [item.prompt for item in domain.select()] == prompts
     from diffusers import UNet2DConditionModel
 
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -76,7 +127,7 @@ def test_twenty_updates_on_chexpert_s_layout_are_sampled(pack, run, films, tmp_p
         steps=4,
         swap_steps="1",
     )[1]
-    assert trajectory.latents.shape[0] == 3 and trajectory.latents.isfinite().all()
+    assert trajectory.latents.shape[0] == 1 + len(prompts) and trajectory.latents.isfinite().all()
 
 
 def test_a_lora_is_applied_whole_by_core_s_loader(pack, demo, films, tmp_path, comfyui, caplog):
