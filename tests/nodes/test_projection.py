@@ -6,6 +6,8 @@ import math
 import pytest
 import torch
 
+from tests.nodes.plain_projection import plain
+
 SCALE = 0.18215
 SHORT = {"steps": 10, "swap_steps": "7,4,1"}
 
@@ -31,59 +33,20 @@ def project(run, demo, prompts, films):
     return call
 
 
-def plain(pipe, image, source, target, swap_steps, seed, method, guidance=7.5, steps=20):
-    """The method in diffusers' own terms: VP latents, its DDIM step, one evaluation after another.
-
-    z' = S_k(z, ε_target) + p_(k+1) − S_k(p_k, ε_source); {λ: latent}, and λ None for the neutral.
-    """
-    scheduler = pipe.scheduler
-    scheduler.set_timesteps(steps)
-    times = scheduler.timesteps.tolist()
-    alphas = scheduler.alphas_cumprod.double()
-    empty, source, target = (pipe.encode_prompt(text, "cpu", 1, False)[0] for text in ("", source, target))
-
-    def epsilon(z, time, words, weight):
-        conditional = pipe.unet(z, time, words).sample
-        if weight == 1:
-            return conditional
-        bare = pipe.unet(z, time, empty).sample
-        return bare + weight * (conditional - bare)
-
-    def step(z, time, words):
-        return scheduler.step(epsilon(z, time, words, guidance), time, z, eta=0.0).prev_sample
-
-    z0 = SCALE * pipe.vae.encode(2 * image.movedim(-1, 1) - 1).latent_dist.mode()
-    generator = torch.Generator().manual_seed(seed)
-    draws = [torch.randn(z0.shape[1:], generator=generator)[None] for _ in range(steps)]
-    path = [
-        alphas[t].sqrt().float() * z0
-        + (1 - alphas[t]).sqrt().float() * draws[0 if method == "one noise" else k]
-        for k, t in enumerate(times)
-    ] + [z0]
-    if method == "DDIM inversion":
-        for k in reversed(range(steps)):
-            after = alphas[times[k + 1]] if k + 1 < steps else alphas[0]
-            noise = epsilon(path[k + 1], times[k], source, 1)
-            clean = (path[k + 1] - (1 - after).sqrt().float() * noise) / after.sqrt().float()
-            path[k] = alphas[times[k]].sqrt().float() * clean + (1 - alphas[times[k]]).sqrt().float() * noise
-    ended = {None: z0}
-    for swap_step in swap_steps:
-        z = path[0]
-        for k, time in enumerate(times):
-            error = path[k + 1] - step(path[k], time, source)
-            z = step(z, time, source if k <= swap_step else target) + error
-        ended[swap_step] = z
-    return ended
-
-
 @pytest.mark.parametrize("method", ["own noise at each step", "one noise", "DDIM inversion"])
 def test_equals_plain_diffusers(traverse, project, films, pipeline, demo, method):
     domain = demo[3]
     start, _, _ = project(method=method, seed=1500, images=films[:1])
     trajectory = traverse(start=start, swap_steps="12,3", steps=20)
     attribute = domain.attributes[0]
+
+    def predict(z, time, text):
+        return pipeline.unet(z, time, pipeline.encode_prompt(text, "cpu", 1, False)[0]).sample
+
     with torch.inference_mode():
-        expected = plain(pipeline, films[:1], domain.neutral()[1], attribute.prompt, (12, 3), 1500, method)
+        z0 = SCALE * pipeline.vae.encode(2 * films[:1].movedim(-1, 1) - 1).latent_dist.mode()
+        words = domain.neutral()[1], attribute.prompt
+        expected = plain(predict, pipeline.scheduler, z0, *words, (12, 3), 1500, method)
     ours = trajectory.latents[trajectory.index[0, 0]] * SCALE
     differences = [
         (ours[point] - expected[swap]).abs().max().item() for point, swap in enumerate((None, 12, 3))

@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.nodes.plain_projection import plain
+
 SCALE, LAMBDAS = 0.18215, (45, 40, 35, 30, 25, 20, 15, 10, 5)
 NEUTRAL, ATTRIBUTE = "50 year old female. Normal chest radiograph.", "50 year old female. Large effusion (L)."
 V = {"prediction_type": "v_prediction"}
@@ -95,6 +97,35 @@ def test_equals_diffusers_at_every_swap_step(run, folders, prediction):
     if prediction == "epsilon":
         early = reference(pipe, [14])[1]  # so that a swap one step early would be seen
         assert (ours[1 + LAMBDAS.index(15)] - early).abs().max() > 2e-4
+
+
+# Random weights make DDIM's inversion ill-conditioned: an error of float32 grows a thousandfold on the way.
+@pytest.mark.parametrize(
+    ("prediction", "method", "limit"),
+    [
+        ("epsilon", "own noise at each step", 1e-4),
+        ("v_prediction", "own noise at each step", 1e-4),
+        ("v_prediction", "DDIM inversion", 1e-3),
+    ],
+)
+def test_starts_from_an_image_as_plain_diffusers_does(run, folders, prediction, method, limit):
+    pipe = pipeline(folders[prediction])
+    model, clip, vae, _ = loaded(run, folders[prediction])
+    image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    words = encoded(clip, NEUTRAL)
+    start = run("ProjectToLatent", model=model, vae=vae, images=image, neutral=words, method=method, seed=3)[
+        0
+    ]
+    ours = traversed(run, model, clip, (12, 3), steps=20, cfg=3.0, start=start)
+
+    def predict(z, time, text):
+        return pipe.unet(z, time, pipe.encode_prompt(text, "cpu", 1, False)[0]).sample
+
+    z0 = SCALE * pipe.vae.encode(2 * image.movedim(-1, 1) - 1).latent_dist.mode()
+    wanted = plain(predict, pipe.scheduler, z0, NEUTRAL, ATTRIBUTE, (12, 4, 3), 3, method, 3.0)
+    difference = [(ours[n] - wanted[swap]).abs().max() for n, swap in enumerate((None, 12, 3))]
+    assert max(difference) < limit, difference
+    assert (ours[2] - wanted[4]).abs().max() > 10 * limit  # a swap one step late would be seen
 
 
 @pytest.mark.parametrize(("pad", "token"), [("!", 0), ("<|endoftext|>", 49407)])

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from tests.nodes.plain_projection import plain
+
 SCALE, LAMBDAS = 0.13025, (45, 40, 35, 30, 25, 20, 15, 10, 5)
 NEUTRAL, ATTRIBUTES = (
     "Normal chest X-ray.",
@@ -179,6 +181,31 @@ def test_equals_diffusers_at_every_swap_step(traverse_xl, pipe):
     difference = (trajectory.latents * SCALE - wanted).abs().amax((1, 2, 3))
     assert difference.max() < 1e-4, difference
     assert (wanted[1:] - wanted[:1]).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_starts_from_an_image_as_plain_diffusers_does(traverse_xl, run, pipe, model, clip, demo):
+    """The VAE is another model's: what counts is the latent, in this model's scale."""
+    vae, side = demo[2], 64
+    image = torch.rand(1, side, side, 3, generator=torch.Generator().manual_seed(1))
+    words = clip.encode_from_tokens_scheduled(clip.tokenize(NEUTRAL))
+    start = run("ProjectToLatent", model=model, vae=vae, images=image, neutral=words, seed=3)[0]
+    trajectory = traverse_xl(start=start, width=side, height=side, steps=20, swap_steps="12,3", cfg=3.0)
+    ours = trajectory.latents[trajectory.index[0, 0]] * SCALE
+    sizes = torch.tensor([[side, side, 0, 0, side, side]]).float()
+
+    def predict(z, time, text):
+        words, _, pooled, _ = pipe.encode_prompt(text, device="cpu", do_classifier_free_guidance=False)
+        added = {"text_embeds": pooled, "time_ids": sizes}
+        return pipe.unet(z, time, words, added_cond_kwargs=added).sample
+
+    with torch.no_grad():
+        z0 = SCALE * vae.encode(image)
+        wanted = plain(
+            predict, pipe.scheduler, z0, NEUTRAL, ATTRIBUTES[0], (12, 4, 3), 3, "own noise at each step", 3.0
+        )
+    difference = [(ours[n] - wanted[swap]).abs().max() for n, swap in enumerate((None, 12, 3))]
+    assert max(difference) < 1e-4, difference
+    assert (ours[2] - wanted[4]).abs().max() > 1e-3  # a swap one step late would be seen
 
 
 def test_distinct_prompts_share_a_call_with_their_pooled_texts(traverse_xl, model):
