@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..classifiers.architectures import build, full_name, normalisation, place_of
 from ..data_sets import read
@@ -268,6 +268,7 @@ def _check_recipe(recipe: Recipe) -> None:
         ("batch", recipe.batch, 1),
         ("pieces", recipe.pieces, 1),
         ("warmup", recipe.warmup, 0),
+        ("clip", recipe.clip, 0),
         ("patience", recipe.patience, 0),
     ):
         if number < least:
@@ -395,6 +396,9 @@ def _train_one(
     network, head = build(
         architecture, len(labels), settings.size, settings.width, settings.dropout, settings.drop_path
     )
+    # The paper's head is a plain new layer. EfficientNet's own begins with weights of up to 1 / sqrt(labels):
+    # thirty times as large, and where there are one or two labels the training hardly gets over it.
+    cast("nn.Linear", head).reset_parameters()
     if settings.init is not None:
         say(f"  {begin_with(network, head, settings.init)}")
     mean, std = normalisation(architecture)

@@ -195,6 +195,8 @@ def test_the_papers_pair_is_a_network_a_label(data, tmp_path):
     training = json.loads(metadata_of(files[0])["training"])
     recipe = {key: training["recipe"][key] for key in ("rate", "weight_decay", "floor")}
     assert recipe == {"rate": 2e-4, "weight_decay": 1e-2, "floor": 1e-6}  # the paper's
+    # a plain new layer; torchvision's own head of one label begins with weights up to 1
+    assert read_tensors(files[0], "file")["classifier.1.weight"].abs().max() < 0.3
     assert len(pd.read_csv(tmp_path / "pair" / "predictions.csv").columns) == 1 + 2 * 2 + 1
 
 
