@@ -15,6 +15,7 @@ RECIPE = (
     "floor",
     "warmup",
     "weight_decay",
+    "clip",
     "patience",
     "flip",
     "degrees",
@@ -148,6 +149,9 @@ def add(subparsers: Any) -> None:
     )
     recipe.add_argument("--warmup", type=int, metavar="STEPS", help="of linear warm-up")
     recipe.add_argument("--weight-decay", type=float)
+    recipe.add_argument(
+        "--clip", type=float, metavar="NORM", help="greatest norm of the gradient; 0 leaves it"
+    )
     recipe.add_argument(
         "--patience", type=int, metavar="EPOCHS", help="without a better AUC, then it ends; 0: never"
     )

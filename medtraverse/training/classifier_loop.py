@@ -46,6 +46,8 @@ class Recipe:
     warmup : int
         Steps of linear warm-up.
     weight_decay : float
+    clip : float
+        Greatest norm of the gradient; 0 leaves it.
     patience : int
         Epochs without a better AUC after which the training ends; 0 never.
     pieces : int
@@ -59,6 +61,7 @@ class Recipe:
     floor: float = 1e-6
     warmup: int = 0
     weight_decay: float = 1e-2
+    clip: float = 0.0
     patience: int = 0
     pieces: int = 1
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -308,6 +311,8 @@ class Training:
                 loss = masked_loss(logits, labels.to(logits.device), self.pos_weight) * factor
                 accelerator.backward(loss)
             total += loss.detach()
+        if recipe.clip:
+            accelerator.clip_grad_norm_(self.network.parameters(), recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total
