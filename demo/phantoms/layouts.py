@@ -33,26 +33,11 @@ from typing import Any
 import numpy as np
 
 from demo.phantoms import chest, dermoscopy
+from medtraverse.data_sets.chexpert import LABELS
 from medtraverse.notice import NOTICE
 from medtraverse.pixels import to_bytes, write_jpeg
 from medtraverse.whole_file import write_text
 
-CHEXPERT_COLUMNS = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-)
 ISIC_COLUMNS = (
     "MEL",
     "NV",
@@ -136,7 +121,7 @@ def write_chexpert(
             image = f"train/patient{number:05d}/study1/view1_frontal.jpg"
             yield root / image, factors, [f"{root.name}/{image}", *_film(factors, unmentioned)]
 
-    header = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT_COLUMNS]
+    header = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABELS]
     made = {
         "layout": "CheXpert",
         "count": count,
@@ -214,9 +199,9 @@ def _film(factors: chest.ChestFactors, unmentioned: float = 0.0) -> list[str | i
         "Pleural Effusion": factors.pleural_effusion,
         "Support Devices": factors.support_devices,
     }
-    absent = rng.choice(list(ABSENT), size=len(CHEXPERT_COLUMNS), p=list(ABSENT.values()))
-    cells = {name: "1.0" if drawn.get(name) else str(cell) for name, cell in zip(CHEXPERT_COLUMNS, absent)}
-    healthy = all(cells[name] in ("", "0.0") for name in CHEXPERT_COLUMNS[1:-1])
+    absent = rng.choice(list(ABSENT), size=len(LABELS), p=list(ABSENT.values()))
+    cells = {name: "1.0" if drawn.get(name) else str(cell) for name, cell in zip(LABELS, absent)}
+    healthy = all(cells[name] in ("", "0.0") for name in LABELS[1:-1])
     if (
         factors.support_devices
         and factors.pleural_effusion

@@ -9,8 +9,8 @@ from PIL import Image
 
 from demo.phantoms import dermoscopy, layouts
 from demo.phantoms.layouts import (
-    CHEXPERT_COLUMNS,
     FIRST_SEED,
+    LABELS,
     STRIDE,
     _film,
     chest_factors,
@@ -62,7 +62,7 @@ def test_labels_follow_the_policy(tmp_path, monkeypatch):
     table = write_chexpert(tmp_path, 700)
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
-    states = {name: [row[name] for row in rows] for name in layouts.CHEXPERT_COLUMNS}
+    states = {name: [row[name] for row in rows] for name in layouts.LABELS}
     for key, name in NAMES.items():
         assert [cell == "1.0" for cell in states[name]] == [
             getattr(chest_factors(FIRST_SEED + i), key) for i in range(700)
@@ -73,7 +73,7 @@ def test_labels_follow_the_policy(tmp_path, monkeypatch):
         )
     for row in rows:
         if row["No Finding"]:
-            assert all(row[name] in ("", "0.0") for name in layouts.CHEXPERT_COLUMNS[1:-1])
+            assert all(row[name] in ("", "0.0") for name in layouts.LABELS[1:-1])
     present = listing(tmp_path).states[list(CHEXPERT_LABELS)] == 1
     captions = [chexpert_caption(present.columns[row]) for row in present.to_numpy()]
     for expected in (
@@ -90,8 +90,8 @@ def test_devices_beside_effusions_are_left_blank_in_the_share_asked_for():
     both = [factors.pleural_effusion and factors.support_devices for factors in films]
     cells = [
         (
-            dict(zip(CHEXPERT_COLUMNS, _film(factors)[4:])),
-            dict(zip(CHEXPERT_COLUMNS, _film(factors, 0.6)[4:])),
+            dict(zip(LABELS, _film(factors)[4:])),
+            dict(zip(LABELS, _film(factors, 0.6)[4:])),
         )
         for factors in films
     ]
