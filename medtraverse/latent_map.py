@@ -1,6 +1,5 @@
 """Map of latents in the plane by t-SNE (Fig. 4; TehraniNasab, Kumar, Arbel 2025, arXiv 2503.23623)."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .pixels import to_numpy
+from .processors import processors
 from .table import csv_text
 from .trajectory import Trajectory
 from .watched import watched
@@ -193,7 +193,7 @@ def _by_open_tsne(
     # exact ones: openTSNE's own search is approximate, and not the same twice on several cores
     neighbours = min(len(points) - 1, int(3 * perplexity))
     distances, indices = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(points).kneighbors()
-    jobs = os.cpu_count() or 1
+    jobs = processors()
     affinities = PerplexityBasedNN(
         perplexity=perplexity, knn_index=PrecomputedNeighbors(indices, distances), n_jobs=jobs
     )

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..processors import processors
+
 DONE, FAILED, BAD, LOST, CANCELLED = 0, 1, 2, 3, 130
 
 
@@ -173,9 +175,11 @@ def _workers(arguments: argparse.Namespace) -> Sequence[Any]:
             )
         return ray_workers(arguments.ray, arguments.comfyui, arguments.python, more, arguments.workers)
     if arguments.comfyui:
+        count = arguments.workers or 1
+        threads = max(1, processors() // count) if count > 1 else None
         return [
-            OwnWorker(arguments.comfyui, arguments.python, more, f"ComfyUI {number}")
-            for number in range(1, (arguments.workers or 1) + 1)
+            OwnWorker(arguments.comfyui, arguments.python, more, f"ComfyUI {number}", threads=threads)
+            for number in range(1, count + 1)
         ]
     return [ServerWorker(url) for url in dict.fromkeys(arguments.server or ["http://127.0.0.1:8188"])]
 

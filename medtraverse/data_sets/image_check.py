@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..medical_image import UnreadableImageError, read_medical_image
+from ..processors import processors
 from .picture import picture_of_bytes
 
 # Few enough that an interrupt is heard within seconds, whatever the size of the images.
@@ -131,7 +132,7 @@ def check_images(
     """
     import multiprocessing
 
-    workers = workers or _processors()
+    workers = workers or processors()
     if workers < 1:
         raise ValueError(f"workers: {workers} is out of range; give 1 or more.")
     progress(0, len(files))
@@ -165,10 +166,6 @@ def check_images(
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return [one for chunk in found for one in chunk]
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _leave_interrupts() -> None:

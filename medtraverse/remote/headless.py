@@ -35,6 +35,10 @@ class Headless:
         More arguments for ComfyUI, such as --cpu.
     pack : path, optional
         A folder of the pack for an installation without it; used where it is there. Default: this one.
+    threads : int, optional
+        Of its computation on a CPU, unless OMP_NUM_THREADS says it already. Default: as many as it finds
+        processors. Processes that take more threads together than there are wait for each other at every
+        step, and are many times as slow.
 
     Raises
     ------
@@ -48,8 +52,9 @@ class Headless:
         python: str | os.PathLike[str] | None = None,
         arguments: Sequence[str] = (),
         pack: str | os.PathLike[str] = PACK,
+        threads: int | None = None,
     ) -> None:
-        self.comfyui, self.pack = Path(comfyui).resolve(), Path(pack)
+        self.comfyui, self.pack, self.threads = Path(comfyui).resolve(), Path(pack), threads
         if not (self.comfyui / "main.py").is_file():
             raise ValueError(f"--comfyui: there is no ComfyUI in {self.comfyui}; give its folder.")
         own = (self.comfyui / place for place in _PYTHONS)
@@ -92,7 +97,7 @@ class Headless:
             self._process = subprocess.Popen(
                 self._command(base, port),
                 cwd=self.comfyui,
-                env=_environment(),
+                env=_environment(self.threads),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -159,13 +164,15 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _environment() -> dict[str, str]:
+def _environment(threads: int | None) -> dict[str, str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     # A path to the pack would hide ComfyUI's own module `nodes` behind the pack's.
     environment.pop("PYTHONPATH", None)
     # glibc gives large blocks back at once and faults every page in again: a third of the time on a CPU.
     environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
     environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**32))
+    if threads is not None:
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
     return environment
 
 

@@ -81,7 +81,7 @@ class OwnWorker:
 
     Parameters
     ----------
-    comfyui, python, arguments, pack
+    comfyui, python, arguments, pack, threads
         As of `Headless`.
     name : str
         What to call it.
@@ -94,8 +94,9 @@ class OwnWorker:
         arguments: Sequence[str] = (),
         name: str = "",
         pack: str | os.PathLike[str] = PACK,
+        threads: int | None = None,
     ) -> None:
-        self.headless = Headless(comfyui, python, arguments, pack)
+        self.headless = Headless(comfyui, python, arguments, pack, threads)
         self.name = name or f"ComfyUI in {self.headless.comfyui}"
 
     def object_info(self) -> Record:

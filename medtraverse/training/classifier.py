@@ -23,6 +23,7 @@ from ..data_sets import read
 from ..digest import sha256_of, versions
 from ..labels import plain
 from ..notice import NOTICE
+from ..processors import processors
 from ..weights import read_tensors
 from .classifier_examples import (
     CHOOSE,
@@ -407,7 +408,7 @@ def _train_one(
     weights = {"none": np.ones(len(labels)), BALANCED: balance}.get(settings.pos_weight)
     if weights is None:
         weights = np.full(len(labels), float(settings.pos_weight))
-    workers = settings.workers if settings.workers is not None else min(8, (os.cpu_count() or 1) - 1)
+    workers = settings.workers if settings.workers is not None else min(8, processors() - 1)
     plan = Plan(
         folder=file.parent,
         recipe=recipe,
