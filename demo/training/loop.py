@@ -1,7 +1,7 @@
-"""The one training loop: schedule, averaged weights, checkpoints, progress, gradients from several threads.
+"""The training loop of the base: schedule, averaged weights, checkpoints, progress, gradients by threads.
 
-A `Recipe` says how weights are updated, a `Run` does it and can be broken off and continued. VAE, U-Net,
-fine-tuning and classifiers differ in their recipes and losses only.
+A `Recipe` says how weights are updated, a `Run` does it and can be broken off and continued. The base's VAE
+and U-Net differ in their recipes and losses only; fine-tunes and classifiers are the library's to train.
 """
 
 from __future__ import annotations
