@@ -66,7 +66,8 @@ def build_denoiser(settings: Settings, base: Base) -> Denoiser:
         unet.enable_gradient_checkpointing()
         if text is not None:
             text.gradient_checkpointing_enable()
-    if settings.channels_last:
+    # On a CPU it makes an update up to a third slower.
+    if settings.channels_last and torch.cuda.is_available() and settings.device != "cpu":
         unet.to(memory_format=torch.channels_last)
     if settings.compile:
         unet.compile()
@@ -129,8 +130,9 @@ def build_optimizer(settings: Settings, denoiser: Denoiser) -> torch.optim.Optim
             ) from None
         optimizer: torch.optim.Optimizer = AdamW8bit(groups, **options)
         return optimizer
-    # A fused step leaves out what overflowed by itself, and nobody could count it.
-    fused = torch.cuda.is_available() and settings.device != "cpu" and settings.precision != FP16
+    # A fused step leaves out what overflowed by itself, and nobody could count it. Apple's GPUs are untried.
+    apple = torch.backends.mps.is_available() and settings.device != "cpu"
+    fused = settings.precision != FP16 and not apple
     return torch.optim.AdamW(groups, fused=fused, **options)
 
 

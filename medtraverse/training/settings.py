@@ -119,7 +119,7 @@ class Settings:
         "machine", "text", FP32, "of the computation; weights are fp32", choices=tuple(MIXED)
     )
     gradient_checkpointing: bool = _option("machine", "flag", False, "less memory, a third more time")
-    channels_last: bool = _option("machine", "flag", True, "memory order of convolutions")
+    channels_last: bool = _option("machine", "flag", True, "memory order of convolutions on a GPU")
     compile: bool = _option("machine", "flag", False, "torch.compile the U-Net")
     workers: int = _option("machine", "whole", 2, "that read images and prepare batches; 0 is none", low=0)
     device: str = _option(
