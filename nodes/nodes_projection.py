@@ -240,16 +240,17 @@ def told(
     known: Mapping[str, Any] | None,
     empty_mask: bool,
 ) -> str:
-    """Return the lines on the node: each image that is far, and the range of the rest."""
+    """Return the lines on the node, of which the first are seen at once: what is far, then the figures."""
     lines = [f"{sentence[0].upper()}{sentence[1:]}" for sentence in far if sentence]
-    for name, measure in familiarity.MEASURES.items():
-        if name in values:
-            low, high = (familiarity.told(end(values[name]), measure.unit) for end in (min, max))
-            lines.append(f"{measure.name}: {low if low == high else f'{low} … {high}'}")
     if known is None:
-        lines.append("Nothing is stored of the images that this model knows, so these stand alone.")
+        lines.append("Nothing is stored of the images that this model knows.")
     elif not any(far):
         lines.append("As images that this model knows.")
     if empty_mask:
         lines.append("The mask is empty: the whole image may change.")
-    return "\n".join(lines)
+    figures = []
+    for name, measure in familiarity.MEASURES.items():
+        if name in values:
+            low, high = (familiarity.told(end(values[name]), measure.unit) for end in (min, max))
+            figures.append(f"{measure.name} {low if low == high else f'{low} … {high}'}")
+    return "\n".join([*lines, "; ".join(figures)])
