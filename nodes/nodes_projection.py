@@ -12,7 +12,6 @@ from ..medtraverse import familiarity, projection
 from ..medtraverse.notice import NOTICE
 from . import sources
 from .evaluation_cache import fingerprint
-from .live import say
 from .managed import progress_of
 from .model_building import origin
 from .probe import model_errors
@@ -157,7 +156,6 @@ class ProjectToLatent(io.ComfyNode):
             "notice": NOTICE,
         }
         text = told(values, far, known, report["empty_mask"])
-        say(text)
         return io.NodeOutput(
             start, decoded, json.dumps(report), ui=shown(cls, text=text, report=json.dumps(report))
         )

@@ -42,7 +42,13 @@ const VIEWS = {
 const SOURCES = ['TrajectoryFilm']
 /** Node classes whose figure the frontend shows, and for which the bundled workflows keep room. */
 const FIGURES = ['SaveTraversalFigure', 'LatentDirectionCosine', 'IdentityPreservation']
+/** Node classes that say something by a run, and what stands there before. */
+const SAYING = /** @type {Record<string, string>} */ ({
+  ProjectToLatent: 'Run to see whether the model knows such an image.',
+})
 const HINT = 30
+/** Room for four lines. */
+const WORDS = 76
 const GONE = () => translate('The files of this run are gone; run again.')
 const UNKNOWN_FORMAT = () =>
   translate('The files of this run have the format {format}, which this page does not know; reload the page.')
@@ -136,6 +142,31 @@ function awaitFigure(node) {
   node.onRemoved = function () {
     removed?.call(this)
     room.disconnect()
+  }
+}
+
+/**
+ * Show the text of a node's runs on it. What the frontend shows of it by itself, Nodes 2.0 leaves out.
+ * @param {ComfyNode} node
+ * @param {string} before
+ */
+function showWords(node, before) {
+  addStyle()
+  const words = make('div', { class: 'mt-words' }, translate(before))
+  const box = make('div', { class: 'mt-view', 'data-mt-node': node.comfyClass }, words)
+  box.style.minHeight = `${WORDS}px`
+  const widget = node.addDOMWidget('medtraverse_words', 'MEDTRAVERSE_WORDS', box, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => WORDS,
+    getMaxHeight: () => 4096,
+  })
+  widget.serialize = false
+  const executed = node.onExecuted
+  node.onExecuted = function (output) {
+    executed?.call(this, output)
+    const text = /** @type {{text?: string[]} | null} */ (output)?.text
+    if (text) words.textContent = text.join('\n')
   }
 }
 
@@ -298,6 +329,8 @@ app.registerExtension({
     const kind = VIEWS[node.comfyClass ?? '']
     if (kind) attach(node, kind)
     if (FIGURES.includes(node.comfyClass ?? '')) awaitFigure(node)
+    const before = SAYING[node.comfyClass ?? '']
+    if (before) showWords(node, before)
     if (SOURCES.includes(node.comfyClass ?? ''))
       follow(node, {
         state: {},

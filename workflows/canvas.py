@@ -24,6 +24,7 @@ VIEWS = {
     "CFRTEvaluator": 260,
     "MedicalStudy": 260,
     "LoadMedicalImage": 260,
+    "ProjectToLatent": 90,
     "SaveMedicalImage": 340,
     "MinimalCounterfactual": 360,
 }

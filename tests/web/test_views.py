@@ -368,6 +368,21 @@ def test_with_a_vae_the_samplers_viewer_decodes_what_is_on_show(canvas, base, ba
     assert tab.own_errors() <= bare_errors
 
 
+def test_what_a_run_says_is_read_on_its_node(canvas, bare_errors):
+    """The room is the workflow's; a run tells the page its text as it is told here."""
+    tab = canvas.template("12-real-image")
+    tab.page.evaluate(CENTRE, "ProjectToLatent")
+    words = tab.page.locator(".mt-view[data-mt-node=ProjectToLatent] .mt-words").first
+    words.filter(has_text="Run to see whether the model knows such an image.").wait_for(timeout=20_000)
+    node = "app.graph._nodes.find(node => node.comfyClass === 'ProjectToLatent')"
+    size = tab.evaluate(f"[...{node}.size]")
+    tab.evaluate(f"{node}.onExecuted({{text: ['Image 1 is far.\\nVAE round trip 19.1 dB']}})")
+    assert words.inner_text() == "Image 1 is far.\nVAE round trip 19.1 dB"
+    box = words.bounding_box()
+    assert box["height"] >= 40 and tab.evaluate(f"[...{node}.size]") == size
+    assert tab.own_errors() <= bare_errors
+
+
 def test_a_view_that_cannot_be_written_is_a_line_on_its_node(canvas, base, bare_errors):
     """The run goes on to its end: sampler, decoder and grid, whose files the server cannot write."""
     folder, aside = base / "temp" / "medtraverse", base / "temp" / "aside"

@@ -17,6 +17,7 @@ const shared = `
 .mt-view .mt-hint:only-child { display: flex; height: 100%; align-items: center; justify-content: center;
   text-align: center; }
 .mt-view .mt-hint[hidden] { display: none; }
+.mt-view .mt-words { padding: 5px 8px; overflow: auto; white-space: pre-line; user-select: text; }
 .mt-view button, .mt-view select { font: inherit; color: inherit; background: var(--comfy-menu-bg, #353535);
   border: 1px solid var(--border-color, #4e4e4e); border-radius: 4px; padding: 1px 6px; min-height: 22px;
   cursor: pointer; }
