@@ -97,7 +97,7 @@ class Headless:
             self._process = subprocess.Popen(
                 self._command(base, port),
                 cwd=self.comfyui,
-                env=_environment(self.threads),
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -133,6 +133,18 @@ class Headless:
             self._folder.cleanup()
             self._folder = None
 
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables that it starts with."""
+        variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        # A path to the pack would hide ComfyUI's own module `nodes` behind the pack's.
+        variables.pop("PYTHONPATH", None)
+        # glibc gives large blocks back at once and faults every page in again: a third of the time on a CPU.
+        variables.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
+        variables.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**32))
+        if self.threads is not None:
+            variables.setdefault("OMP_NUM_THREADS", str(self.threads))
+        return variables
+
     def _command(self, base: Path, port: int) -> list[str]:
         command = [str(self.python), "main.py", "--listen", "127.0.0.1", "--port", str(port)]
         command += [
@@ -162,18 +174,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _environment(threads: int | None) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    # A path to the pack would hide ComfyUI's own module `nodes` behind the pack's.
-    environment.pop("PYTHONPATH", None)
-    # glibc gives large blocks back at once and faults every page in again: a third of the time on a CPU.
-    environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**32))
-    environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**32))
-    if threads is not None:
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
-    return environment
 
 
 def _bound_to_owner() -> dict[str, Any]:
