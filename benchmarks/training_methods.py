@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 CLIP = 1.0
+# What runs of ours write, below Work.out; who starts them removes it.
+RUNS = "runs"
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def ours(work: Work) -> Timing:
         return update(self, step, batches)
 
     # Processes of one run meet at a port, and each reads the log of the first.
-    run = Path(work.out) / f"run-{os.environ.get('MASTER_PORT') or os.getpid()}"
+    run = Path(work.out) / RUNS / (os.environ.get("MASTER_PORT") or str(os.getpid()))
     updates = work.warm + work.updates + 1
     settings = Settings(
         data=work.data,

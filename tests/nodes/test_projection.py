@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from tests.nodes.plain_projection import plain
+from tests.nodes.plain_projection import plain, predictor
 
 SCALE = 0.18215
 SHORT = {"steps": 10, "swap_steps": "7,4,1"}
@@ -39,14 +39,10 @@ def test_equals_plain_diffusers(traverse, project, films, pipeline, demo, method
     start, _, _ = project(method=method, seed=1500, images=films[:1])
     trajectory = traverse(start=start, swap_steps="12,3", steps=20)
     attribute = domain.attributes[0]
-
-    def predict(z, time, text):
-        return pipeline.unet(z, time, pipeline.encode_prompt(text, "cpu", 1, False)[0]).sample
-
     with torch.inference_mode():
         z0 = SCALE * pipeline.vae.encode(2 * films[:1].movedim(-1, 1) - 1).latent_dist.mode()
         words = domain.neutral()[1], attribute.prompt
-        expected = plain(predict, pipeline.scheduler, z0, *words, (12, 3), 1500, method)
+        expected = plain(predictor(pipeline), pipeline.scheduler, z0, *words, (12, 3), 1500, method)
     ours = trajectory.latents[trajectory.index[0, 0]] * SCALE
     differences = [
         (ours[point] - expected[swap]).abs().max().item() for point, swap in enumerate((None, 12, 3))

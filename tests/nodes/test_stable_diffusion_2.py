@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.nodes.plain_projection import plain
+from tests.nodes.plain_projection import plain, predictor
 
 SCALE, LAMBDAS = 0.18215, (45, 40, 35, 30, 25, 20, 15, 10, 5)
 NEUTRAL, ATTRIBUTE = "50 year old female. Normal chest radiograph.", "50 year old female. Large effusion (L)."
@@ -117,12 +117,8 @@ def test_starts_from_an_image_as_plain_diffusers_does(run, folders, prediction, 
         0
     ]
     ours = traversed(run, model, clip, (12, 3), steps=20, cfg=3.0, start=start)
-
-    def predict(z, time, text):
-        return pipe.unet(z, time, pipe.encode_prompt(text, "cpu", 1, False)[0]).sample
-
     z0 = SCALE * pipe.vae.encode(2 * image.movedim(-1, 1) - 1).latent_dist.mode()
-    wanted = plain(predict, pipe.scheduler, z0, NEUTRAL, ATTRIBUTE, (12, 4, 3), 3, method, 3.0)
+    wanted = plain(predictor(pipe), pipe.scheduler, z0, NEUTRAL, ATTRIBUTE, (12, 4, 3), 3, method, 3.0)
     difference = [(ours[n] - wanted[swap]).abs().max() for n, swap in enumerate((None, 12, 3))]
     assert max(difference) < limit, difference
     assert (ours[2] - wanted[4]).abs().max() > 10 * limit  # a swap one step late would be seen
