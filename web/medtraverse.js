@@ -3,7 +3,7 @@ import { api } from '/scripts/api.js'
 import { app } from '/scripts/app.js'
 import { CFRTView } from './parts/cfrt.js'
 import { CompareView } from './parts/compare.js'
-import { filled, make } from './parts/elements.js'
+import { filled, make, place } from './parts/elements.js'
 import { LatentMapView } from './parts/map.js'
 import { UnknownFormat, decoded, predictions, readView, readWords, translate } from './parts/server.js'
 import { addStyle } from './parts/style.js'
@@ -123,13 +123,9 @@ function awaitFigure(node) {
   let ran = false
   // The frontend brings figures back by itself when a workflow is opened again.
   const waiting = () => !ran && !node.imgs?.length
-  const widget = node.addDOMWidget('medtraverse_figure', 'MEDTRAVERSE_FIGURE', box, {
-    serialize: false,
-    hideOnZoom: false,
-    getMinHeight: () => (waiting() ? HINT : 0),
-    getMaxHeight: () => (waiting() ? 4096 : 0),
+  const widget = place(node, 'medtraverse_figure', box, () => (waiting() ? HINT : 0), {
+    most: () => (waiting() ? 4096 : 0),
   })
-  widget.serialize = false
   const room = fillRoom(box, waiting)
   const executed = node.onExecuted
   node.onExecuted = function (output) {
@@ -155,18 +151,19 @@ function showWords(node, before) {
   const words = make('div', { class: 'mt-words' }, translate(before))
   const box = make('div', { class: 'mt-view', 'data-mt-node': node.comfyClass }, words)
   box.style.minHeight = `${WORDS}px`
-  const widget = node.addDOMWidget('medtraverse_words', 'MEDTRAVERSE_WORDS', box, {
-    serialize: false,
-    hideOnZoom: false,
-    getMinHeight: () => WORDS,
-    getMaxHeight: () => 4096,
-  })
-  widget.serialize = false
+  place(node, 'medtraverse_words', box, () => WORDS)
   const executed = node.onExecuted
   node.onExecuted = function (output) {
     executed?.call(this, output)
     const text = /** @type {{text?: string[]} | null} */ (output)?.text
-    if (text) words.textContent = text.join('\n')
+    if (!text) return
+    takePlace(node, box)
+    words.textContent = text.join('\n')
+  }
+  const removed = node.onRemoved
+  node.onRemoved = function () {
+    removed?.call(this)
+    box.dataset.mtGone = String(node.id)
   }
 }
 
@@ -192,14 +189,8 @@ function attach(node, { View, view, height, width, hint: words = 'Run to look at
     },
     t: translate,
   }
-  const widget = node.addDOMWidget('medtraverse_view', 'MEDTRAVERSE_VIEW', box, {
-    serialize: false,
-    hideOnZoom: false,
-    getMinHeight: () => (shown ? height : HINT),
-    // Before a run too, so that the room kept for the view is no empty half of the node.
-    getMaxHeight: () => 4096,
-  })
-  widget.serialize = false
+  // As high as can be before a run too, so that the room kept for the view is no empty half of the node.
+  place(node, 'medtraverse_view', box, () => (shown ? height : HINT))
   const room = fillRoom(box, () => !shown && hint.textContent === hintText)
 
   /** @param {string} text */

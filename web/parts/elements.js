@@ -19,6 +19,21 @@ export function make(tag, given = {}, ...children) {
 }
 
 /**
+ * Put an element on a node, as a widget that only shows something: it is no part of a saved workflow.
+ * @param {import('../types/comfy').ComfyNode} node
+ * @param {string} name
+ * @param {HTMLElement} box
+ * @param {() => number} least its least height
+ * @param {{most?: () => number, hideOnZoom?: boolean}} [given]
+ */
+export function place(node, name, box, least, { most = () => 4096, hideOnZoom = false } = {}) {
+  const options = { serialize: false, hideOnZoom, getMinHeight: least, getMaxHeight: most }
+  const widget = node.addDOMWidget(name, name.toUpperCase(), box, options)
+  widget.serialize = false
+  return widget
+}
+
+/**
  * What draws on a canvas; `often` where its pixels are read back again and again.
  * @param {HTMLCanvasElement} canvas
  * @param {boolean} [often]

@@ -7,7 +7,7 @@
  */
 import { api } from '/scripts/api.js'
 import { app } from '/scripts/app.js'
-import { filled, make } from './elements.js'
+import { filled, make, place } from './elements.js'
 import { translate } from './server.js'
 import { addStyle } from './style.js'
 
@@ -227,13 +227,7 @@ function attach(node) {
   Object.assign(button.options, { serialize: false })
   button.serialize = false
 
-  const widget = node.addDOMWidget('medtraverse_preview', 'MEDTRAVERSE_PREVIEW', box, {
-    serialize: false,
-    hideOnZoom: true,
-    getMinHeight: () => HEIGHT,
-    getMaxHeight: () => 4096,
-  })
-  widget.serialize = false
+  place(node, 'medtraverse_preview', box, () => HEIGHT, { hideOnZoom: true })
   box.style.minHeight = `${HEIGHT - 20}px`
 
   const over = node.onDragOver
